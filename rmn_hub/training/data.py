@@ -10,9 +10,9 @@ What is read, and how it is recognised:
 * A folder per expression, with or without folders for the splits around them. Kaggle's picture folders, whose file
   names carry `PublicTest` or `PrivateTest`, are such folders.
 
-The roles of the splits are FER2013's: train, public_test (to choose on) and private_test (to score on, once). Other names
-for them (`validation`, `test`, ...) are understood. A split that a set does not have is made from it, always the same, and
-the notes say so.
+The roles of the splits are FER2013's: train, public_test (to choose on) and private_test (to score on, once). Other
+names for them (`validation`, `test`, ...) are understood. A split that a set does not have is made from it, always the
+same, and the notes say so.
 """
 
 import csv
@@ -232,7 +232,7 @@ def duplicates_of(train: FaceSet, test: FaceSet) -> np.ndarray:
 
 
 def class_index(name: str) -> int | None:
-    """The index in `EXPRESSIONS` of a class name (`Anger`, `happiness`, `3_happy`, ...), or `None` if it is not known."""
+    """The index in `EXPRESSIONS` of a class name (`Anger`, `happiness`, `3_happy`, ...), or `None`: not known."""
     key = name.strip().lower()
     if key in _CLASS_INDEX:
         return _CLASS_INDEX[key]
@@ -267,8 +267,8 @@ def _choose(source: _Source, split: str) -> tuple[FacePictures, list[str]]:
         chosen, train = _hold_out(faces.labels, rest, _HELD_OUT / (1 - _HELD_OUT))
         indices = {"train": train, "public_test": chosen, "private_test": test}[role]
         return faces.take(indices), [
-            f"The set has no splits: 80% of its {len(faces):,} faces are for training, 10% to choose on (public_test) and "
-            "10% to score on (private_test), drawn per expression with a fixed seed."
+            f"The set has no splits: 80% of its {len(faces):,} faces are for training, 10% to choose on (public_test) "
+            "and 10% to score on (private_test), drawn per expression with a fixed seed."
         ]
     if role in ("train", "public_test") and _find(parts, "public_test") is None and _find(parts, "train") is not None:
         faces = _find(parts, "train")()
@@ -330,8 +330,8 @@ def _differences(faces: FacePictures, split: str) -> list[str]:
     tests = tuple(map(sum, zip(OFFICIAL_COUNTS["public_test"], OFFICIAL_COUNTS["private_test"])))
     if role == "private_test" and counts == tests:
         return [
-            f"This test split is FER2013's PublicTest and PrivateTest together ({sum(tests):,} faces): an accuracy on it "
-            "is not one on PrivateTest."
+            f"This test split is FER2013's PublicTest and PrivateTest together ({sum(tests):,} faces): an accuracy on "
+            "it is not one on PrivateTest."
         ]
     notes = []
     if sum(counts) != sum(official):

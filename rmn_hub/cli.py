@@ -1,0 +1,259 @@
+"""The command line: arguments in, one call, readable output. Every command imports what it needs when it runs."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .results import Result
+
+# A progress bar says nothing about a handful of files that take a second.
+PROGRESS_FROM = 10
+
+main = typer.Typer(
+    name="rmn-hub",
+    help="Facial expressions with the Residual Masking Network. An expression is what a face shows, not a feeling.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+
+def fail(sentence: str) -> NoReturn:
+    """Ends the command with one sentence on stderr and exit code 2: the input or the usage was wrong."""
+    warn(sentence)
+    raise typer.Exit(2)
+
+
+def warn(sentence: str) -> None:
+    """One sentence on stderr."""
+    typer.echo(f"rmn-hub: {_printable(sentence)}", err=True)
+
+
+@contextlib.contextmanager
+def failing_on_bad_input() -> Iterator[None]:
+    """Turns an `InputError` of the block into `fail` with its sentence."""
+    from .results import InputError
+
+    try:
+        yield
+    except InputError as error:
+        fail(str(error))
+
+
+@main.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from . import __version__
+
+        typer.echo(f"rmn-hub {__version__}")
+        raise typer.Exit
+
+
+@main.command()
+def predict(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, and folders of them (recursive).")],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a table with one row per face.")] = None,
+    annotate: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each picture with its faces.")] = None,
+    attention: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each picture's attention maps.")] = None,
+    faces_only: Annotated[bool, typer.Option("--faces-only", help="Each picture is a face: no detection.")] = False,
+    checkpoint: Annotated[str | None, typer.Option(help="Folder or Hub id. The bundled one when not given.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... The GPU when there is one.")] = None,
+    min_face: Annotated[
+        int | None,
+        typer.Option(min=10, help="Smallest face in pixels. 40 when not given, more on photos above 2560 pixels."),
+    ] = None,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Below this probability an answer is marked uncertain.")
+    ] = 0.0,
+) -> None:
+    """
+    Finds the faces of pictures and says which expression each one shows.
+
+    Exit code: 0, or 1 when some of several pictures could not be read, or 2 when none could or the usage was wrong.
+    """
+    from . import BUNDLED_CHECKPOINT
+    from .images import find_images, load_image
+    from .recognizer import ExpressionRecognizer
+    from .results import InputError, to_csv, to_json_lines
+
+    bad = good = 0
+
+    def skip(error: InputError) -> None:
+        nonlocal bad
+        bad += 1
+        warn(str(error))
+
+    # Where the pictures come from, and for each the name that its outputs get below their folder.
+    names: dict[Path, Path] = {}
+    outputs = [folder for folder in (annotate, attention) if folder is not None]
+    for path in dict.fromkeys(paths):
+        try:
+            found = find_images(path, skip=outputs)
+        except InputError as error:
+            skip(error)
+            continue
+        for file in found:
+            names.setdefault(file, file.relative_to(path) if path.is_dir() else Path(file.name))
+    if not names:
+        raise typer.Exit(2)
+    annotated = _output_paths(annotate, names, "") if annotate else {}
+    maps = _output_paths(attention, names, "-attention") if attention else {}
+    overwritten = {file.resolve() for file in names} & {
+        file.resolve() for file in [*annotated.values(), *maps.values(), *([csv] if csv else [])]
+    }
+    if overwritten:
+        fail(f"the output would overwrite the input {min(overwritten)}: choose another folder for it")
+    if csv and (csv.is_dir() or not csv.absolute().parent.is_dir()):
+        fail(f"--csv {csv} cannot be written: give a file in a folder that exists")
+
+    with failing_on_bad_input():
+        recognizer = ExpressionRecognizer.from_pretrained(
+            checkpoint or BUNDLED_CHECKPOINT, device=device, min_face=min_face, min_confidence=min_confidence
+        )
+
+    show_table = not json and _table_printer([str(file) for file in names])
+    # A bar and long lines of JSON would disturb each other on one terminal.
+    bar = len(names) >= PROGRESS_FROM and sys.stderr.isatty() and not (json and sys.stdout.isatty())
+
+    def results() -> Iterator["Result"]:
+        nonlocal good
+        stream = recognizer.stream(
+            _progress(names) if bar else names, faces_only=faces_only, attention=attention is not None, on_error=skip
+        )
+        for result in stream:
+            file = Path(result.source)
+            if file in annotated:
+                from .plots import annotate as draw
+
+                _save(draw(load_image(file).image, result), annotated[file])
+            if file in maps and result.faces:
+                from .plots import group_panel
+
+                _save(group_panel(result), maps[file])
+            if json:
+                sys.stdout.write(to_json_lines(result))
+                sys.stdout.flush()
+            elif show_table:
+                show_table(result)
+            good += 1
+            yield result
+        if not good:
+            # Raised in here so that no table of nothing is left behind.
+            raise typer.Exit(2)
+
+    if csv:
+        try:
+            to_csv(results(), csv)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            fail(f"--csv {csv} cannot be written: {error.strerror or error}")
+    else:
+        for _ in results():
+            pass
+    if bad:
+        warn(f"{bad} of {good + bad} inputs could not be used")
+        raise typer.Exit(1)
+
+
+def _output_paths(folder: Path, names: dict[Path, Path], ending: str) -> dict[Path, Path]:
+    """For each input a path of its own below `folder`: two inputs with one name do not overwrite each other."""
+    paths: dict[Path, Path] = {}
+    taken: set[str] = set()
+    for file, name in names.items():
+        # A photo stays a JPEG: as a PNG it would be ten times as large.
+        suffix = name.suffix if name.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        number, target = 1, name.with_name(name.stem + ending + suffix)
+        while str(target).casefold() in taken:
+            number += 1
+            target = name.with_name(f"{name.stem}-{number}{ending}{suffix}")
+        taken.add(str(target).casefold())
+        paths[file] = folder / target
+    return paths
+
+
+def _save(picture: Any, path: Path) -> None:
+    """Writes a PIL picture beside `path` and renames it."""
+    from .results import replacing
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as beside:
+            picture.save(beside, **({"quality": 92} if path.suffix.lower() != ".png" else {}))
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror or error}")
+
+
+def _progress(files: Any) -> Any:
+    """The same files, with a progress bar on stderr that goes when they are through."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(files, description="Pictures", console=Console(stderr=True), transient=True)
+
+
+def _printable(text: str) -> str:
+    """`text` without the bytes that are no UTF-8 and the control characters that a file name may hold."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def _table_printer(sources: list[str]) -> Any:
+    """
+    A function that prints a result as rows of one table. The widths are known from the start, so rows come as soon
+    as their picture is done and nothing is kept.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    rest = 64  # the other columns
+    longest = max(len(_printable(source)) for source in sources)
+    # Nobody's terminal to fit into when the output goes to a file or a pipe.
+    width = max(12, min(longest, console.width - rest)) if console.is_terminal else max(12, longest)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=width + rest)
+    header = True
+
+    def table() -> "Table":
+        nonlocal header
+        rows = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        rows.add_column("Picture", width=width, overflow="fold")
+        rows.add_column("Face", width=4, justify="right")
+        rows.add_column("Expression", width=21)
+        rows.add_column("Probability", width=11, justify="right")
+        rows.add_column("Box", width=20)
+        header = False
+        return rows
+
+    def show(result: "Result") -> None:
+        rows = table()
+        source = Text(_printable(result.source))
+        for number, face in enumerate(result.faces, start=1):
+            x0, y0, x1, y1 = (round(value) for value in face.face.box)
+            name = f"{face.expression} (uncertain)" if face.uncertain else face.expression
+            rows.add_row(
+                source if number == 1 else "",
+                str(number),
+                Text(name, style="dim" if face.uncertain else ""),
+                f"{face.probability:.1%}",
+                f"{x0} {y0} {x1} {y1}",
+            )
+        if not result.faces:
+            rows.add_row(source, "-", "no face", "", "")
+        console.print(rows)
+        if result.message:
+            console.print(Text(f"  {result.message}", style="dim"), soft_wrap=True)
+
+    return show

@@ -153,6 +153,17 @@ class FacePictures:
     def __iter__(self) -> Iterator[Image.Image]:
         return (self[index] for index in range(len(self)))
 
+    def reduced(self, size: int = FER_SIZE) -> FaceSet:
+        """All faces in memory, grey and `size` pixels square."""
+        images = np.empty((len(self), size, size), np.uint8)
+        for index, picture in enumerate(self):
+            # The processor's order: luma before size, so that a colour photo and its grey copy give the same face.
+            grey = picture if picture.mode == "L" else picture.convert("L")
+            if grey.size != (size, size):
+                grey = grey.resize((size, size), Image.Resampling.BILINEAR)
+            images[index] = np.asarray(grey)
+        return FaceSet(images, self.labels, self.votes, tuple(self.names), self.notes)
+
     def take(self, indices: np.ndarray) -> "FacePictures":
         """The faces at `indices`, in their order."""
         return replace(
@@ -187,15 +198,7 @@ def load_faces(data: str | Path, split: str, size: int = FER_SIZE) -> FaceSet:
     """
     if size < 1:
         raise InputError(f"size={size} must be at least 1 pixel")
-    faces = load_pictures(data, split)
-    images = np.empty((len(faces), size, size), np.uint8)
-    for index, picture in enumerate(faces):
-        # The processor's order: luma before size, so that a colour photo and its grey copy give the same face.
-        grey = picture if picture.mode == "L" else picture.convert("L")
-        if grey.size != (size, size):
-            grey = grey.resize((size, size), Image.Resampling.BILINEAR)
-        images[index] = np.asarray(grey)
-    return FaceSet(images, faces.labels, faces.votes, tuple(faces.names), faces.notes)
+    return load_pictures(data, split).reduced(size)
 
 
 def load_pictures(data: str | Path, split: str) -> FacePictures:
@@ -231,6 +234,22 @@ def duplicates_of(train: FaceSet, test: FaceSet) -> np.ndarray:
     return np.fromiter((image.tobytes() in known for image in test.images), bool, len(test))
 
 
+def has_split(data: str | Path, role: str) -> bool:
+    """Whether a set has a split of its own for a role (`"train"`, `"public_test"`, `"private_test"`)."""
+    return _find(_open(Path(data)).parts, role) is not None
+
+
+def split_role(name: str) -> str | None:
+    """`"train"`, `"public_test"` or `"private_test"` for one of their many names, else `None`."""
+    return next((role for role, names in _ROLES.items() if _squash(name) in names), None)
+
+
+def looks_like_fer2013(faces: FacePictures) -> bool:
+    """Whether the faces (a sample of 16) are grey and 48 pixels wide."""
+    sample = {int(i) for i in np.linspace(0, len(faces) - 1, 16)}
+    return all((faces[i].size, faces[i].mode) == ((FER_SIZE, FER_SIZE), "L") for i in sample)
+
+
 def class_index(name: str) -> int | None:
     """The index in `EXPRESSIONS` of a class name (`Anger`, `happiness`, `3_happy`, ...), or `None`: not known."""
     key = name.strip().lower()
@@ -246,11 +265,6 @@ def _squash(name: str) -> str:
     return re.sub(r"[\s_-]", "", name.lower())
 
 
-def _role(name: str) -> str | None:
-    """The role of a split's name, or `None`."""
-    return next((role for role, names in _ROLES.items() if _squash(name) in names), None)
-
-
 def _find(parts: dict[str, Callable[[], FacePictures]], role: str) -> Callable[[], FacePictures] | None:
     own = {_squash(name): part for name, part in parts.items()}
     return next((own[name] for name in _ROLES[role] if name in own), None)
@@ -258,7 +272,7 @@ def _find(parts: dict[str, Callable[[], FacePictures]], role: str) -> Callable[[
 
 def _choose(source: _Source, split: str) -> tuple[FacePictures, list[str]]:
     """The faces of a split, and what had to be done for it."""
-    parts, role = source.parts, _role(split)
+    parts, role = source.parts, split_role(split)
     if _squash(split) == _ALL and _ALL not in parts:
         return _concatenate([part() for part in parts.values()]), []
     if _UNSPLIT in parts and role is not None:
@@ -316,15 +330,9 @@ def _counts(labels: np.ndarray) -> dict[str, int]:
     return dict(zip(EXPRESSIONS, np.bincount(labels, minlength=len(EXPRESSIONS)).tolist()))
 
 
-def _looks_like_fer2013(faces: FacePictures) -> bool:
-    """Whether a sample of the faces is grey and 48 pixels wide."""
-    sample = {int(i) for i in np.linspace(0, len(faces) - 1, 16)}
-    return all((faces[i].size, faces[i].mode) == ((FER_SIZE, FER_SIZE), "L") for i in sample)
-
-
 def _differences(faces: FacePictures, split: str) -> list[str]:
-    role = _role(split)
-    if role is None or not _looks_like_fer2013(faces):
+    role = split_role(split)
+    if role is None or not looks_like_fer2013(faces):
         return []
     counts, official = tuple(_counts(faces.labels).values()), OFFICIAL_COUNTS[role]
     tests = tuple(map(sum, zip(OFFICIAL_COUNTS["public_test"], OFFICIAL_COUNTS["private_test"])))
@@ -391,7 +399,7 @@ def _open_csv(path: Path) -> _Source:
         raise InputError(f"{path} cannot be read as a table: {error}") from error
     votes, notes = _read_votes(path.with_name("fer2013new.csv"), len(table))
     if "usage" not in header:
-        usages = np.full(len(table), path.stem if _role(path.stem) else _UNSPLIT)
+        usages = np.full(len(table), path.stem if split_role(path.stem) else _UNSPLIT)
     else:
         usages = np.array([str(usage).strip() for usage in table["usage"].to_pylist()], dtype=str)
 
@@ -454,10 +462,10 @@ def _open_parquet(where: Path, files: list[Path]) -> _Source:
     for path in files:
         # train.parquet, train-00000-of-00002.parquet, or train/0000.parquet
         stem = re.sub(r"-\d+-of-\d+$", "", path.stem)
-        if _role(stem) is None and _role(path.parent.name) is not None and path.parent != where.parent:
+        if split_role(stem) is None and split_role(path.parent.name) is not None and path.parent != where.parent:
             stem = path.parent.name
         parts.setdefault(stem, []).append(path)
-    if not any(_role(name) for name in parts):
+    if not any(split_role(name) for name in parts):
         parts = {_UNSPLIT: files}
     return _Source(where, {name: partial(_read_parquet, paths) for name, paths in parts.items()})
 
@@ -578,9 +586,9 @@ def _open_saved(where: Path) -> _Source:
 
 def _open_folders(where: Path) -> _Source:
     folders = _folders(where)
-    while len(folders) == 1 and _role(folders[0].name) is None and class_index(folders[0].name) is None:
+    while len(folders) == 1 and split_role(folders[0].name) is None and class_index(folders[0].name) is None:
         folders = _folders(folders[0])  # an archive's only folder
-    splits = [folder for folder in folders if _role(folder.name)]
+    splits = [folder for folder in folders if split_role(folder.name)]
     if not splits:
         if not any(class_index(folder.name) is not None for folder in folders):
             raise InputError(
@@ -594,7 +602,7 @@ def _open_folders(where: Path) -> _Source:
         faces = _read_folders(_folders(folder), folder)
         # Kaggle's picture folders put both tests into one: their files are called PublicTest_... and PrivateTest_...
         usages = np.array([_usage(name) for name in faces.names])
-        if _role(folder.name) == "private_test" and set(usages) == {"PublicTest", "PrivateTest"}:
+        if split_role(folder.name) == "private_test" and set(usages) == {"PublicTest", "PrivateTest"}:
             for usage in ("PublicTest", "PrivateTest"):
                 parts[usage] = partial(faces.take, np.flatnonzero(usages == usage))
         else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -257,3 +258,127 @@ def _table_printer(sources: list[str]) -> Any:
             console.print(Text(f"  {result.message}", style="dim"), soft_wrap=True)
 
     return show
+
+
+class _OptionalJsonFile(TyperCommand):
+    """A command whose `--json` may stand without a file: the JSON then goes to stdout (`-`)."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for index, word in enumerate(args):
+            following = args[index + 1 : index + 2]
+            if word == "--json" and (not following or (following[0].startswith("-") and following[0] != "-")):
+                args = [*args[: index + 1], "-", *args[index + 1 :]]
+                break
+        return super().parse_args(ctx, args)
+
+
+@contextlib.contextmanager
+def _training_extra() -> Iterator[None]:
+    """`fail`s when a package of the extra `train` is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        fail(f"this command needs {error.name}: install it with pip install 'rmn-hub[train]'")
+
+
+@contextlib.contextmanager
+def _face_progress() -> Iterator[Any]:
+    """A function `(what is done, faces done, of how many)` behind a bar on stderr, on a terminal only."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = progress.add_task(description, total=total)
+            progress.update(tasks[description], completed=done)
+
+        yield report
+
+
+@main.command(cls=_OptionalJsonFile)
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint.")],
+    data: Annotated[Path, typer.Option(help="Labelled faces: FER2013 in any form, or a folder per expression.")],
+    split: Annotated[
+        str, typer.Option(help="train, public_test, private_test, a name of its own, or all.")
+    ] = "public_test",
+    json: Annotated[
+        str | None,
+        typer.Option("--json", metavar="[FILE]", help="Write the numbers to a file, or to stdout without one."),
+    ] = None,
+    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the pictures of the numbers.")] = None,
+    training_data: Annotated[
+        Path | None, typer.Option(help="Set whose training faces are looked for among the scored ones.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the set in the JSON.")] = None,
+    faithfulness: Annotated[bool, typer.Option("--faithfulness", help="Measure the attention maps too.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the CPU when not given.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Faces at once.")] = 32,
+) -> None:
+    """Scores a checkpoint on labelled faces: accuracy with intervals, calibration, speed, and how to get them again."""
+    with failing_on_bad_input(), _training_extra():
+        from .training.evaluate import evaluate as score
+        from .training.evaluate import summary
+
+        with _face_progress() as report:
+            document = score(
+                checkpoint,
+                data,
+                split,
+                name=name,
+                training_data=training_data,
+                json_file=None if json in (None, "-") else json,
+                figures=figures,
+                with_faithfulness=faithfulness,
+                device=device,
+                batch_size=batch_size,
+                progress=report,
+            )
+    if json == "-":
+        import json as json_library
+
+        typer.echo(json_library.dumps(document, indent=2))
+    else:
+        typer.echo(summary(document))
+
+
+@main.command()
+def calibrate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint; its weights are changed.")],
+    data: Annotated[Path, typer.Option(help="Labelled faces that the checkpoint was not trained on.")],
+    split: Annotated[str, typer.Option(help="Never the split that is scored.")] = "public_test",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the CPU when not given.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Faces at once.")] = 32,
+) -> None:
+    """Fits one temperature and folds it into the checkpoint, so that its probabilities mean what they say."""
+    with failing_on_bad_input(), _training_extra():
+        from .training.calibrate import calibrate as fit
+
+        with _face_progress() as report:
+            record = fit(checkpoint, data, split, device=device, batch_size=batch_size, progress=report)
+    before, after = (record[when]["expected_calibration_error"] for when in ("before", "after"))
+    typer.echo(f"temperature {record['fitted']:.3f}: expected calibration error {before:.3f} -> {after:.3f} on {split}")
+
+
+@main.command()
+def card(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint, with its eval.json.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The card, besides the checkpoint's README.md.")] = Path(
+        "model_card.md"
+    ),
+    ablation: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Results of networks with and without masks to tell about; give it twice."),
+    ] = None,
+) -> None:
+    """Writes the model card from the numbers in the checkpoint's folder."""
+    with failing_on_bad_input(), _training_extra():
+        from .training.card import write_ablation, write_card
+
+        if ablation:
+            write_ablation(checkpoint, ablation)
+        for path in write_card(checkpoint, out):
+            typer.echo(f"wrote {path}")

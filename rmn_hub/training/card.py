@@ -1,0 +1,360 @@
+"""The model card: `rmn-hub card`. Every number in it comes from a file in the checkpoint's folder.
+
+Beside the weights lie `eval.json` (of `rmn-hub evaluate`), and, where there are any, `calibration.json` (of
+`rmn-hub calibrate`), `ablation.json` (of [`write_ablation`]), and `run.json` and `metrics.csv` (of `rmn-hub train`). The
+text is `model_card_template.md`.
+"""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..configuration_rmn import EXPRESSIONS
+from ..results import InputError
+from .calibrate import RECORD
+from .evaluate import WEIGHTS, checkpoint_folder, file_hash, write_json, write_text
+
+EVALUATION = "eval.json"
+ABLATION = "ablation.json"
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+_TITLES = {"public_test": "FER2013 PublicTest", "private_test": "FER2013 PrivateTest", "train": "FER2013 Training"}
+_COVERAGE = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def write_card(checkpoint: str | Path, output: str | Path | None = None) -> list[Path]:
+    """
+    Writes the card as the checkpoint's `README.md` and, when given, as another file too; see [`make_card`].
+
+    Returns:
+        the files that were written.
+    """
+    card = str(make_card(checkpoint))
+    written = [Path(checkpoint) / "README.md", *([Path(output)] if output is not None else [])]
+    for path in written:
+        write_text(path, card)
+    return written
+
+
+def make_card(checkpoint: str | Path) -> ModelCard:
+    """
+    The card of a checkpoint, with its results as metadata (`model-index`) for the Hub.
+
+    Raises:
+        InputError: there is no `eval.json` about these weights, or a file cannot be read.
+    """
+    folder = checkpoint_folder(checkpoint)
+    document = _read(folder / EVALUATION)
+    if document is None:
+        raise InputError(
+            f"{folder} has no {EVALUATION}: run rmn-hub evaluate {folder} --json {folder / EVALUATION} first"
+        )
+    calibration, ablation, run = (_read(folder / name) for name in (RECORD, ABLATION, "run.json"))
+    sha256 = file_hash(folder / WEIGHTS)
+    try:
+        if document["checkpoint"]["sha256"] != sha256:
+            raise InputError(
+                f"{folder / EVALUATION} is about other weights than {folder / WEIGHTS}: evaluate them again"
+            )
+        if calibration is not None and calibration["sha256"] != sha256:
+            calibration = None  # of weights that are here no longer
+        values = _values(folder, document, calibration, ablation, run)
+        return ModelCard.from_template(_metadata(folder, document), template_path=str(TEMPLATE), **values)
+    except (KeyError, TypeError, IndexError) as error:
+        raise InputError(
+            f"{folder} holds a file of numbers that lacks {error}: make it again with rmn-hub evaluate or calibrate"
+        ) from error
+
+
+def write_ablation(checkpoint: str | Path, evaluations: Sequence[str | Path]) -> Path:
+    """
+    Puts the results of networks that differ in their masks only into the checkpoint's `ablation.json`.
+
+    Args:
+        checkpoint: folder of the checkpoint whose card is to tell about them.
+        evaluations: files of `rmn-hub evaluate --json`, the network with masks first. A `run.json` beside one of them
+            says how that network was trained.
+
+    Raises:
+        InputError: a file cannot be read, or there are fewer than two.
+    """
+    if len(evaluations) < 2:
+        raise InputError("an ablation compares at least two networks: give their results, the one with masks first")
+    runs = []
+    for path in map(Path, evaluations):
+        document = _read(path)
+        if document is None or not {"checkpoint", "sets"} <= set(document):
+            raise InputError(f"{path} is no file of rmn-hub evaluate --json")
+        name = "masks on" if document["checkpoint"]["masks"] else "masks off"
+        runs.append({"name": name, **document, "run": _read(path.with_name("run.json"))})
+    path = checkpoint_folder(checkpoint) / ABLATION
+    write_json(path, {"runs": runs})
+    return path
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+
+
+# Metadata for the Hub
+
+
+def _metadata(folder: Path, document: dict[str, Any]) -> ModelCardData:
+    results = []
+    for name, numbers in document["sets"].items():
+        dataset = {
+            "task_type": "image-classification",
+            "task_name": "Facial expression recognition",
+            "dataset_type": "fer2013" if name in _TITLES else name,
+            "dataset_name": _title(name),
+            "dataset_split": numbers["data"]["split"],
+        }
+        metrics = [
+            ("accuracy", "Accuracy, single view", numbers["single_view"]["accuracy"]),
+            ("accuracy", "Accuracy, flip-averaged", numbers["flip_averaged"]["accuracy"]),
+            ("f1", "F1, mean over the expressions, single view", numbers["mean_f1"]),
+            ("ece", "Expected calibration error, single view", numbers["single_view"]["expected_calibration_error"]),
+        ]
+        unique = (numbers["without_duplicates"] or {}).get("single_view")
+        if unique is not None:
+            metrics.append(("accuracy", "Accuracy, single view, without duplicates", unique["accuracy"]))
+        for kind, metric, value in metrics:
+            results.append(EvalResult(metric_type=kind, metric_name=metric, metric_value=round(value, 4), **dataset))
+    return ModelCardData(
+        license="mit",
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["facial-expression-recognition", "residual-masking-network", "fer2013", "face", "rmn"],
+        metrics=["accuracy", "f1"],
+        model_name=folder.resolve().name,
+        eval_results=results,
+    )
+
+
+# Text
+
+
+def _values(
+    folder: Path,
+    document: dict[str, Any],
+    calibration: dict[str, Any] | None,
+    ablation: dict[str, Any] | None,
+    run: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What the template asks for, in words and rounded numbers."""
+    sets, model = document["sets"], document["checkpoint"]
+    main = next((name for name in ("private_test", "public_test") if name in sets), next(iter(sets)))
+    faithfulness = next((name for name in ("public_test", *sets) if name in sets and sets[name]["faithfulness"]), None)
+    return {
+        "name": folder.resolve().name,
+        "expressions": f"{', '.join(EXPRESSIONS[:-1])} and {EXPRESSIONS[-1]}",
+        "names": EXPRESSIONS,
+        "model": {
+            "masks": model["masks"],
+            "parameters": _millions(model["parameters"]),
+            "multiply_adds": _millions(model["multiply_adds"]),
+            "megabytes": f"{model['megabytes']:.1f}",
+            "image_size": model["image_size"],
+        },
+        "sha256": model["sha256"],
+        "bins": len(sets[main]["calibration"]["bins"]),
+        "results": _results(sets),
+        "paper": "private_test" in sets,
+        "commands": [numbers["command"] for numbers in sets.values()],
+        "main": _main(_title(main), sets[main]),
+        "agreement": [
+            {"title": _title(name), "share": f"{100 * numbers['data']['ferplus_agreement']:.0f}"}
+            for name, numbers in sets.items()
+            if numbers["data"]["ferplus_agreement"] is not None
+        ],
+        "duplicates": [
+            {
+                "title": _title(name),
+                "count": numbers["without_duplicates"]["duplicates"],
+                "faces": f"{numbers['data']['faces']:,}",
+                "single_view": _accuracy(numbers["without_duplicates"]["single_view"]),
+                "flip_averaged": _accuracy(numbers["without_duplicates"]["flip_averaged"]),
+            }
+            for name, numbers in sets.items()
+            if numbers["without_duplicates"] is not None
+        ],
+        "notes": [
+            {"title": _title(name), "note": note} for name, numbers in sets.items() for note in numbers["data"]["notes"]
+        ],
+        "training": _training(folder, run),
+        "calibration": _calibration(calibration),
+        "ablation": _ablation(ablation),
+        "faithfulness": _faithfulness(_title(faithfulness), sets[faithfulness]["faithfulness"]) if faithfulness else "",
+        "others": [
+            {
+                "title": _title(name),
+                "faces": f"{numbers['data']['faces']:,}",
+                "single_view": _accuracy(numbers["single_view"]),
+            }
+            for name, numbers in sets.items()
+            if name not in _TITLES
+        ],
+    }
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, name)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _millions(value: float) -> str:
+    return f"{value / 1e9:.1f} billion" if value >= 1e9 else f"{value / 1e6:.1f} million"
+
+
+def _accuracy(numbers: dict[str, Any] | None) -> str:
+    if numbers is None:
+        return "not known"
+    low, high = numbers["interval"]
+    return f"{_percent(numbers['accuracy'])}% ({_percent(low)} to {_percent(high)})"
+
+
+def _results(sets: dict[str, Any]) -> list[dict[str, str]]:
+    rows = []
+    for name, numbers in sets.items():
+        kinds = [("", numbers)]
+        if (numbers["without_duplicates"] or {}).get("single_view") is not None:
+            kinds.append((", without duplicates of training faces", numbers["without_duplicates"]))
+        for suffix, kind in kinds:
+            rows.append(
+                {
+                    "name": _title(name) + suffix,
+                    "faces": f"{kind['single_view']['faces']:,}",
+                    "single_view": _accuracy(kind["single_view"]),
+                    "flip_averaged": _accuracy(kind["flip_averaged"]),
+                    "ece": f"{kind['single_view']['expected_calibration_error']:.3f}",
+                }
+            )
+    return rows
+
+
+def _main(title: str, numbers: dict[str, Any]) -> dict[str, Any]:
+    """The set that most of the card is about."""
+    expressions, speed = numbers["per_expression"], numbers["milliseconds_per_face"]
+    present = {name: row for name, row in expressions.items() if row["faces"]}
+    weakest = sorted(present, key=lambda name: present[name]["recall"])[:2]
+    told = " and ".join(f"{name} ({_percent(present[name]['recall'])}% of its faces are found)" for name in weakest)
+    return {
+        "title": title,
+        "weakest": f"The expressions that it knows least are {told}, on {title}.",
+        "per_expression": [
+            {
+                "name": name,
+                **{key: _percent(row[key]) for key in ("precision", "recall", "f1")},
+                "faces": f"{row['faces']:,}",
+            }
+            for name, row in expressions.items()
+        ],
+        "mean_recall": _percent(numbers["mean_recall"]),
+        "mean_f1": _percent(numbers["mean_f1"]),
+        "confusion_matrix": [
+            {"name": name, "counts": row} for name, row in zip(EXPRESSIONS, numbers["confusion_matrix"])
+        ],
+        "coverage": [
+            {
+                "threshold": f"{row['threshold']:.1f}",
+                "coverage": _percent(row["coverage"]),
+                "accuracy": "" if row["accuracy"] is None else f"{_percent(row['accuracy'])}%",
+            }
+            for row in numbers["coverage"]
+            if row["threshold"] in _COVERAGE
+        ],
+        "device": speed["device"],
+        "threads": speed["threads"],
+        "milliseconds": [
+            {
+                "batch": batch,
+                "network": f"{speed[f'batch_{batch}']['network']:.2f}",
+                "with_processor": f"{speed[f'batch_{batch}']['with_processor']:.2f}",
+            }
+            for batch in (1, 32)
+        ],
+        "bins": [
+            {
+                "range": f"{_percent(row['lower'])} to {_percent(row['upper'])}",
+                "faces": f"{row['faces']:,}",
+                "confidence": _percent(row["confidence"]),
+                "accuracy": _percent(row["accuracy"]),
+            }
+            for row in numbers["calibration"]["bins"]
+            if row["faces"]
+        ],
+    }
+
+
+def _training(folder: Path, run: dict[str, Any] | None) -> str:
+    if run is None:
+        return ""
+    budget = f"{run['minutes']:g} minutes" if run["minutes"] else f"{run['epochs']} epochs"
+    text = f"`rmn-hub train` with a budget of {budget}, seed {run['seed']}"
+    metrics = folder / "metrics.csv"
+    if metrics.exists():
+        with metrics.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if rows:
+            text += f": {rows[-1]['epoch']} epochs in {float(rows[-1]['minutes']):.0f} minutes"
+    recipe = run["recipe"]
+    sizes = ", then ".join(f"{size} px for {100 * part:.0f}%" for part, size in recipe["sizes"])
+    return (
+        f"{text}. Optimizer {recipe['optimizer']}, learning rate {recipe['learning_rate']:g}, weight decay "
+        f"{recipe['weight_decay']:g}, batch {recipe['batch_size']}, label smoothing {recipe['label_smoothing']:g}; trained at "
+        f"{sizes} of the time. The whole recipe is in `run.json`. The checkpoint was chosen on PublicTest."
+    )
+
+
+def _calibration(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    return {
+        "temperature": f"{record['temperature']:.3f}",
+        "faces": f"{record['faces']:,}",
+        "split": _title(record["split"]),
+        "before": f"{record['before']['expected_calibration_error']:.3f}",
+        "after": f"{record['after']['expected_calibration_error']:.3f}",
+        "command": record["command"],
+    }
+
+
+def _ablation(ablation: dict[str, Any] | None) -> dict[str, Any] | None:
+    if ablation is None:
+        return None
+    runs = ablation["runs"]
+    rows = [
+        {
+            "name": run["name"],
+            "multiply_adds": _millions(run["checkpoint"]["multiply_adds"]),
+            "parameters": _millions(run["checkpoint"]["parameters"]),
+            "title": _title(name),
+            "single_view": _accuracy(numbers["single_view"]),
+            "flip_averaged": _accuracy(numbers["flip_averaged"]),
+        }
+        for run in runs
+        for name, numbers in run["sets"].items()
+    ]
+    name = next(name for name in runs[0]["sets"] if all(name in run["sets"] for run in runs))
+    on, off = (run["sets"][name]["single_view"] for run in runs[:2])
+    points = 100 * (on["accuracy"] - off["accuracy"])
+    overlap = on["interval"][0] <= off["interval"][1] and off["interval"][0] <= on["interval"][1]
+    verdict = f"On {_title(name)}, single view, the network with masks is {abs(points):.1f} points "
+    verdict += "better. " if points > 0 else "worse. " if points < 0 else "apart. "
+    verdict += (
+        "The two intervals overlap: one run of each does not tell whether masks make a difference."
+        if overlap
+        else "The two intervals do not overlap. It is one run of each."
+    )
+    return {"rows": rows, "verdict": verdict}

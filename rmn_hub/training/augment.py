@@ -1,4 +1,4 @@
-"""Batch augmentation on the training device: one affine grid for a batch does crop, flip, rotation, scale and resize."""
+"""Batch augmentation on the training device: one affine grid does crop, flip, rotation, scale and resize at once."""
 
 import math
 from dataclasses import dataclass

@@ -63,7 +63,8 @@ class Recipe:
     @classmethod
     def load(cls, name: str | Path) -> "Recipe":
         """
-        Reads a recipe by its name (`cpu`, `gpu`, `original`) or from a YAML file.
+        Reads a recipe by its name (`cpu`, `gpu`, `original`, ...) or from a YAML file. A file may name another recipe
+        as its `base` and say only what differs; `model` and `augmentation` are merged field by field.
 
         Raises:
             InputError: there is no such recipe, or the file has a field that a recipe does not know.
@@ -75,7 +76,15 @@ class Recipe:
             names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
             raise InputError(f"there is no recipe {str(name)!r}: give one of {names} or a YAML file")
         try:
-            return cls.from_dict(yaml.safe_load(path.read_text()))
+            values = yaml.safe_load(path.read_text())
+            if not isinstance(values, dict):
+                raise InputError("it must hold fields and their values")
+            if "base" in values:
+                base = cls.load(values.pop("base")).to_dict()
+                for name in ("model", "augmentation"):
+                    values[name] = {**base[name], **values.get(name, {})}
+                values = {**base, **values}
+            return cls.from_dict(values)
         except (yaml.YAMLError, TypeError, ValueError) as error:
             raise InputError(f"the recipe {path} cannot be read: {' '.join(str(error).split())}") from error
 
@@ -94,9 +103,9 @@ class Recipe:
         """Plain numbers, strings, lists and dictionaries."""
         return {**asdict(self), "sizes": [list(pair) for pair in self.sizes]}
 
-    def with_model(self, **changes: Any) -> "Recipe":
-        """This recipe with other fields of the model's configuration."""
-        return replace(self, model={**self.model, **changes})
+    def changed(self, **changes: Any) -> "Recipe":
+        """The same recipe with other values for the fields that are not `None`."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     def size_at(self, progress: float) -> int:
         """Size in pixels trained at when `progress` (0..1) of the budget is spent."""

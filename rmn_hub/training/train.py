@@ -5,17 +5,18 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -23,13 +24,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..configuration_rmn import RMNConfig
 from ..image_processing_rmn import RMNImageProcessor
 from ..modeling_rmn import RMNModel
-from ..results import InputError
+from ..results import InputError, replacing
 from .augment import augment, mix
-from .data import FaceSet, load_faces
+from .data import FER_SIZE, FaceSet, load_pictures, looks_like_fer2013, split_role
+from .ensemble import resized
 from .recipe import Recipe
 
 METRICS = ("epoch", "minutes", "size", "learning_rate", "loss", "images_per_second", "accuracy", "validation_loss")
 MIXUP_OFF = 0.9  # the last tenth of a run sees whole faces again
+MAX_GRADIENT_NORM = 5.0
+CHECK_EVERY = 20  # steps between two looks at the loss: each look makes a GPU wait
 
 
 class TrainingError(RuntimeError):
@@ -100,6 +104,16 @@ def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
 
 
+def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
+    """An update for `AveragedModel` whose decay rises to `decay`: a short run must not remember its random weights."""
+
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor) -> None:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        get_ema_multi_avg_fn(now)(averaged, current, count)
+
+    return update
+
+
 def precision_of(device: torch.device) -> str:
     """bf16 where the machine computes in it, not merely emulates it; else full precision."""
     if device.type == "cuda":
@@ -118,10 +132,8 @@ def validate(
     losses, hits = 0.0, 0
     context = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     for start in range(0, len(faces.labels), 512):
-        images = torch.from_numpy(faces.images[start : start + 512]).to(device).unsqueeze(1).float() / 255
+        images = resized(torch.from_numpy(faces.images[start : start + 512]).to(device).unsqueeze(1), size)
         labels = torch.from_numpy(faces.labels[start : start + 512]).to(device)
-        if size != images.shape[-1]:
-            images = F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
         with context:
             logits = module(images)[0]
         losses += F.cross_entropy(logits.float(), labels, reduction="sum").item()
@@ -131,11 +143,11 @@ def validate(
 
 
 def batches(count: int, batch_size: int, processes: int, rank: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of one epoch's batches for one process: whole batches only, unless there is less than one."""
+    """Indices of one epoch's batches for one process: whole batches only, each shared out evenly."""
     order = torch.randperm(count, generator=generator)
     share = max(1, batch_size // processes)
     step = share * processes
-    for start in range(0, max(count - step, 0) + 1, step):
+    for start in range(0, count - step + 1, step):
         yield order[start + rank * share : start + (rank + 1) * share]
 
 
@@ -159,7 +171,7 @@ def faces_of_every_epoch(faces: FaceSet, classes: int, use_votes: bool) -> Calla
     votes = None
     if use_votes and faces.votes is not None:
         # Votes for "unknown" and "no face" are votes too; an image without votes teaches this head nothing.
-        totals = faces.votes.sum(1, keepdims=True)
+        totals = faces.votes.sum(axis=1, keepdims=True)
         votes = np.divide(faces.votes, totals, out=np.zeros_like(faces.votes), where=totals > 0)
     epoch = EpochFaces(faces.images, np.eye(classes, dtype=np.float32)[faces.labels], votes)
     return lambda _: epoch
@@ -191,6 +203,210 @@ class Clock:
         return step / self.steps if self.steps else self.elapsed / self.minutes
 
 
+class Trainer:
+    """
+    One run in one folder. The arguments are those of [`train`], which is the way in.
+
+    The schedule follows `Clock`, and everything random in an epoch follows from the seed and the epoch's number: so a
+    run that was killed needs nothing but the state after its last whole epoch.
+    """
+
+    def __init__(
+        self,
+        faces: FaceSet,
+        validation: FaceSet,
+        output: Path,
+        recipe: Recipe,
+        *,
+        minutes: float | None,
+        epochs: int | None,
+        seed: int,
+        start_from: str | Path | None,
+        source: Callable[[FaceSet], Callable[[int], EpochFaces]] | None,
+        accelerator: Accelerator,
+        console: Console,
+    ) -> None:
+        self.validation, self.output, self.recipe, self.seed = validation, output, recipe, seed
+        self.accelerator, self.console, self.device = accelerator, console, accelerator.device
+        self.epoch, self.step = 0, 0
+        self.best, self.best_size = -1.0, 0
+        self.history: list[dict[str, Any]] = []
+
+        torch.manual_seed(seed)
+        model = RMNModel.from_pretrained(start_from) if start_from else RMNModel(RMNConfig(**recipe.model))
+        # A teacher's probabilities say more than votes: the auxiliary head is for labelled faces only.
+        use_votes = source is None and recipe.votes_weight > 0 and faces.votes is not None
+        self.module = FaceTrainer(model, votes=faces.votes.shape[1] if use_votes else 0)
+        self.module.to(device=self.device, memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(self.module, recipe)
+        self.average = AveragedModel(self.module, multi_avg_fn=moving_average(recipe.ema), use_buffers=True)
+        self.source = source(faces) if source else faces_of_every_epoch(faces, model.config.num_labels, use_votes)
+        # In even epochs these faces are mirrored, in odd epochs the others.
+        self.parity = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, len(faces)).astype(bool))
+
+        spent = self._resume() if (output / "state.pt").is_file() else 0.0
+        self.wrapped, self.optimizer = accelerator.prepare(self.module, self.optimizer)
+        if minutes is None and epochs is None:
+            minutes = recipe.minutes
+        self.budget = {"minutes": minutes, "epochs": epochs}
+        self.clock = Clock(minutes, epochs * max(1, len(faces) // recipe.batch_size) if epochs else None, spent)
+
+    @property
+    def judged(self) -> FaceTrainer:
+        """The weights that are evaluated and saved: the moving average, where the recipe has one."""
+        return self.average.module if self.recipe.ema else self.module
+
+    def run(self, limit_steps: int | None = None) -> TrainingResult:
+        """Trains until the budget is spent, or for `limit_steps` more steps."""
+        last_step = self.step + limit_steps if limit_steps else None
+        if self.accelerator.is_main_process:
+            self.output.mkdir(parents=True, exist_ok=True)
+            run = {"recipe": self.recipe.to_dict(), **self.budget, "seed": self.seed}
+            run["precision"] = self.accelerator.mixed_precision
+            with replacing(self.output / "run.json") as beside:
+                beside.write_text(json.dumps(run, indent=2) + "\n")
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        visible = self.accelerator.is_main_process and self.console.is_terminal
+        with Progress(*columns, console=self.console, disable=not visible) as bar:
+            task = bar.add_task("training", total=1.0)
+            while self._progress() < 1 and self.step != last_step:
+                row = self._train_epoch(
+                    last_step, lambda done, text: bar.update(task, completed=done, description=text)
+                )
+                if row is None:  # the clock ran out before the first step
+                    break
+                self.epoch += 1
+                finished = self._progress() >= 1 or self.step == last_step
+                if self.accelerator.is_main_process:
+                    self._finish_epoch(row, evaluate=finished or self.epoch % self.recipe.evaluate_every == 0)
+                self.accelerator.wait_for_everyone()
+            bar.update(task, completed=min(1.0, self._progress()))
+        if self.accelerator.is_main_process and self.history:
+            from ..plots import training_curves
+
+            with replacing(self.output / "curves.png") as beside:
+                training_curves(self.history).save(beside)
+        return TrainingResult(self.output / "best", self.best, self.epoch)
+
+    def _progress(self) -> float:
+        progress = self.clock.progress(self.step)
+        if self.accelerator.num_processes > 1:
+            # One clock decides, or a process that thinks itself done would let the others wait for ever.
+            progress = float(broadcast(torch.tensor([progress], dtype=torch.float64, device=self.device)))
+        return progress
+
+    def _train_epoch(self, last_step: int | None, show: Callable[[float, str], None]) -> dict[str, Any] | None:
+        """One epoch, or what the budget leaves of it: its row of metrics, or `None` when there was no step."""
+        recipe, processes, rank = self.recipe, self.accelerator.num_processes, self.accelerator.process_index
+        number = self.seed * 1_000_003 + self.epoch
+        torch.manual_seed(number * 64 + rank)  # dropout
+        order = torch.Generator().manual_seed(number)
+        generator = torch.Generator(device=self.device).manual_seed(number * 64 + rank)
+        faces = self.source(self.epoch)
+        images, targets, votes, teacher = (
+            None if array is None else torch.from_numpy(array).to(self.device)
+            for array in (faces.images, faces.targets, faces.votes, faces.teacher)
+        )
+        losses, seen, started, size = torch.zeros((), device=self.device), 0, time.monotonic(), 0
+        self.module.train()
+        for batch in batches(len(targets), recipe.batch_size, processes, rank, order):
+            progress = self._progress()
+            if progress >= 1 or self.step == last_step:
+                break
+            size = recipe.size_at(progress)
+            for group in self.optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * schedule(progress, recipe.warmup)
+            flip = self.parity[batch] ^ bool(self.epoch % 2)
+            batch = batch.to(self.device)
+            inputs, target = images[batch], targets[batch]
+            if not faces.augmented:
+                inputs = resized(inputs.unsqueeze(1), size)
+            else:
+                if recipe.flip == "random":
+                    flip = torch.rand(len(batch), generator=generator, device=self.device) < 0.5
+                inputs = augment(inputs, flip.to(self.device), size, recipe.augmentation, generator)
+                if recipe.augmentation.mixup and progress < MIXUP_OFF:
+                    inputs, target = mix(inputs, target, recipe.augmentation.mixup, generator)
+            logits, vote_logits = self.wrapped(inputs)
+            if teacher is not None:
+                loss = distillation_loss(logits, teacher[batch], target)
+            else:
+                loss = F.cross_entropy(logits, target, label_smoothing=recipe.label_smoothing)
+            if votes is not None:
+                loss = loss + recipe.votes_weight * F.cross_entropy(vote_logits, votes[batch])
+            self.accelerator.backward(loss)
+            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), MAX_GRADIENT_NORM)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.average.update_parameters(self.module)
+            losses += loss.detach() * len(batch)
+            seen, self.step = seen + len(batch), self.step + 1
+            if self.step % CHECK_EVERY == 0:
+                _require_finite(losses, self.step)
+                show(min(1.0, progress), f"epoch {self.epoch + 1}, {size} px")
+        if not seen:
+            return None
+        _require_finite(losses, self.step)
+        return {
+            "epoch": self.epoch + 1,
+            "minutes": round(self.clock.elapsed, 2),
+            "size": size,
+            "learning_rate": round(self.optimizer.param_groups[0]["lr"], 7),
+            "loss": round(losses.item() / seen, 5),
+            "images_per_second": round(seen * processes / (time.monotonic() - started)),
+            "accuracy": None,
+            "validation_loss": None,
+        }
+
+    def _finish_epoch(self, row: dict[str, Any], evaluate: bool) -> None:
+        """Evaluates when it is time, keeps the best checkpoint, and saves what a resumed run needs."""
+        if evaluate:
+            precision = self.accelerator.mixed_precision
+            accuracy, loss = validate(self.judged, self.validation, row["size"], self.device, precision)
+            row.update(accuracy=round(accuracy, 5), validation_loss=round(loss, 5))
+            # Accuracies at different sizes do not compare: a new size starts the choice anew.
+            if accuracy >= self.best or row["size"] != self.best_size:
+                self.best, self.best_size = accuracy, row["size"]
+                save_checkpoint(self.judged, self.output / "best")
+        self.history.append(row)
+        with replacing(self.output / "metrics.csv") as beside, beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, METRICS)
+            writer.writeheader()
+            writer.writerows(self.history)
+        self.console.print("  ".join(f"{name} {value}" for name, value in row.items() if value is not None))
+        state = {
+            "module": self.module.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "model": self.module.model.config.to_json_string(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "spent": self.clock.elapsed,
+            "best": self.best,
+            "best_size": self.best_size,
+            "history": self.history,
+            "seed": self.seed,
+        }
+        with replacing(self.output / "state.pt") as beside:
+            torch.save(state, beside)
+
+    def _resume(self) -> float:
+        """Goes on after the last saved epoch. Returns the minutes spent on it."""
+        state = torch.load(self.output / "state.pt", map_location=self.device, weights_only=True)
+        if state["seed"] != self.seed or state["model"] != self.module.model.config.to_json_string():
+            raise InputError(
+                f"{self.output} holds a run with another seed or network: give its settings, or another --output"
+            )
+        self.module.load_state_dict(state["module"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("epoch", "step", "best", "best_size", "history"):
+            setattr(self, name, state[name])
+        if self.accelerator.is_main_process:
+            self.console.print(f"going on with {self.output} after epoch {self.epoch}, {state['spent']:.1f} minutes")
+        return state["spent"]
+
+
 def train(
     data: str | Path,
     output: str | Path,
@@ -215,7 +431,7 @@ def train(
     split. A run that is killed loses the current epoch only.
 
     Args:
-        data: folder or file, see [`load_faces`].
+        data: file or folder, see [`load_faces`].
         output: folder of the run.
         recipe: see [`Recipe`].
         minutes: wall-clock budget over all sittings; the recipe's when neither this nor `epochs` is given. A finished
@@ -225,216 +441,50 @@ def train(
         start_from: checkpoint (folder or Hub id) to start from; the recipe's model is not used then.
         train_split: split to train on.
         validation_split: split that chooses the checkpoint. Never the one that is reported.
-        limit_steps: stop each sitting after so many steps, to try a recipe out.
+        limit_steps: stop after so many steps of this sitting, to try a recipe out.
         source: what every epoch trains on, made from the training split; the split itself when not given.
         cpu: stay on the CPU although there is a GPU.
-        console: where the lines and the progress bar go.
+        console: where the lines and the progress bar go; stderr when not given.
 
     Raises:
         InputError: the data or the settings cannot be used; the message says what to do.
         TrainingError: the loss is no longer a number.
     """
-    output = Path(output)
-    console = console or Console(stderr=True)
+    if split_role(validation_split) == "private_test":
+        raise InputError("private_test is scored once, at the end: choose the checkpoint on public_test")
     device = torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda")
-    precision = precision_of(device)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
-    device, is_main = accelerator.device, accelerator.is_main_process
-    processes, rank = accelerator.num_processes, accelerator.process_index
-
-    if "private" in validation_split.lower():
-        raise InputError("PrivateTest is scored once, at the end: choose the checkpoint on public_test")
-    size = RMNConfig(**recipe.model).image_size
-    faces, validation = load_faces(data, train_split, size), load_faces(data, validation_split, size)
-    if is_main:
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision_of(device))
+    console = console or Console(stderr=True)
+    # FER2013's 48 pixels are resized on the training device; photos are read at the size that is trained.
+    size = max(max(size for _, size in recipe.sizes), FER_SIZE)
+    pictures, held_out = load_pictures(data, train_split), load_pictures(data, validation_split)
+    if looks_like_fer2013(pictures):
+        size = FER_SIZE
+    faces, validation = pictures.reduced(size), held_out.reduced(size)
+    if accelerator.is_main_process:
         for note in (*faces.notes, *validation.notes):
             console.print(f"[yellow]note:[/] {note}")
-    if len(faces.labels) < recipe.batch_size:
+    if len(faces) < recipe.batch_size:
         raise InputError(
-            f"{len(faces.labels)} training faces are fewer than one batch of {recipe.batch_size}: "
+            f"{len(faces)} training faces are fewer than one batch of {recipe.batch_size}: "
             "add faces or give a smaller --batch-size"
         )
-
-    torch.manual_seed(seed)
-    model = RMNModel.from_pretrained(start_from) if start_from else RMNModel(RMNConfig(**recipe.model))
-    use_votes = recipe.votes_weight > 0 and faces.votes is not None
-    module = FaceTrainer(model, votes=faces.votes.shape[1] if use_votes else 0)
-    module.to(device=device, memory_format=torch.channels_last)
-    make_epoch = source(faces) if source else faces_of_every_epoch(faces, model.config.num_labels, use_votes)
-    optimizer = make_optimizer(module, recipe)
-    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-
-    state_path, metrics_path = output / "state.pt", output / "metrics.csv"
-    epoch, step, spent, best, best_size, history = 0, 0, 0.0, -1.0, 0, []
-    if state_path.is_file():
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        if state["seed"] != seed or json.loads(state["model"])["hidden_sizes"] != list(model.config.hidden_sizes):
-            raise InputError(f"{output} holds a run with another seed or network: give another folder, or its settings")
-        module.load_state_dict(state["module"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        epoch, step, spent, history = (state[key] for key in ("epoch", "step", "spent", "history"))
-        best, best_size = state["best"], state["best_size"]
-        if is_main:
-            console.print(f"resuming {output} after epoch {epoch} and {spent:.1f} minutes")
-    wrapped, optimizer = accelerator.prepare(module, optimizer)
-
-    steps_an_epoch = max(1, len(faces.labels) // max(recipe.batch_size, processes))
-    if minutes is None and epochs is None:
-        minutes = recipe.minutes
-    clock = Clock(minutes, epochs * steps_an_epoch if epochs else None, spent)
-    if is_main:
-        output.mkdir(parents=True, exist_ok=True)
-        run = {"recipe": recipe.to_dict(), "minutes": minutes, "epochs": epochs, "seed": seed, "precision": precision}
-        _write(output / "run.json", json.dumps(run, indent=2) + "\n")
-        _write_metrics(metrics_path, history)
-
-    # The split whose turn each face's mirror image has: half of the faces in even epochs, half in odd ones.
-    parity = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, len(faces.labels)).astype(bool))
-    last_step = step + limit_steps if limit_steps else None
-    progress = clock.progress(step)
-    with _progress_bar(console, is_main and console.is_terminal) as bar:
-        task = bar.add_task("training", total=1.0, completed=min(1.0, progress))
-        while progress < 1 and step != last_step:
-            # Everything random in an epoch follows from its number: a resumed run needs no generator's state.
-            torch.manual_seed(hash((seed, epoch, rank)) % 2**63)
-            order = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            generator = torch.Generator(device=device).manual_seed((seed * 1_000_003 + epoch) * 64 + rank)
-            epoch_faces = make_epoch(epoch)
-            images = torch.from_numpy(epoch_faces.images).to(device)
-            targets = torch.from_numpy(epoch_faces.targets).to(device)
-            votes = (
-                torch.from_numpy(epoch_faces.votes).to(device) if use_votes and epoch_faces.votes is not None else None
-            )
-            teacher = None if epoch_faces.teacher is None else torch.from_numpy(epoch_faces.teacher).to(device)
-            seen, losses, started = 0, torch.zeros((), device=device), time.monotonic()
-            module.train()
-            count = len(targets)
-            for batch in batches(count, recipe.batch_size, processes, rank, order):
-                progress = clock.progress(step)
-                if processes > 1:  # one clock decides, or one process would wait for the others for ever
-                    progress = float(broadcast(torch.tensor([progress], dtype=torch.float64, device=device)))
-                if progress >= 1 or step == last_step:
-                    break
-                train_size = recipe.size_at(progress)
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.learning_rate * schedule(progress, recipe.warmup)
-                if recipe.flip == "alternate":
-                    flip = parity[batch] ^ bool(epoch % 2)
-                else:
-                    flip = torch.rand(len(batch), generator=generator, device=device) < 0.5
-                batch, flip = batch.to(device), flip.to(device)
-                target = targets[batch]
-                if epoch_faces.augmented:
-                    inputs = augment(images[batch], flip, train_size, recipe.augmentation, generator)
-                else:
-                    inputs = _resized(images[batch], train_size)
-                if epoch_faces.augmented and recipe.augmentation.mixup and progress < MIXUP_OFF:
-                    inputs, target = mix(inputs, target, recipe.augmentation.mixup, generator)
-                logits, vote_logits = wrapped(inputs)
-                if teacher is not None:
-                    loss = distillation_loss(logits, teacher[batch], target)
-                else:
-                    loss = F.cross_entropy(logits, target, label_smoothing=recipe.label_smoothing)
-                if votes is not None:
-                    loss = loss + recipe.votes_weight * F.cross_entropy(vote_logits, votes[batch])
-                elif vote_logits is not None:
-                    loss = loss + 0 * vote_logits.sum()  # every parameter takes part, as accelerate wants it
-                accelerator.backward(loss)
-                accelerator.clip_grad_norm_(wrapped.parameters(), 5.0)
-                optimizer.step()
-                optimizer.zero_grad()
-                average.update_parameters(module)
-                losses += loss.detach() * len(batch)
-                seen, step = seen + len(batch), step + 1
-                if step % 20 == 0 or device.type == "cpu":  # asking a GPU every step would make it wait
-                    if not math.isfinite(losses.item()):
-                        raise TrainingError(
-                            f"the loss is not a number after {step} steps: lower --learning-rate and start again"
-                        )
-                    bar.update(task, completed=min(1.0, progress), description=f"epoch {epoch + 1}, {train_size} px")
-            if not seen:
-                break
-            epoch += 1
-            progress = clock.progress(step)
-            if processes > 1:
-                progress = float(broadcast(torch.tensor([progress], dtype=torch.float64, device=device)))
-            if is_main:
-                rate = seen * processes / (time.monotonic() - started)
-                row = {
-                    "epoch": epoch,
-                    "minutes": round(clock.elapsed, 2),
-                    "size": train_size,
-                    "learning_rate": round(optimizer.param_groups[0]["lr"], 7),
-                    "loss": round(losses.item() / seen, 5),
-                    "images_per_second": round(rate),
-                    "accuracy": None,
-                    "validation_loss": None,
-                }
-                if epoch % recipe.evaluate_every == 0 or progress >= 1 or step == last_step:
-                    judged = average.module if recipe.ema else module
-                    accuracy, validation_loss = validate(judged, validation, train_size, device, precision)
-                    row.update(accuracy=round(accuracy, 5), validation_loss=round(validation_loss, 5))
-                    # Accuracies at different sizes do not compare: a new size starts the choice anew.
-                    if accuracy >= best or train_size != best_size:
-                        best, best_size = accuracy, train_size
-                        save_checkpoint(judged, output / "best")
-                history.append(row)
-                _write_metrics(metrics_path, history)
-                console.print("  ".join(f"{name} {value}" for name, value in row.items() if value is not None))
-                state = {
-                    "module": module.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "model": model.config.to_json_string(),
-                    "epoch": epoch,
-                    "step": step,
-                    "spent": clock.elapsed,
-                    "best": best,
-                    "best_size": best_size,
-                    "history": history,
-                    "seed": seed,
-                }
-                torch.save(state, state_path.with_suffix(".part"))
-                state_path.with_suffix(".part").replace(state_path)
-            accelerator.wait_for_everyone()
-        bar.update(task, completed=min(1.0, progress))
-    if is_main and history:
-        from ..plots import training_curves
-
-        training_curves(history).save(output / "curves.png")
-    accelerator.end_training()
-    return TrainingResult(output / "best", best, epoch)
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    """uint8 `(B, S, S)` to floats in 0..1 `(B, 1, size, size)`."""
-    faces = images.unsqueeze(1).float() / 255
-    if size == faces.shape[-1]:
-        return faces
-    return F.interpolate(faces, (size, size), mode="bilinear", antialias=True, align_corners=False)
-
-
-def _progress_bar(console: Console, visible: bool) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
+    trainer = Trainer(
+        faces,
+        validation,
+        Path(output),
+        recipe,
+        minutes=minutes,
+        epochs=epochs,
+        seed=seed,
+        start_from=start_from,
+        source=source,
+        accelerator=accelerator,
+        console=console,
     )
-    return Progress(*columns, console=console, disable=not visible)
+    return trainer.run(limit_steps)
 
 
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text)
-    beside.replace(path)
-
-
-def _write_metrics(path: Path, history: list[dict]) -> None:
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, METRICS)
-        writer.writeheader()
-        writer.writerows(history)
-    beside.replace(path)
+def _require_finite(losses: Tensor, step: int) -> None:
+    if not math.isfinite(losses.item()):
+        raise TrainingError(f"the loss is not a number after {step} steps: lower --learning-rate and start again")

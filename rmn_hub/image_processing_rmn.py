@@ -1,0 +1,195 @@
+"""Image processor of the Residual Masking Network: a face crop to `pixel_values`."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_backends import PilBackend
+from transformers.image_utils import (
+    ChannelDimension,
+    PILImageResampling,
+    SizeDict,
+    infer_channel_dimension_format,
+)
+from transformers.processing_utils import ImagesKwargs
+
+# How far outside 0..1 a float may lie: interpolation and a division by 255 overshoot by a rounding error.
+FLOAT_TOLERANCE = 1e-4
+
+
+class RMNImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    What an [`RMNImageProcessor`] takes beside transformers' own settings.
+
+    Args:
+        do_grayscale (`bool`, defaults to `True`): whether to reduce colours to luma before resizing, as FER2013 is
+            grey.
+    """
+
+    do_grayscale: bool | None
+
+
+class RMNImageProcessor(PilBackend):
+    """
+    Turns face crops into `pixel_values`, floats `(batch, 3, height, width)` in 0..1, on one path for every kind of
+    input: 8 bits a channel, transparency on white, luma (ITU-R 601, rounded to 8 bits), bilinear resize with
+    antialiasing, three equal channels, times 1/255, and mean and standard deviation when `do_normalize` is on (the
+    original uses neither).
+
+    Takes PIL images of any mode, numpy arrays and torch tensors (`H x W`, `H x W x C`, `C x H x W`, or four dimensions
+    with the batch first), and lists of them in any nesting; C is 1, 3 (RGB) or 4 (RGB and alpha). Arrays are uint8 in
+    0..255, uint16 in 0..65535 or floats in 0..1; what is not 8 bits is rounded to 8, so that it answers as the same
+    picture in uint8 does.
+
+    The authors' package resizes with OpenCV. From 48 to 224 pixels the two differ by at most 1/255 (0.24/255 in the
+    mean); large photos differ by more, because OpenCV does not antialias when it shrinks.
+
+    Args:
+        size (`dict[str, int]`, defaults to `{"height": 224, "width": 224}`): what to resize to, in pixels.
+        resample (`PIL.Image.Resampling`, defaults to `BILINEAR`): filter of the resize.
+        do_grayscale, do_resize, do_rescale (`bool`, default to `True`): switch a step off with `False`.
+        do_normalize (`bool`, defaults to `False`): whether to subtract `image_mean` and divide by `image_std`, one
+            number for each channel, after the scaling to 0..1.
+
+    Example:
+        >>> processor = RMNImageProcessor(size={"height": 48, "width": 48})
+        >>> processor(Image.new("RGB", (80, 90)), return_tensors="pt")["pixel_values"].shape
+        torch.Size([1, 3, 48, 48])
+
+    Raises:
+        ValueError: when called with something that is no picture or has no pixels, with floats that are outside 0..1
+            or not finite, or with another dtype.
+    """
+
+    valid_kwargs = RMNImageProcessorKwargs
+    resample = PILImageResampling.BILINEAR
+    size = {"height": 224, "width": 224}  # noqa: RUF012 - transformers declares class defaults so and copies them
+    do_convert_rgb = True
+    do_grayscale = True
+    do_resize = True
+    do_rescale = True
+    do_normalize = False
+
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
+        """A flat list of single pictures. Grey arrays of two dimensions are pictures here, unlike in the base class."""
+        flat = [self.fetch_images(image) if isinstance(image, str) else image for image in _flatten(images)]
+        if not flat:
+            raise ValueError("there are no images: give at least one")
+        return flat
+
+    def process_image(
+        self,
+        image: Any,
+        do_convert_rgb: bool | None = None,
+        do_grayscale: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """One picture to uint8 `(1, H, W)` luma, or `(C, H, W)` with `do_grayscale` off."""
+        if not isinstance(image, Image.Image):
+            image = Image.fromarray(_to_uint8(_to_array(image, input_data_format)))
+        elif image.width < 1 or image.height < 1:
+            raise ValueError(f"an image of {image.width} x {image.height} pixels is empty: give one with pixels")
+        elif image.mode in ("I", "F") or image.mode.startswith("I;"):
+            image = _wide_to_uint8(image)
+        if image.mode != "L" and (do_convert_rgb or do_grayscale):
+            image = _to_rgb(image)
+        if do_grayscale:
+            image = image.convert("L")
+        array = np.array(image)
+        return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
+
+    def _preprocess(
+        self,
+        images: list[np.ndarray],
+        do_resize: bool,
+        size: SizeDict,
+        resample: PILImageResampling | None,
+        return_tensors: str | None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        if do_resize:
+            images = [self.resize(image=image, size=size, resample=resample) for image in images]
+        # After the resize: it costs a third for one grey plane.
+        images = [np.repeat(image, 3, axis=0) if image.shape[0] == 1 else image for image in images]
+        batch = super()._preprocess(
+            images, do_resize=False, size=size, resample=resample, return_tensors=None, **kwargs
+        )
+        if return_tensors is not None and len({image.shape for image in batch["pixel_values"]}) > 1:
+            raise ValueError("images of different sizes make no batch: leave do_resize on, or give them one by one")
+        return batch.convert_to_tensors(return_tensors)
+
+
+def _flatten(images: Any) -> list[Any]:
+    if isinstance(images, (list, tuple)):
+        return [image for item in images for image in _flatten(item)]
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        return list(images)
+    return [images]
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _wide_to_uint8(image: Image.Image) -> Image.Image:
+    """Grey PIL images of 16 and 32 bits, whose range the mode does not say: 0..1 in floats, else 8 or 16 bits."""
+    array = np.asarray(image)
+    if image.mode == "F" and array.max() <= 1 + FLOAT_TOLERANCE:
+        return Image.fromarray(_to_uint8(array))
+    if not (array.min() >= 0 and array.max() <= 65535):  # NaN comes here, too
+        raise ValueError(
+            f"an image of mode {image.mode} has values that are not in 0..65535: scale them to 0..255 and give uint8"
+        )
+    wide = image.mode.startswith("I;") or array.max() > 255
+    return Image.fromarray(_to_uint8(array.astype(np.uint16 if wide else np.uint8)))
+
+
+def _to_array(image: Any, input_data_format: str | ChannelDimension | None) -> np.ndarray:
+    """An array or tensor of one picture as an array `H x W`, `H x W x 3` or `H x W x 4`, its dtype unchanged."""
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    if not isinstance(image, np.ndarray):
+        raise ValueError(
+            f"an image is of type {type(image).__name__}: give a PIL image, a numpy array or a torch tensor"
+        )
+    if image.ndim not in (2, 3) or image.size == 0:
+        raise ValueError(f"an image has the shape {image.shape}: give H x W, H x W x C or C x H x W with pixels in it")
+    if image.ndim == 3:
+        try:
+            layout = input_data_format or infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+        except ValueError:
+            layout = None
+        if layout == ChannelDimension.FIRST:
+            image = np.moveaxis(image, 0, -1)
+        if layout is None or image.shape[-1] not in (1, 3, 4):
+            raise ValueError(
+                f"an image has the shape {image.shape} without 1, 3 or 4 channels in front or at the end: "
+                "give H x W, H x W x C or C x H x W"
+            )
+        image = image[..., 0] if image.shape[-1] == 1 else image
+    return image
+
+
+def _to_uint8(array: np.ndarray) -> np.ndarray:
+    if np.issubdtype(array.dtype, np.floating):
+        # In this order: any comparison with NaN is false.
+        if not (array.min() >= -FLOAT_TOLERANCE and array.max() <= 1 + FLOAT_TOLERANCE):
+            raise ValueError(
+                "a float image has values that are not numbers in 0..1: divide by 255, or give uint8 in 0..255"
+            )
+        array = np.rint(array.astype(np.float32).clip(0, 1) * 255).astype(np.uint8)
+    elif array.dtype == np.uint16:
+        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ValueError(f"an image has the dtype {array.dtype}: give uint8 in 0..255 or floats in 0..1")
+    return np.ascontiguousarray(array)
+
+
+__all__ = ["RMNImageProcessor"]

@@ -1,8 +1,8 @@
 """The model card: `rmn-hub card`. Every number in it comes from a file in the checkpoint's folder.
 
 Beside the weights lie `eval.json` (of `rmn-hub evaluate`), and, where there are any, `calibration.json` (of
-`rmn-hub calibrate`), `ablation.json` (of [`write_ablation`]), and `run.json` and `metrics.csv` (of `rmn-hub train`). The
-text is `model_card_template.md`.
+`rmn-hub calibrate`), `ablation.json` (of [`write_ablation`]), and `run.json` and `metrics.csv` (of `rmn-hub train`).
+The text is `model_card_template.md`.
 """
 
 import csv
@@ -297,11 +297,14 @@ def _main(title: str, numbers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _budget(run: dict[str, Any]) -> str:
+    return f"{run['minutes']:g} minutes" if run["minutes"] else f"{run['epochs']} epochs"
+
+
 def _training(folder: Path, run: dict[str, Any] | None) -> str:
     if run is None:
         return ""
-    budget = f"{run['minutes']:g} minutes" if run["minutes"] else f"{run['epochs']} epochs"
-    text = f"`rmn-hub train` with a budget of {budget}, seed {run['seed']}"
+    text = f"`rmn-hub train` with a budget of {_budget(run)}, seed {run['seed']}"
     metrics = folder / "metrics.csv"
     if metrics.exists():
         with metrics.open(newline="", encoding="utf-8") as file:
@@ -312,8 +315,8 @@ def _training(folder: Path, run: dict[str, Any] | None) -> str:
     sizes = ", then ".join(f"{size} px for {100 * part:.0f}%" for part, size in recipe["sizes"])
     return (
         f"{text}. Optimizer {recipe['optimizer']}, learning rate {recipe['learning_rate']:g}, weight decay "
-        f"{recipe['weight_decay']:g}, batch {recipe['batch_size']}, label smoothing {recipe['label_smoothing']:g}; trained at "
-        f"{sizes} of the time. The whole recipe is in `run.json`. The checkpoint was chosen on PublicTest."
+        f"{recipe['weight_decay']:g}, batch {recipe['batch_size']}, label smoothing {recipe['label_smoothing']:g}; "
+        f"trained at {sizes} of the time. The whole recipe is in `run.json`. The checkpoint was chosen on PublicTest."
     )
 
 
@@ -337,6 +340,7 @@ def _ablation(ablation: dict[str, Any] | None) -> dict[str, Any] | None:
     rows = [
         {
             "name": run["name"],
+            "budget": _budget(run["run"]) if run["run"] else "",
             "multiply_adds": _millions(run["checkpoint"]["multiply_adds"]),
             "parameters": _millions(run["checkpoint"]["parameters"]),
             "title": _title(name),

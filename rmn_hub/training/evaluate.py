@@ -432,8 +432,8 @@ def summary(document: dict[str, Any]) -> str:
                 if values is not None:
                     low, high = values["interval"]
                     lines.append(
-                        f"  {view.replace('_', ' ')}{suffix}: {values['accuracy']:.2%} ({low:.2%} to {high:.2%}), expected "
-                        f"calibration error {values['expected_calibration_error']:.3f}"
+                        f"  {view.replace('_', ' ')}{suffix}: {values['accuracy']:.2%} ({low:.2%} to {high:.2%}), "
+                        f"expected calibration error {values['expected_calibration_error']:.3f}"
                     )
         speed = numbers["milliseconds_per_face"]
         lines.append(

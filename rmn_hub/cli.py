@@ -452,13 +452,13 @@ def teach(
     with failing_on_bad_training():
         import torch
 
-        from .recognizer import load_model
         from .training.data import load_faces
         from .training.distill import teach as run
+        from .training.evaluate import load_checkpoint
         from .training.recipe import Recipe
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        models = [load_model(member).to(device) for member in members]
+        models = [load_checkpoint(member, device)[0] for member in members]
         teacher = run(
             models, members, load_faces(data, "train"), Recipe.load(recipe).augmentation, views=views, seed=seed
         )
@@ -505,7 +505,11 @@ def distill(
 def failing_on_bad_training() -> Iterator[None]:
     """`failing_on_bad_input`, and the other ways in which training ends with a sentence."""
     try:
+        from transformers.utils import logging
+
         from .training.train import TrainingError
+
+        logging.disable_progress_bar()  # one for every checkpoint that is saved would bury the run's own
     except ModuleNotFoundError as error:
         fail(f"training needs {error.name}: install it with `pip install 'rmn-hub[train]'`")
     with failing_on_bad_input():

@@ -75,14 +75,14 @@ def no_flips(monkeypatch):
 
 
 def test_a_short_run_beats_chance_by_far(bars, tmp_path):
-    result = train(bars, tmp_path / "run", RECIPE, epochs=12, cpu=True)
+    result = train(bars, tmp_path / "run", RECIPE, epochs=8, cpu=True)
     assert result.accuracy > 0.7  # chance is 1 in 7
     model = RMNModel.from_pretrained(result.checkpoint)
     faces = load_faces(bars, "val")
     probabilities = ensemble_probabilities([model], faces.images)
     assert np.mean(probabilities.argmax(1) == faces.labels) == pytest.approx(result.accuracy, abs=0.05)
     rows = metrics(tmp_path / "run")
-    assert [row["size"] for row in rows] == ["24"] * 6 + ["32"] * 6
+    assert [row["size"] for row in rows] == ["24"] * 4 + ["32"] * 4
     assert float(rows[-1]["learning_rate"]) < float(rows[1]["learning_rate"]) / 10
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     assert (tmp_path / "run" / "curves.png").is_file()
@@ -107,7 +107,8 @@ def test_a_killed_run_loses_its_current_epoch_only(bars, tmp_path):
     command = [sys.executable, "-c", code, "train", "--data", str(bars), "--output", str(tmp_path), "--cpu"]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(RECIPE.to_dict()))
-    process = subprocess.Popen([*command, "--recipe", str(recipe), "--minutes", "10"], stderr=subprocess.PIPE, text=True)
+    command += ["--recipe", str(recipe), "--minutes", "10"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:  # killed in the middle of some epoch after the second
         if line.startswith("epoch 2"):
             break
@@ -131,8 +132,9 @@ def test_a_budget_in_minutes_ends_with_a_learning_rate_near_zero(bars, tmp_path)
 def test_two_processes(bars, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(RECIPE.to_dict()))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--num_cpu_threads_per_process", "1"]
     command = [*launch, "-m", "rmn_hub", "train", "--data", str(bars), "--recipe", str(recipe)]
     output = tmp_path / "run"
     done = subprocess.run(
@@ -154,7 +156,7 @@ def test_the_original_recipe_trains_the_default_network(bars, tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_stops_with_a_sentence(bars, tmp_path):
-    with pytest.raises(TrainingError, match="not a number.*learning-rate"):
+    with pytest.raises(TrainingError, match=r"not a number.*learning-rate"):
         train(bars, tmp_path, RECIPE.changed(learning_rate=1e30, optimizer="sgd"), epochs=3, cpu=True)
 
 
@@ -186,7 +188,7 @@ def test_another_seed_does_not_go_on_with_a_run(bars, tmp_path):
 def test_an_ensemble_teaches_a_student(bars, tmp_path):
     """Two members, four views, one file; the student learns from it what the labels alone would not tell it so soon."""
     checkpoints = [
-        train(bars, tmp_path / f"member{seed}", RECIPE, epochs=10, seed=seed, cpu=True).checkpoint for seed in (1, 2)
+        train(bars, tmp_path / f"member{seed}", RECIPE, epochs=6, seed=seed, cpu=True).checkpoint for seed in (1, 2)
     ]
     models = [RMNModel.from_pretrained(checkpoint) for checkpoint in checkpoints]
     faces, held_out = load_faces(bars, "train"), load_faces(bars, "val")
@@ -202,7 +204,7 @@ def test_an_ensemble_teaches_a_student(bars, tmp_path):
     assert teacher.probabilities.shape == (4, len(faces), 7)
     assert teacher.probabilities.dtype == np.float16
     assert teacher.augmentation == how
-    result = distill(teacher, bars, tmp_path / "student", RECIPE, epochs=12, cpu=True)
+    result = distill(teacher, bars, tmp_path / "student", RECIPE, epochs=8, cpu=True)
     assert result.accuracy > 0.5
     with pytest.raises(InputError, match="other training faces"):
         distill(teacher, bars, tmp_path / "other", RECIPE, epochs=1, train_split="val", cpu=True)
@@ -234,7 +236,7 @@ def test_every_augmentation_stays_in_range_and_differs_by_image():
     how = Augmentation(rotation=15, scale=0.2, shift=0.1, brightness=0.3, contrast=0.3, gamma=0.3, erasing=0.5)
     faces = augment(images, torch.zeros(64, dtype=torch.bool), 32, how, torch.Generator().manual_seed(0))
     assert faces.shape == (64, 1, 32, 32)
-    assert 0 <= faces.min()
+    assert faces.min() >= 0
     assert faces.max() <= 1
     assert len(torch.unique(faces.flatten(1), dim=0)) == 64
 

@@ -373,7 +373,9 @@ class Trainer:
             writer = csv.DictWriter(file, METRICS)
             writer.writeheader()
             writer.writerows(self.history)
-        self.console.print("  ".join(f"{name} {value}" for name, value in row.items() if value is not None))
+        self.console.print(
+            "  ".join(f"{name} {value}" for name, value in row.items() if value is not None), soft_wrap=True
+        )
         state = {
             "module": self.module.state_dict(),
             "average": self.average.state_dict(),
@@ -463,7 +465,7 @@ def train(
     faces, validation = pictures.reduced(size), held_out.reduced(size)
     if accelerator.is_main_process:
         for note in (*faces.notes, *validation.notes):
-            console.print(f"[yellow]note:[/] {note}")
+            console.print(f"[yellow]note:[/] {note}", soft_wrap=True)
     if len(faces) < recipe.batch_size:
         raise InputError(
             f"{len(faces)} training faces are fewer than one batch of {recipe.batch_size}: "

@@ -96,6 +96,7 @@ def test_no_training_faces_no_duplicates(world, tmp_path):
 
 def test_all_faces_duplicates(world, tmp_path):
     write_set(tmp_path / "d" / "train.parquet", faces(14, seed=4), np.arange(14) % 7)
+    write_set(tmp_path / "d" / "public_test.parquet", faces(7, seed=8), np.arange(7))
     write_set(tmp_path / "d" / "private_test.parquet", faces(14, seed=4)[:7], np.arange(7))
     block = evaluate(world["checkpoint"], tmp_path / "d", "test")["sets"]["private_test"]["without_duplicates"]
     assert block == {"duplicates": 7, "single_view": None, "flip_averaged": None}
@@ -192,10 +193,17 @@ def test_figures(world, tmp_path):
             assert len(np.unique(np.asarray(picture.convert("L")))) > 10
 
 
-def test_faithfulness(world):
-    block = evaluate(world["checkpoint"], world["data"], with_faithfulness=True)["sets"]["public_test"]
-    assert block["faithfulness"]
+def test_faithfulness(world, tmp_path):
+    block = evaluate(world["checkpoint"], world["data"], with_faithfulness=True, figures=tmp_path)["sets"][
+        "public_test"
+    ]
+    assert block["faithfulness"]["faces"] == COUNT
+    assert block["faithfulness"]["probability"] == pytest.approx(world["single"].max(1).mean(), abs=1e-4)
     assert "--faithfulness" in block["command"]
+    assert (tmp_path / "public_test_faithfulness.png").exists()
+    plain = save_checkpoint(tmp_path / "plain", mask_depths=None)
+    with pytest.raises(InputError, match="has no masks"):
+        evaluate(plain, world["data"], with_faithfulness=True)
 
 
 def run(*words):

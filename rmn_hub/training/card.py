@@ -152,7 +152,7 @@ def _values(
     """What the template asks for, in words and rounded numbers."""
     sets, model = document["sets"], document["checkpoint"]
     main = next((name for name in ("private_test", "public_test") if name in sets), next(iter(sets)))
-    faithfulness = next((name for name in ("public_test", *sets) if name in sets and sets[name]["faithfulness"]), None)
+    faithful = next((name for name in ("public_test", *sets) if name in sets and sets[name]["faithfulness"]), None)
     return {
         "name": folder.resolve().name,
         "expressions": f"{', '.join(EXPRESSIONS[:-1])} and {EXPRESSIONS[-1]}",
@@ -192,7 +192,7 @@ def _values(
         "training": _training(folder, run),
         "calibration": _calibration(calibration),
         "ablation": _ablation(ablation),
-        "faithfulness": _faithfulness(_title(faithfulness), sets[faithfulness]["faithfulness"]) if faithfulness else "",
+        "faithfulness": _faithfulness(_title(faithful), sets[faithful]["faithfulness"]) if faithful else None,
         "others": [
             {
                 "title": _title(name),
@@ -362,3 +362,32 @@ def _ablation(ablation: dict[str, Any] | None) -> dict[str, Any] | None:
         else "The two intervals do not overlap. It is one run of each."
     )
     return {"rows": rows, "verdict": verdict}
+
+
+def _faithfulness(title: str, values: dict[str, Any]) -> dict[str, Any]:
+    removals = values["removals"]
+    clear = sum(removal["difference_interval"][0] > 0 for removal in removals)
+    reverse = sum(removal["difference_interval"][1] < 0 for removal in removals)
+    return {
+        "title": title,
+        "faces": f"{values['faces']:,}",
+        "grid": f"{values['blocks']} x {values['blocks']}",
+        "probability": _percent(values["probability"]),
+        "rows": [
+            {
+                "stage": removal["stage"],
+                "fraction": f"{100 * removal['fraction']:.0f}%",
+                **{
+                    name: f"{100 * removal[value]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+                    for name, value, (low, high) in (
+                        ("drop", "drop", removal["drop_interval"]),
+                        ("random", "random_drop", removal["random_interval"]),
+                        ("difference", "difference", removal["difference_interval"]),
+                    )
+                },
+            }
+            for removal in removals
+        ],
+        "verdict": f"In {clear} of the {len(removals)} rows the map's places matter clearly more than random ones (the "
+        f"interval of the difference lies above 0), and in {reverse} clearly less.",
+    }

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import __version__
@@ -87,7 +88,7 @@ def load_checkpoint(checkpoint: str | Path, device: str | None = None) -> tuple[
     try:
         model = RMNModel.from_pretrained(folder, local_files_only=True)
         processor = RMNImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder} cannot be loaded as an RMN checkpoint: {' '.join(str(error).split())}") from error
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     if names != EXPRESSIONS:
@@ -359,6 +360,10 @@ def evaluate(
         image_size=model.config.image_size,
         masks=len(model.masking_blocks) > 0,
     )
+    if with_faithfulness and not document["checkpoint"]["masks"]:
+        raise InputError(f"{folder} has no masks, so no attention maps: leave --faithfulness out")
+    if with_faithfulness and len(faces) < 2:
+        raise InputError("faithfulness is a mean over faces: give at least two")
     name = name or _set_name(faces, data, split)
     report = progress or (lambda *_: None)
 
@@ -480,7 +485,10 @@ def write_text(path: Path, text: str) -> None:
 def write_figures(
     folder: Path, name: str, probabilities: np.ndarray, faces: FacePictures, numbers: dict[str, Any]
 ) -> list[Path]:
-    """The pictures of one set's numbers, as PNG files whose names begin with the set's."""
+    """
+    The pictures of one set's numbers, as PNG files whose names begin with the set's. `InputError`: they cannot be
+    written there.
+    """
     from .. import plots
 
     answers, labels = probabilities.argmax(1), faces.labels
@@ -496,6 +504,8 @@ def write_figures(
         pictures["failure_cases"] = plots.failure_cases(
             [np.asarray(faces[index]) for index in worst], labels[worst], probabilities[worst]
         )
+    if numbers["faithfulness"] is not None:
+        pictures["faithfulness"] = plots.faithfulness_chart(numbers["faithfulness"])
     written = [folder / f"{name}_{kind}.png" for kind in pictures]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -522,7 +532,7 @@ def _faithfulness(
             report("measuring faithfulness", len(pixel_values), len(faces))
 
     report("measuring faithfulness", 0, len(faces))
-    return faithfulness(model, batches())
+    return faithfulness(model, batches()).to_dict()
 
 
 def _set_name(faces: FacePictures, data: str | Path, split: str) -> str:

@@ -274,7 +274,10 @@ class _OptionalJsonFile(TyperCommand):
 
 @contextlib.contextmanager
 def _training_extra() -> Iterator[None]:
-    """`fail`s when a package of the extra `train` is missing."""
+    """`fail`s when a package of the extra `train` is missing, and keeps transformers' own progress bars away."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     try:
         yield
     except ModuleNotFoundError as error:
@@ -283,7 +286,7 @@ def _training_extra() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _face_progress() -> Iterator[Any]:
-    """A function `(what is done, faces done, of how many)` behind a bar on stderr, on a terminal only."""
+    """A function `(what is being done, faces more, of how many)` behind a bar on stderr, on a terminal only."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -293,7 +296,7 @@ def _face_progress() -> Iterator[Any]:
         def report(description: str, done: int, total: int) -> None:
             if description not in tasks:
                 tasks[description] = progress.add_task(description, total=total)
-            progress.update(tasks[description], completed=done)
+            progress.advance(tasks[description], done)
 
         yield report
 

@@ -182,11 +182,17 @@ def test_numbers_of_other_weights_are_refused(tmp_path):
     assert not (folder / "README.md").exists()
 
 
-def test_ablation_needs_two_results(checkpoint, tmp_path):
-    with pytest.raises(InputError, match="at least two"):
-        write_ablation(checkpoint, [checkpoint / "eval.json"])
+def test_ablation_needs_both_kinds_of_network(checkpoint, tmp_path):
+    on = checkpoint / "eval.json"
+    with pytest.raises(InputError, match="a network with masks and one without"):
+        write_ablation(checkpoint, [on, on])
     with pytest.raises(InputError, match="is no file of rmn-hub evaluate"):
-        write_ablation(checkpoint, [checkpoint / "eval.json", checkpoint / "config.json"])
+        write_ablation(checkpoint, [on, checkpoint / "config.json"])
+    off = json.loads(on.read_text())
+    off["checkpoint"]["masks"], off["sets"] = False, {"elsewhere": off["sets"]["wild"]}
+    (tmp_path / "off.json").write_text(json.dumps(off))
+    with pytest.raises(InputError, match="were not scored on one set"):
+        write_ablation(checkpoint, [tmp_path / "off.json", on])
 
 
 def test_the_card_of_the_bundled_checkpoint_says_what_its_numbers_say():

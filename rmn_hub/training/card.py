@@ -62,11 +62,12 @@ def make_card(checkpoint: str | Path) -> ModelCard:
         if calibration is not None and calibration["sha256"] != sha256:
             calibration = None  # of weights that are here no longer
         values = _values(folder, document, calibration, ablation, run)
-        return ModelCard.from_template(_metadata(folder, document), template_path=str(TEMPLATE), **values)
+        card = ModelCard.from_template(_metadata(folder, document), template_path=str(TEMPLATE), **values)
     except (KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"{folder} holds a file of numbers that lacks {error}: make it again with rmn-hub evaluate or calibrate"
         ) from error
+    return ModelCard(str(card).rstrip() + "\n")
 
 
 def write_ablation(checkpoint: str | Path, evaluations: Sequence[str | Path]) -> Path:
@@ -75,14 +76,13 @@ def write_ablation(checkpoint: str | Path, evaluations: Sequence[str | Path]) ->
 
     Args:
         checkpoint: folder of the checkpoint whose card is to tell about them.
-        evaluations: files of `rmn-hub evaluate --json`, the network with masks first. A `run.json` beside one of them
-            says how that network was trained.
+        evaluations: files of `rmn-hub evaluate --json`. A `run.json` beside one of them says how that network was
+            trained.
 
     Raises:
-        InputError: a file cannot be read, or there are fewer than two.
+        InputError: a file cannot be read, they do not hold a network with masks and one without, or no set that was
+            scored with all of them.
     """
-    if len(evaluations) < 2:
-        raise InputError("an ablation compares at least two networks: give their results, the one with masks first")
     runs = []
     for path in map(Path, evaluations):
         document = _read(path)
@@ -90,6 +90,11 @@ def write_ablation(checkpoint: str | Path, evaluations: Sequence[str | Path]) ->
             raise InputError(f"{path} is no file of rmn-hub evaluate --json")
         name = "masks on" if document["checkpoint"]["masks"] else "masks off"
         runs.append({"name": name, **document, "run": _read(path.with_name("run.json"))})
+    if {run["name"] for run in runs} != {"masks on", "masks off"}:
+        raise InputError("an ablation compares a network with masks and one without: give the results of both")
+    if not set.intersection(*(set(run["sets"]) for run in runs)):
+        raise InputError("these networks were not scored on one set: evaluate them with the same --data and --split")
+    runs.sort(key=lambda run: run["name"], reverse=True)
     path = checkpoint_folder(checkpoint) / ABLATION
     write_json(path, {"runs": runs})
     return path
@@ -159,8 +164,8 @@ def _values(
         "names": EXPRESSIONS,
         "model": {
             "masks": model["masks"],
-            "parameters": _millions(model["parameters"]),
-            "multiply_adds": _millions(model["multiply_adds"]),
+            "parameters": _in_words(model["parameters"]),
+            "multiply_adds": _in_words(model["multiply_adds"]),
             "megabytes": f"{model['megabytes']:.1f}",
             "image_size": model["image_size"],
         },
@@ -213,8 +218,11 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _millions(value: float) -> str:
-    return f"{value / 1e9:.1f} billion" if value >= 1e9 else f"{value / 1e6:.1f} million"
+def _in_words(value: float) -> str:
+    for size, name in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if value >= size:
+            return f"{value / size:.1f} {name}"
+    return str(value)
 
 
 def _accuracy(numbers: dict[str, Any] | None) -> str:
@@ -341,8 +349,8 @@ def _ablation(ablation: dict[str, Any] | None) -> dict[str, Any] | None:
         {
             "name": run["name"],
             "budget": _budget(run["run"]) if run["run"] else "",
-            "multiply_adds": _millions(run["checkpoint"]["multiply_adds"]),
-            "parameters": _millions(run["checkpoint"]["parameters"]),
+            "multiply_adds": _in_words(run["checkpoint"]["multiply_adds"]),
+            "parameters": _in_words(run["checkpoint"]["parameters"]),
             "title": _title(name),
             "single_view": _accuracy(numbers["single_view"]),
             "flip_averaged": _accuracy(numbers["flip_averaged"]),
@@ -351,7 +359,10 @@ def _ablation(ablation: dict[str, Any] | None) -> dict[str, Any] | None:
         for name, numbers in run["sets"].items()
     ]
     name = next(name for name in runs[0]["sets"] if all(name in run["sets"] for run in runs))
-    on, off = (run["sets"][name]["single_view"] for run in runs[:2])
+    on, off = (
+        next(run["sets"][name]["single_view"] for run in runs if run["name"] == kind)
+        for kind in ("masks on", "masks off")
+    )
     points = 100 * (on["accuracy"] - off["accuracy"])
     overlap = on["interval"][0] <= off["interval"][1] and off["interval"][0] <= on["interval"][1]
     verdict = f"On {_title(name)}, single view, the network with masks is {abs(points):.1f} points "
@@ -366,8 +377,6 @@ def _ablation(ablation: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _faithfulness(title: str, values: dict[str, Any]) -> dict[str, Any]:
     removals = values["removals"]
-    clear = sum(removal["difference_interval"][0] > 0 for removal in removals)
-    reverse = sum(removal["difference_interval"][1] < 0 for removal in removals)
     return {
         "title": title,
         "faces": f"{values['faces']:,}",
@@ -377,17 +386,27 @@ def _faithfulness(title: str, values: dict[str, Any]) -> dict[str, Any]:
             {
                 "stage": removal["stage"],
                 "fraction": f"{100 * removal['fraction']:.0f}%",
-                **{
-                    name: f"{100 * removal[value]:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-                    for name, value, (low, high) in (
-                        ("drop", "drop", removal["drop_interval"]),
-                        ("random", "random_drop", removal["random_interval"]),
-                        ("difference", "difference", removal["difference_interval"]),
-                    )
-                },
+                **{name: _percent(removal[name]["mean"]) for name in ("map", "random", "features")},
+                **{name: _points(removal[name]) for name in ("map_minus_random", "map_minus_features")},
             }
             for removal in removals
         ],
-        "verdict": f"In {clear} of the {len(removals)} rows the map's places matter clearly more than random ones (the "
-        f"interval of the difference lies above 0), and in {reverse} clearly less.",
+        "verdicts": [
+            _verdict(removals, "map_minus_random", "random places"),
+            _verdict(removals, "map_minus_features", "the places where the stage's features are strongest"),
+        ],
     }
+
+
+def _points(value: dict[str, Any]) -> str:
+    low, high = value["interval"]
+    return f"{100 * value['mean']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _verdict(removals: list[dict[str, Any]], difference: str, others: str) -> str:
+    more = sum(removal[difference]["interval"][0] > 0 for removal in removals)
+    less = sum(removal[difference]["interval"][1] < 0 for removal in removals)
+    return (
+        f"The places that the map ranks highest matter more than {others} in {more} of {len(removals)} rows, less in "
+        f"{less}, and in the others the interval of the difference holds 0."
+    )

@@ -334,7 +334,7 @@ def evaluate(
         with_faithfulness: whether to measure the faithfulness of the attention maps too, which takes longer.
         device: where to compute; the CPU when not given.
         batch_size: faces at once.
-        progress: called with what is being done, how many faces are done, and of how many.
+        progress: called with what is being done, how many more faces are done, and of how many.
 
     Returns:
         what `json_file` holds, or would hold: `{"checkpoint": {"sha256", ...}, "sets": {name: numbers}}`.
@@ -406,7 +406,7 @@ def evaluate(
         "faithfulness": None,
     }
     if training_data is not None:
-        report("looking for duplicates", len(faces), len(faces))
+        report("looking for duplicates", 0, len(faces))
         kept = ~duplicates_of(load_faces(training_data, "train"), scored)
         numbers["without_duplicates"] = {
             "duplicates": int((~kept).sum()),

@@ -71,7 +71,7 @@ def predict(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... The GPU when there is one.")] = None,
     min_face: Annotated[
         int | None,
-        typer.Option(min=10, help="Smallest face in pixels. 40 when not given, more on photos above 2560 pixels."),
+        typer.Option(min=12, help="Smallest face in pixels. 40 when not given, more on photos above 2560 pixels."),
     ] = None,
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Below this probability an answer is marked uncertain.")
@@ -82,10 +82,16 @@ def predict(
 
     Exit code: 0, or 1 when some of several pictures could not be read, or 2 when none could or the usage was wrong.
     """
+    from transformers.utils.logging import disable_progress_bar
+
     from . import BUNDLED_CHECKPOINT
     from .images import find_images, load_image
     from .recognizer import ExpressionRecognizer
-    from .results import InputError, to_csv, to_json_lines
+    from .results import InputError, to_csv
+
+    if annotate or attention:
+        from .plots import annotate as draw
+        from .plots import group_panel
 
     bad = good = 0
 
@@ -117,54 +123,54 @@ def predict(
     if csv and (csv.is_dir() or not csv.absolute().parent.is_dir()):
         fail(f"--csv {csv} cannot be written: give a file in a folder that exists")
 
+    disable_progress_bar()  # of loading a checkpoint from the disk
     with failing_on_bad_input():
         recognizer = ExpressionRecognizer.from_pretrained(
             checkpoint or BUNDLED_CHECKPOINT, device=device, min_face=min_face, min_confidence=min_confidence
         )
-
-    show_table = not json and _table_printer([str(file) for file in names])
-    # A bar and long lines of JSON would disturb each other on one terminal.
-    bar = len(names) >= PROGRESS_FROM and sys.stderr.isatty() and not (json and sys.stdout.isatty())
-
-    def results() -> Iterator["Result"]:
-        nonlocal good
+        # A bar and long lines of JSON would disturb each other on one terminal.
+        bar = len(names) >= PROGRESS_FROM and sys.stderr.isatty() and not (json and sys.stdout.isatty())
         stream = recognizer.stream(
             _progress(names) if bar else names, faces_only=faces_only, attention=attention is not None, on_error=skip
         )
+    show = _write_json if json else _table_printer([str(file) for file in names])
+
+    def results() -> Iterator["Result"]:
+        nonlocal good
         for result in stream:
-            file = Path(result.source)
-            if file in annotated:
-                from .plots import annotate as draw
-
-                _save(draw(load_image(file).image, result), annotated[file])
-            if file in maps and result.faces:
-                from .plots import group_panel
-
-                _save(group_panel(result), maps[file])
-            if json:
-                sys.stdout.write(to_json_lines(result))
-                sys.stdout.flush()
-            elif show_table:
-                show_table(result)
             good += 1
+            file = Path(result.source)
+            if annotate:
+                _save(draw(load_image(file).image, result), annotated[file])
+            if attention and result.faces:
+                _save(group_panel(result), maps[file])
+            show(result)
             yield result
         if not good:
             # Raised in here so that no table of nothing is left behind.
             raise typer.Exit(2)
 
-    if csv:
-        try:
-            to_csv(results(), csv)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            fail(f"--csv {csv} cannot be written: {error.strerror or error}")
-    else:
-        for _ in results():
-            pass
+    with failing_on_bad_input():
+        if csv:
+            try:
+                to_csv(results(), csv)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                fail(f"--csv {csv} cannot be written: {error.strerror or error}")
+        else:
+            for _ in results():
+                pass
     if bad:
         warn(f"{bad} of {good + bad} inputs could not be used")
         raise typer.Exit(1)
+
+
+def _write_json(result: "Result") -> None:
+    from .results import to_json_lines
+
+    sys.stdout.write(to_json_lines(result))
+    sys.stdout.flush()
 
 
 def _output_paths(folder: Path, names: dict[Path, Path], ending: str) -> dict[Path, Path]:

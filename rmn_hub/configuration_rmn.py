@@ -9,9 +9,9 @@ from transformers import PreTrainedConfig
 # FER2013's class order (Goodfellow et al., 2013); every tensor, table and picture of the project keeps it.
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
-# A mask block halves its input until its bottleneck is about this many pixels wide: the original goes
+# A mask block halves its input until its bottleneck is as near as it gets to this many pixels: the original goes
 # from 56, 28, 14 and 7 pixels to 7 (section III-B of the paper), a 48-pixel network from 24, 12 and 6 to 6.
-BOTTLENECK_SIZE = 6
+BOTTLENECK_SIZE = 6.5
 MAX_AUTO_MASK_DEPTH = 4
 
 
@@ -42,6 +42,8 @@ class RMNConfig(PreTrainedConfig):
             sums to 1 over its channels at every place. `"sigmoid"`: every value of a mask lies in 0..1 by itself.
         dropout (`float`, defaults to 0.4): dropout probability before the classifier, 0 <= dropout < 1.
         initializer_range (`float`, defaults to 0.01): standard deviation of the classifier's initial weights.
+        kwargs: transformers' common settings. The labels are FER2013's seven unless `num_labels`, `id2label` or
+            `label2id` say otherwise; one of `id2label` and `label2id` is enough.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a setting that cannot work, or has the wrong type; the message
@@ -82,18 +84,37 @@ class RMNConfig(PreTrainedConfig):
         self.depths = tuple(self.depths)
         if isinstance(self.mask_depths, list):
             self.mask_depths = tuple(self.mask_depths)
-        if kwargs.get("num_labels") is None and self.id2label is None:
+        # transformers' default are two labels, and it does not make one of the two mappings from the other.
+        if self.id2label is None and self.label2id is not None:
+            self.id2label = {index: name for name, index in self.label2id.items()}
+        elif self.id2label is None and kwargs.get("num_labels") is None:
             kwargs.pop("num_labels", None)
             self.id2label = dict(enumerate(EXPRESSIONS))
-            self.label2id = {name: index for index, name in self.id2label.items()}
-        elif self.id2label is not None and self.label2id is None:
-            # `id2label` alone would leave transformers' `label2id` at its two default labels.
+        if self.id2label is not None and self.label2id is None:
             self.label2id = {name: int(index) for index, name in self.id2label.items()}
         super().__post_init__(**kwargs)
 
-    def validate_sizes(self) -> None:
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RMNConfig":
+        """
+        A configuration from what its `to_dict()` gave, as transformers' own; everything that loads one comes by here.
+
+        Raises:
+            ValueError: the dictionary is another architecture's.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            # transformers goes on with a warning, and a network of random weights comes out.
+            raise ValueError(
+                f"the configuration has model_type={model_type!r}, not {cls.model_type!r}: give the checkpoint of an "
+                "RMN, or load this one with transformers' Auto classes"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    # The checks run in the order of their names.
+    def validate_counts(self) -> None:
         """Sizes and widths are positive, and there is one number for each stage."""
-        for name in ("num_channels", "image_size", "embedding_size"):
+        for name in ("num_channels", "image_size", "embedding_size", "num_labels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("hidden_sizes", "depths"):
@@ -101,7 +122,7 @@ class RMNConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)} must hold one number of at least 1 for each stage")
         if len(self.hidden_sizes) != len(self.depths):
             raise ValueError(
-                f"hidden_sizes={self.hidden_sizes} and depths={self.depths} differ in length: give one of each per stage"
+                f"hidden_sizes={self.hidden_sizes} and depths={self.depths} differ in length: give one each per stage"
             )
         if self.layer_type == "bottleneck" and any(size % 4 for size in self.hidden_sizes):
             raise ValueError(f"hidden_sizes={self.hidden_sizes} must be multiples of 4 for layer_type='bottleneck'")
@@ -123,6 +144,8 @@ class RMNConfig(PreTrainedConfig):
             raise ValueError(f"dropout={self.dropout} must be at least 0 and less than 1")
         if not 0 < self.initializer_range < math.inf:
             raise ValueError(f"initializer_range={self.initializer_range} must be a finite number greater than 0")
+        if sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(f"id2label={self.id2label} must name each class from 0 up without a gap")
 
     def validate_mask_depths(self) -> None:
         """There is one depth for each stage, and the stage is large enough to be halved that often."""
@@ -132,7 +155,7 @@ class RMNConfig(PreTrainedConfig):
             raise ValueError(f"mask_depths={self.mask_depths!r} is unknown: give one depth per stage, 'auto' or None")
         if len(self.mask_depths) != len(self.depths):
             raise ValueError(
-                f"mask_depths={self.mask_depths} and depths={self.depths} differ in length: give one of each per stage"
+                f"mask_depths={self.mask_depths} and depths={self.depths} differ in length: give one each per stage"
             )
         if min(self.mask_depths) < 1:
             raise ValueError(f"mask_depths={self.mask_depths} must be at least 1 (None switches the masks off)")
@@ -159,10 +182,8 @@ class RMNConfig(PreTrainedConfig):
         """The masking blocks' depths with `"auto"` worked out: one per stage, or `None` with the masks off."""
         if self.mask_depths != "auto":
             return self.mask_depths
-        return tuple(
-            min(MAX_AUTO_MASK_DEPTH, 1 + max(0, math.floor(math.log2(size / BOTTLENECK_SIZE))))
-            for size in self.stage_sizes()
-        )
+        halvings = (round(math.log2(size / BOTTLENECK_SIZE)) for size in self.stage_sizes())
+        return tuple(min(MAX_AUTO_MASK_DEPTH, 1 + max(0, count)) for count in halvings)
 
 
 __all__ = ["EXPRESSIONS", "RMNConfig"]

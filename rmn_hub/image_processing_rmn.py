@@ -49,7 +49,8 @@ class RMNImageProcessor(PilBackend):
     Args:
         size (`dict[str, int]`, defaults to `{"height": 224, "width": 224}`): what to resize to, in pixels.
         resample (`PIL.Image.Resampling`, defaults to `BILINEAR`): filter of the resize.
-        do_grayscale, do_resize, do_rescale (`bool`, default to `True`): switch a step off with `False`.
+        do_convert_rgb, do_grayscale, do_resize, do_rescale (`bool`, default to `True`): switch a step off with
+            `False`. Without `do_convert_rgb`, what is neither RGB nor grey keeps the channels that it has.
         do_normalize (`bool`, defaults to `False`): whether to subtract `image_mean` and divide by `image_std`, one
             number for each channel, after the scaling to 0..1.
 
@@ -87,16 +88,16 @@ class RMNImageProcessor(PilBackend):
         input_data_format: str | ChannelDimension | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """One picture to uint8 `(1, H, W)` luma, or `(C, H, W)` with `do_grayscale` off."""
+        """One picture to uint8 `(1, H, W)` luma, or `(C, H, W)` with `do_grayscale` or `do_convert_rgb` off."""
         if not isinstance(image, Image.Image):
             image = Image.fromarray(_to_uint8(_to_array(image, input_data_format)))
         elif image.width < 1 or image.height < 1:
             raise ValueError(f"an image of {image.width} x {image.height} pixels is empty: give one with pixels")
         elif image.mode in ("I", "F") or image.mode.startswith("I;"):
             image = _wide_to_uint8(image)
-        if image.mode != "L" and (do_convert_rgb or do_grayscale):
+        if do_convert_rgb and (image.mode not in ("L", "RGB") or image.has_transparency_data):
             image = _to_rgb(image)
-        if do_grayscale:
+        if do_grayscale and image.mode == "RGB":
             image = image.convert("L")
         array = np.array(image)
         return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))

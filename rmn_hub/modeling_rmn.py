@@ -4,14 +4,24 @@ In reading order: convolution with normalisation, residual blocks, stem, stage, 
 """
 
 import copy
+import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .configuration_rmn import RMNConfig
 
@@ -51,7 +61,13 @@ class RMNConvLayer(nn.Module):
         self.activation = nn.ReLU() if activation else nn.Identity()
 
     def forward(self, hidden_state: Tensor) -> Tensor:
-        return self.activation(self.normalization(self.convolution(hidden_state)))
+        hidden_state = self.convolution(hidden_state)
+        if self.training and hidden_state.shape.numel() == hidden_state.shape[1] and self.normalization.training:
+            raise ValueError(
+                "training on one image whose features have shrunk to 1 x 1 pixel leaves batch normalisation one value "
+                "a channel: give a batch of at least 2 images, or larger ones"
+            )
+        return self.activation(self.normalization(hidden_state))
 
 
 class RMNUpLayer(nn.Module):
@@ -194,6 +210,40 @@ class RMNMaskingBlock(nn.Module):
         return hidden_state.sigmoid() if self.mask_activation == "sigmoid" else hidden_state.softmax(dim=1)
 
 
+def _loading_problem(name: str | os.PathLike | None, revision: str, error: BaseException) -> str:
+    """One sentence that says what is wrong with a checkpoint and what to do, where transformers has several."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in chain)
+
+    message = " ".join(str(error).split())
+    if caused_by(SafetensorError):
+        return f"the weights of {name} are truncated or damaged: copy or download them again ({message})"
+    if caused_by(GatedRepoError):
+        return f"{name} is gated: ask for access on its page and log in with `hf auth login`"
+    if caused_by(RepositoryNotFoundError):
+        return (
+            f"{name} is neither a local folder nor a model on the Hub that you may read: check the name, or log in "
+            "with `hf auth login` if it is private"
+        )
+    if caused_by(RevisionNotFoundError):
+        return f"{name} has no revision {revision}: give a branch, a tag or a commit of it"
+    if caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled):
+        return (
+            f"the Hub cannot be reached and {name} at {revision} is not in the cache: go online once, or give a folder"
+        )
+    if "config.json" in message:
+        return f"{name} has no config.json: give the folder or the id of a transformers checkpoint"
+    if SAFE_WEIGHTS_NAME in message:
+        return f"{name} has no {SAFE_WEIGHTS_NAME}: turn an original pickle into it with `rmn-hub convert`"
+    return message
+
+
 class RMNPreTrainedModel(PreTrainedModel):
     """Initialisation, loading and saving."""
 
@@ -204,12 +254,36 @@ class RMNPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     # Recomputing a block would update its BatchNorm statistics a second time.
     supports_gradient_checkpointing = False
-    _no_split_modules: ClassVar[list[str]] = ["RMNBasicLayer", "RMNBottleneckLayer", "RMNConvLayer", "RMNUpLayer"]
+    # Running variances overflow in float16 and are coarse in bfloat16.
+    _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["normalization"]
+    # What adds or concatenates tensors of its own layers stays on one device.
+    _no_split_modules: ClassVar[list[str]] = ["RMNBasicLayer", "RMNBottleneckLayer", "RMNMaskingBlock"]
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> "RMNPreTrainedModel":
+        """
+        Loads a checkpoint from a local folder or the Hub, as [`~transformers.PreTrainedModel.from_pretrained`] does
+        and with its arguments, but from safetensors only.
+
+        Raises:
+            OSError: the checkpoint is not there, cannot be reached, or is damaged; the message is one sentence.
+            ValueError: the checkpoint is another architecture's, its configuration cannot work, or a pickle was asked
+                for with `use_safetensors=False`.
+        """
+        if kwargs.setdefault("use_safetensors", True) is False:
+            raise ValueError("RMN loads safetensors only: turn an original pickle into it with `rmn-hub convert`")
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (OSError, SafetensorError) as error:
+            revision = kwargs.get("revision") or "main"
+            raise OSError(_loading_problem(pretrained_model_name_or_path, revision, error)) from error
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            # He et al., 2015; a transposed convolution of stride 2 has a fan-in of its input channels only.
+            # He et al., 2015. (For a transposed convolution this counts its input channels; BatchNorm sets the scale.)
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -249,6 +323,7 @@ class RMNModel(RMNPreTrainedModel):
 
     def __init__(self, config: RMNConfig) -> None:
         super().__init__(config)
+        config.validate()  # what was assigned after it was made has not been looked at
         # The class name matches none of transformers' losses, which would choose the causal-LM loss.
         self.loss_type = "ForImageClassification"
         self.embedder = RMNEmbeddings(config)
@@ -278,10 +353,13 @@ class RMNModel(RMNPreTrainedModel):
         """
         Args:
             pixel_values: floats `(batch, num_channels, height, width)` as [`RMNImageProcessor`] makes them, in 0..1.
-            labels: class indices `(batch,)` for the loss, or probabilities `(batch, num_labels)` for soft targets.
+            labels: class indices `(batch,)` for the loss, or probabilities `(batch, num_labels)` for soft targets: both
+                make a cross-entropy. With `config.problem_type` `"regression"` or `"multi_label_classification"` they
+                are what transformers' classifiers take.
             output_masks: whether to return the masks of all stages (`config.output_masks`, off, when not given).
             output_hidden_states: whether to return each stage's features before and after masking.
             return_dict: a tuple of what was asked for instead of an [`RMNOutput`] when `False`.
+            kwargs: passed on to the loss.
 
         Raises:
             ValueError: `pixel_values` that are not `(batch, num_channels, height, width)`.
@@ -298,7 +376,7 @@ class RMNModel(RMNPreTrainedModel):
         for index, stage in enumerate(self.stages):
             features = hidden_state = stage(hidden_state)
             if self.masking_blocks:
-                mask = self.masking_blocks[index](features)
+                mask = self.masking_blocks[index](features).to(features.device)  # device_map may split here
                 # (1 + m) * t without a tensor for 1 + m.
                 hidden_state = torch.addcmul(features, mask, features)
                 if output_masks:
@@ -309,7 +387,11 @@ class RMNModel(RMNPreTrainedModel):
 
         loss = None
         if labels is not None:
-            loss = self.loss_function(labels, logits, self.config, **kwargs)
+            if labels.shape == logits.shape and self.config.problem_type in (None, "single_label_classification"):
+                # transformers' loss would take soft targets for the labels of a multi-label problem.
+                loss = nn.functional.cross_entropy(logits.float(), labels.to(logits.device, torch.float))
+            else:
+                loss = self.loss_function(labels, logits, self.config, **kwargs)
 
         if not return_dict:
             parts = (loss, logits, hidden_states if output_hidden_states else None, masks if output_masks else None)

@@ -1,0 +1,92 @@
+"""transformers' own common tests, taken from the source distribution of the installed version.
+
+They are no part of its wheel and are not copied here, so that they always fit the installed version: pip fetches them
+from the configured package index once, and `CACHE` keeps them.
+"""
+
+import importlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import transformers
+
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "transformers"
+PACKAGE = "transformers_tests"
+FILES = ("test_configuration_common.py", "test_image_processing_common.py", "test_modeling_common.py")
+
+# What those files import of the rest of transformers' repository, which the distribution leaves out: tests of export
+# and of text generation, which RMN's would not inherit anyway, a lookup of pictures in an internal cache, and values
+# for common settings that differ from their defaults.
+STAND_INS = {
+    f"{PACKAGE}/__init__.py": "",
+    f"{PACKAGE}/exporters/__init__.py": "",
+    f"{PACKAGE}/exporters/test_export.py": "class ExportTesterMixin: ...\n",
+    f"{PACKAGE}/generation/__init__.py": "",
+    f"{PACKAGE}/generation/test_utils.py": "class GenerationTesterMixin: ...\n",
+    f"{PACKAGE}/utils/__init__.py": "",
+    f"{PACKAGE}/utils/test_configuration_utils.py": (
+        "config_common_kwargs = {\n"
+        "    'return_dict': False,\n"
+        "    'output_hidden_states': True,\n"
+        "    'dtype': 'float16',\n"
+        "    'chunk_size_feed_forward': 5,\n"
+        "    'architectures': ['RMNModel'],\n"
+        "    'id2label': {0: 'label'},\n"
+        "    'label2id': {'label': '0'},\n"
+        "    'problem_type': 'regression',\n"
+        "}\n"
+    ),
+    "utils/fetch_hub_objects_for_ci.py": "def url_to_local_path(url):\n    return url\n",
+}
+
+
+def load() -> tuple[ModuleType, ...]:
+    """The modules of `FILES`; skips the calling module where they cannot be fetched."""
+    root = CACHE / transformers.__version__
+    if not (root / PACKAGE).is_dir():
+        _fetch(root)
+    sys.path.insert(0, str(root))
+    try:
+        return tuple(importlib.import_module(f"{PACKAGE}.{name.removesuffix('.py')}") for name in FILES)
+    finally:
+        sys.path.remove(str(root))
+
+
+def _fetch(root: Path) -> None:
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent) as folder:
+        download = Path(folder) / "download"
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--retries", "1"]
+            + [
+                "--disable-pip-version-check",
+                "--timeout",
+                "20",
+                "--dest",
+                str(download),
+                f"transformers=={transformers.__version__}",
+            ],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            pytest.skip(
+                f"the source distribution of transformers {transformers.__version__}, which holds its common tests, "
+                f"cannot be fetched: {done.stderr.strip().splitlines()[-1:]}",
+                allow_module_level=True,
+            )
+        parts = Path(folder) / "parts"
+        for path, text in STAND_INS.items():
+            (parts / path).parent.mkdir(parents=True, exist_ok=True)
+            (parts / path).write_text(text)
+        with tarfile.open(next(download.glob("*.tar.gz"))) as archive:
+            for member in archive.getmembers():
+                *_, folder_name, name = ("", *Path(member.name).parts)
+                if folder_name == "tests" and name in FILES:
+                    (parts / PACKAGE / name).write_bytes(archive.extractfile(member).read())
+        parts.rename(root)

@@ -234,9 +234,7 @@ def _loading_problem(name: str | os.PathLike | None, revision: str, error: BaseE
     if caused_by(RevisionNotFoundError):
         return f"{name} has no revision {revision}: give a branch, a tag or a commit of it"
     if caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled):
-        return (
-            f"the Hub cannot be reached and {name} at {revision} is not in the cache: go online once, or give a folder"
-        )
+        return f"the Hub cannot be reached and {name} at {revision} is not in the cache: go online, or give a folder"
     if "config.json" in message:
         return f"{name} has no config.json: give the folder or the id of a transformers checkpoint"
     if SAFE_WEIGHTS_NAME in message:

@@ -75,7 +75,7 @@ class RMNModelTest(common_modeling.ModelTesterMixin, unittest.TestCase):
         shapes = [(3, width, size, size) for width, size in zip((8, 8, 16, 16), (16, 8, 4, 2)) for _ in range(2)]
         for config.output_hidden_states, asked in ((False, {"output_hidden_states": True}), (True, {})):
             outputs = RMNModel(config).eval()(**inputs, **asked)
-            self.assertEqual([tuple(state.shape) for state in outputs.hidden_states], shapes)
+            assert [tuple(state.shape) for state in outputs.hidden_states] == shapes
 
 
 class RMNImageProcessingTester(common_image_processing.ImageProcessingTester):

@@ -61,19 +61,26 @@ def _fetch(root: Path) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
         download = Path(folder) / "download"
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--retries", "1"]
-            + [
-                "--disable-pip-version-check",
-                "--timeout",
-                "20",
-                "--dest",
-                str(download),
-                f"transformers=={transformers.__version__}",
-            ],
-            capture_output=True,
-            text=True,
-        )
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--quiet",
+            "--retries",
+            "1",
+            "--timeout",
+            "20",
+        ]
+        source = [
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--dest",
+            str(download),
+            f"transformers=={transformers.__version__}",
+        ]
+        done = subprocess.run([*pip, "download", *source], capture_output=True, text=True)
         if done.returncode:
             pytest.skip(
                 f"the source distribution of transformers {transformers.__version__}, which holds its common tests, "

@@ -330,8 +330,10 @@ def evaluate(
     """Scores a checkpoint on labelled faces: accuracy with intervals, calibration, speed, and how to get them again."""
     with failing_on_bad_input(), _training_extra():
         from .training.evaluate import evaluate as score
-        from .training.evaluate import summary
+        from .training.evaluate import replaces_results, summary
 
+        file = None if json in (None, "-") else json
+        replaced = file is not None and replaces_results(file, checkpoint)
         with _face_progress() as report:
             document = score(
                 checkpoint,
@@ -339,13 +341,15 @@ def evaluate(
                 split,
                 name=name,
                 training_data=training_data,
-                json_file=None if json in (None, "-") else json,
+                json_file=file,
                 figures=figures,
                 with_faithfulness=faithfulness,
                 device=device,
                 batch_size=batch_size,
                 progress=report,
             )
+    if replaced:
+        warn(f"{file} held results of other weights; they are gone")
     if json == "-":
         import json as json_library
 

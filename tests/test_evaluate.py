@@ -178,8 +178,10 @@ def test_file_gathers_sets_of_the_same_weights(world, tmp_path):
     assert [path.name for path in file.parent.iterdir()] == ["eval.json"]
 
     other = save_checkpoint(tmp_path / "other", sharpness=3.0)
-    evaluate(other, photos, "all", name="portraits", json_file=file)
+    words = ("--data", photos, "--split", "all", "--name", "portraits", "--json", file)
+    assert "held results of other weights" in run("evaluate", other, *words).stderr
     assert list(json.loads(file.read_text())["sets"]) == ["portraits"]
+    assert "held results" not in run("evaluate", other, *words).stderr
 
 
 def test_figures(world, tmp_path):

@@ -67,6 +67,14 @@ def calibrate(
     Fits the temperature on one split's faces, seen once as they are, folds it into the checkpoint's weights and writes
     down what was done in `calibration.json` beside them. Done again, it finds a temperature of 1.
 
+    Args:
+        checkpoint: folder of the checkpoint, which is changed.
+        data: file or folder of labelled faces, see [`load_faces`].
+        split: the split to fit on: not one that was trained on, and not the one that is scored.
+        device: where to compute; the CPU when not given.
+        batch_size: faces at once.
+        progress: called with what is being done, how many more faces are done, and of how many.
+
     Returns:
         what `calibration.json` holds: `temperature` (over all calibrations of these weights), `fitted` (this time),
         scores before and after, the weights' hash before and after, data, command, versions, date.

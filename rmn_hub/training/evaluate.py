@@ -456,15 +456,32 @@ def read_results(json_file: str | Path | None, sha256: str) -> dict[str, Any]:
     Raises:
         InputError: the file exists but is something else.
     """
-    empty: dict[str, Any] = {"checkpoint": {"sha256": sha256}, "sets": {}}
-    if json_file is None or not Path(json_file).exists():
-        return empty
+    if json_file is not None and Path(json_file).exists():
+        document = _results(Path(json_file))
+        if document["checkpoint"]["sha256"] == sha256:
+            return document
+    return {"checkpoint": {"sha256": sha256}, "sets": {}}
+
+
+def _results(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(Path(json_file).read_text(encoding="utf-8"))
-        same = document["checkpoint"]["sha256"] == sha256 and isinstance(document["sets"], dict)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{json_file} exists and holds no results of rmn-hub evaluate: give another file") from error
-    return document if same else empty
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(document["checkpoint"]["sha256"], str) and isinstance(document["sets"], dict):
+            return document
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise InputError(f"{path} exists and holds no results of rmn-hub evaluate: give another file")
+
+
+def replaces_results(json_file: str | Path, checkpoint: str | Path) -> bool:
+    """Whether a file holds results that [`evaluate`] would drop, because they are about other weights."""
+    path, weights = Path(json_file), Path(checkpoint) / WEIGHTS
+    return (
+        path.is_file()
+        and weights.is_file()
+        and bool(_results(path)["sets"])
+        and (_results(path)["checkpoint"]["sha256"] != file_hash(weights))
+    )
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -271,3 +271,11 @@ def test_truncated_weights_are_refused(world, tmp_path):
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(InputError, match="cannot be loaded as an RMN checkpoint"):
         evaluate(checkpoint, world["data"])
+
+
+def test_weights_of_another_network_are_refused(world, tmp_path):
+    checkpoint = save_checkpoint(tmp_path / "c")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "mask_depths": None}))
+    with pytest.raises(InputError, match="weights of another network"):
+        evaluate(checkpoint, world["data"])

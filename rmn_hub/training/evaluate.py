@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -86,10 +87,14 @@ def load_checkpoint(checkpoint: str | Path, device: str | None = None) -> tuple[
     """
     folder = checkpoint_folder(checkpoint)
     try:
-        model = RMNModel.from_pretrained(folder, local_files_only=True)
+        model, report = RMNModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
         processor = RMNImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"{folder} cannot be loaded as an RMN checkpoint: {' '.join(str(error).split())}") from error
+    if report["missing_keys"] or report["unexpected_keys"]:
+        raise InputError(f"{folder} holds weights of another network than its config.json describes")
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     if names != EXPRESSIONS:
         raise InputError(f"{folder} answers {', '.join(names)}, not the seven expressions {', '.join(EXPRESSIONS)}")

@@ -113,7 +113,7 @@ class FaceTracker:
             offsets.append((left, top, whole / side))
         found: list[Face | None] = []
         for track, faces, (left, top, scale) in zip(self.tracks, self.detector.detect(squares), offsets):
-            candidates = [_move(face, left, top, scale) for face in faces]
+            candidates = [face for face in (_move(face, left, top, scale) for face in faces) if _is_in(face, frame)]
             best = max(candidates, key=lambda face, t=track: overlap(face.box, t.face.box), default=None)
             near = best is not None and overlap(best.box, track.face.box) >= SAME_FACE
             found.append(best if near else None)
@@ -214,6 +214,12 @@ def _area(box: Box) -> float:
 
 def _is_known(face: Face, tracks: list[Track]) -> bool:
     return any(overlap(face.box, track.face.box) > SAME_FACE for track in tracks)
+
+
+def _is_in(face: Face, frame: Image.Image) -> bool:
+    """Whether the middle of the face lies in the frame: a square at the border shows more than the frame."""
+    x0, y0, x1, y1 = face.box
+    return 0 < (x0 + x1) / 2 < frame.width and 0 < (y0 + y1) / 2 < frame.height
 
 
 def _move(face: Face, left: float, top: float, scale: float) -> Face:

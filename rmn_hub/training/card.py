@@ -236,8 +236,9 @@ def _results(sets: dict[str, Any]) -> list[dict[str, str]]:
     rows = []
     for name, numbers in sets.items():
         kinds = [("", numbers)]
-        if (numbers["without_duplicates"] or {}).get("single_view") is not None:
-            kinds.append((", without duplicates of training faces", numbers["without_duplicates"]))
+        unique = numbers["without_duplicates"]
+        if unique is not None and unique["duplicates"] and unique["single_view"] is not None:
+            kinds.append((", without duplicates of training faces", unique))
         for suffix, kind in kinds:
             rows.append(
                 {

@@ -517,17 +517,18 @@ def write_figures(
     wrong = np.flatnonzero(answers != labels)
     # The most confident mistakes say most about the network, and about the labels.
     worst = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:FAILURES]
+    title = f"{name}, single view"
     pictures = {
-        "confusion_matrix": plots.confusion_matrix(np.array(numbers["confusion_matrix"])),
-        "reliability_diagram": plots.reliability_diagram(numbers["calibration"]),
-        "coverage": plots.coverage_curve(numbers["coverage"]),
+        "confusion_matrix": plots.confusion_matrix(numbers["confusion_matrix"], title=title),
+        "reliability_diagram": plots.reliability_diagram(numbers["calibration"], title=title),
+        "coverage": plots.coverage_curve(numbers["coverage"], title=title),
     }
     if len(worst):
         pictures["failure_cases"] = plots.failure_cases(
             [np.asarray(faces[index]) for index in worst], labels[worst], probabilities[worst]
         )
     if numbers["faithfulness"] is not None:
-        pictures["faithfulness"] = plots.faithfulness_chart(numbers["faithfulness"])
+        pictures["faithfulness"] = plots.faithfulness_chart(numbers["faithfulness"], title=f"{name}: attention maps")
     written = [folder / f"{name}_{kind}.png" for kind in pictures]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -36,8 +36,10 @@ COLORS = dict(zip(EXPRESSIONS, ("#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D5
 # Their yellow is for expressions of checkpoints that have others than the seven.
 OTHER_COLOR = "#F0E442"
 
-# A picture whose longer side is less than this many pixels is enlarged: no readable label fits on it.
+# A picture whose longer side is less than this many pixels is enlarged: no readable label fits on it ...
 MIN_ANNOTATED = 320
+# ... and one with a crowd of faces goes on growing until there is room for all labels, but not beyond this.
+MAX_ENLARGED = 1280
 FAMILY = "DejaVu Sans"
 DPI = 120
 
@@ -122,8 +124,9 @@ def annotate(image: Any, faces: Iterable[Expression], *, stage: int | None = Non
         image: the picture, in any form that [`load_image`] takes; boxes are in pixels of the upright picture.
         faces: a `Result`, or any expressions.
         stage: 1, 2, ... lays that stage's attention map over each face; the faces must have their attention maps.
-        enlarge: whether a picture whose longer side is below `MIN_ANNOTATED` becomes a whole number of times larger,
-            so that its labels can be read. `False` keeps the size, for frames of a video.
+        enlarge: whether a picture becomes a whole number of times larger when its longer side is below
+            `MIN_ANNOTATED`, or when a small one has no room for all labels. `False` keeps the size, for frames of a
+            video.
 
     Returns:
         a new RGB picture.
@@ -138,10 +141,16 @@ def annotate(image: Any, faces: Iterable[Expression], *, stage: int | None = Non
         for face in faces:
             _lay_over(picture, face, stage)
     factor = max(1, math.ceil(MIN_ANNOTATED / max(picture.size))) if enlarge else 1
+    texts = [label_of(face) for face in faces]
+    while True:
+        width, height = factor * picture.width, factor * picture.height
+        boxes = [_clipped([factor * value for value in face.face.box], width, height) for face in faces]
+        labels = place_labels(texts, boxes, width, height)
+        if None not in labels or not enlarge or (factor + 1) * max(picture.size) > MAX_ENLARGED:
+            break
+        factor += 1
     if factor > 1:
-        picture = picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.BICUBIC)
-    boxes = [_clipped([factor * value for value in face.face.box], *picture.size) for face in faces]
-    labels = place_labels([label_of(face) for face in faces], boxes, *picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     typical = float(np.median([box[2] - box[0] for box in boxes])) if boxes else 0.0
     thickness = max(2, round(min(max(picture.size) / 300, 0.035 * typical)))
 
@@ -199,17 +208,20 @@ def place_labels(
         taken = np.array(boxes)
         # Labels keep away from other faces, so that it is plain whose they are.
         clear = np.array(boxes) + max(2, size // 4) * np.array([-1, -1, 1, 1])
+        full: list[tuple[int, int]] = []  # sizes of labels for which there was no room anywhere, and never will be
         for index in order:
             others = np.concatenate([np.delete(clear, index, axis=0), taken[len(boxes) :]])
-            label = _beside((texts[index],), boxes[index], others, width, height, size)
+            text, box = texts[index], boxes[index]
+            label = _beside((text,), box, others, width, height, size)
             if label is None and size > smallest:
                 break
-            label = (
-                label
-                or _beside(_two_lines(texts[index]), boxes[index], others, width, height, size)
-                or _further_away(texts[index], boxes[index], taken, width, height, size)
-                or _inside(texts[index], boxes[index], np.delete(taken, index, axis=0))
-            )
+            label = label or _beside(_two_lines(text), box, others, width, height, size)
+            wide, high, _ = _label_size((text,), size)
+            if label is None and not any(wide >= other_wide and high >= other_high for other_wide, other_high in full):
+                label = _further_away(text, box, taken, width, height, size)
+                if label is None:
+                    full.append((wide, high))
+            label = label or _inside(text, box, np.delete(taken, index, axis=0))
             if label is not None:
                 labels[index] = label
                 taken = np.concatenate([taken, [label.box]])
@@ -407,7 +419,7 @@ class _Sheet:
         bounds = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
         axes = self.figure.add_axes(bounds, facecolor="none")
         axes.set(xticks=[], yticks=[])
-        axes.tick_params(length=0, colors=self.theme.text, labelsize=9, labelfontfamily=FAMILY)
+        axes.tick_params(length=0, pad=5, colors=self.theme.text, labelsize=9, labelfontfamily=FAMILY)
         axes.set_axisbelow(True)
         for spine in axes.spines.values():
             spine.set_visible(False)

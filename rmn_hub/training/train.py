@@ -373,9 +373,6 @@ class Trainer:
             writer = csv.DictWriter(file, METRICS)
             writer.writeheader()
             writer.writerows(self.history)
-        self.console.print(
-            "  ".join(f"{name} {value}" for name, value in row.items() if value is not None), soft_wrap=True
-        )
         state = {
             "module": self.module.state_dict(),
             "average": self.average.state_dict(),
@@ -391,6 +388,10 @@ class Trainer:
         }
         with replacing(self.output / "state.pt") as beside:
             torch.save(state, beside)
+        # Last: a line says that its epoch is safe.
+        self.console.print(
+            "  ".join(f"{name} {value}" for name, value in row.items() if value is not None), soft_wrap=True
+        )
 
     def _resume(self) -> float:
         """Goes on after the last saved epoch. Returns the minutes spent on it."""

@@ -552,3 +552,64 @@ def demo(
 
     with failing_on_bad_input():
         serve(checkpoint, host, port, share)
+
+
+@main.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="The authors' file, or owner/name on the Hub (owner/name/file names both).")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    file: Annotated[str | None, typer.Option(help="The file in the Hub repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
+) -> None:
+    """
+    Turns weights of the original network, a pickle, into a checkpoint of safetensors. Runs no code of the pickle.
+    """
+    with failing_on_bad_input():
+        from .convert import convert as run
+
+        folder = run(source, out, filename=file, revision=revision)
+    typer.echo(f"{folder}: RMNModel.from_pretrained({str(folder)!r}) loads it")
+
+
+@main.command()
+def benchmark(
+    checkpoint: Annotated[str | None, typer.Argument(help="Folder or Hub id. The bundled one when not given.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    batch_size: Annotated[
+        list[int] | None, typer.Option(min=1, help="Images at once; give it again for more. 1, 8 and 32 by default.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="How long each form runs at each batch size.")] = 2.0,
+    compiled: Annotated[bool, typer.Option(help="Whether to compile it too, which takes minutes.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """
+    Shows what a checkpoint costs: parameters, multiply-adds, milliseconds and memory, plain, folded and compiled.
+    """
+    import json as json_library
+
+    from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    with failing_on_bad_input():
+        from . import BUNDLED_CHECKPOINT
+        from .benchmark import BATCH_SIZES, FORMS, load, table
+        from .benchmark import benchmark as run
+
+        model = load(checkpoint or BUNDLED_CHECKPOINT, device)
+        with Console(stderr=True).status("loading") as status:
+            numbers = run(
+                model,
+                batch_sizes=batch_size or BATCH_SIZES,
+                forms=FORMS if compiled else FORMS[:-1],
+                seconds=seconds,
+                progress=status.update,
+            )
+    if json:
+        typer.echo(json_library.dumps(numbers.to_dict()))
+    else:
+        Console(highlight=False).print(table(numbers))
+    if numbers.skipped:
+        warn(numbers.skipped)

@@ -210,7 +210,7 @@ class RMNMaskingBlock(nn.Module):
         return hidden_state.sigmoid() if self.mask_activation == "sigmoid" else hidden_state.softmax(dim=1)
 
 
-def _loading_problem(name: str | os.PathLike | None, revision: str, error: BaseException) -> str:
+def loading_problem(name: str | os.PathLike | None, revision: str, error: BaseException) -> str:
     """One sentence that says what is wrong with a checkpoint and what to do, where transformers has several."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
@@ -276,7 +276,7 @@ class RMNPreTrainedModel(PreTrainedModel):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except (OSError, SafetensorError) as error:
             revision = kwargs.get("revision") or "main"
-            raise OSError(_loading_problem(pretrained_model_name_or_path, revision, error)) from error
+            raise OSError(loading_problem(pretrained_model_name_or_path, revision, error)) from error
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

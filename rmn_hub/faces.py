@@ -56,8 +56,9 @@ class MTCNNDetector:
     the candidates are cut out together instead of one by one, and pictures of any size are fine.
 
     Args:
-        min_face: smallest face to look for, in pixels of the photo. When not given it is 40, or more in photos whose
-            longer side is above `2 * max_size`. Half the pixels take about four times as long.
+        min_face: smallest face to look for, in pixels of the photo (the longer side of its box); those found may be a
+            little smaller. When not given it is 40, or more in photos whose longer side is above `2 * max_size`. Half
+            of it takes about four times as long.
         threshold: faces with a lower score (0..1) are dropped.
         max_faces: most faces per picture; the largest are kept. All when `None`.
         device: where the networks run.

@@ -116,10 +116,6 @@ def _open_path(path: Path) -> Image.Image:
         return _open(path, str(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{str(path)!r} is not a path: {error}") from error  # a null byte in it
 
 
 def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
@@ -215,8 +211,8 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
 
 
-def _too_large(name: str, size: str = "a picture") -> str:
-    return f"{name} is {size}, more than the limit of {MAX_PIXELS // 1_000_000} million pixels: make it smaller first"
+def _too_large(name: str, size: str = "too large") -> str:
+    return f"{name} is {size}: the limit is {MAX_PIXELS // 1_000_000} million pixels, make it smaller first"
 
 
 __all__ = ["FORMATS", "MAX_PIXELS", "MIN_SIDE", "SUFFIXES", "LoadedImage", "find_images", "load_image"]

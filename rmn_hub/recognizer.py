@@ -2,14 +2,17 @@
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
+from transformers.utils import logging
 
 from . import BUNDLED_CHECKPOINT
 from .faces import MARGIN, FaceDetector, MTCNNDetector, crop_face
@@ -20,6 +23,9 @@ from .results import Attention, Expression, Face, InputError, Result
 
 # Faces wait for a full batch as crops of their photo's resolution. Beyond this much of them the batch goes early.
 MAX_WAITING_BYTES = 64_000_000
+
+# The form of an id on the Hub: whatever else is no folder is a path that was mistyped.
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 NO_FACE = "No face was found: ask for smaller ones (min_face), or for no detection (faces_only) if this is a face."
 NO_BOXES = "No box was given for this picture."
@@ -132,16 +138,31 @@ class ExpressionRecognizer:
             "token": token,
         }
         checkpoint = os.fspath(checkpoint)
+        folder = Path(checkpoint)
+        if not folder.is_dir() and not _HUB_ID.fullmatch(checkpoint):
+            raise InputError(
+                f"there is no checkpoint {checkpoint}: give the folder of one, or the id of a model on the Hub"
+            )
+        if folder.is_dir() and not (folder / "config.json").is_file():
+            raise InputError(f"{checkpoint} has no config.json: give the folder of a checkpoint")
+        # Below, transformers would print a table of every tensor that does not fit.
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
         try:
-            model, report = RMNModel.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True, **where)
+            model, report = RMNModel.from_pretrained(
+                checkpoint, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **where
+            )
             processor = RMNImageProcessor.from_pretrained(checkpoint, **where)
         except (OSError, ValueError, TypeError, RuntimeError, StrictDataclassError) as error:
             raise InputError(f"the checkpoint {checkpoint} cannot be loaded: {' '.join(str(error).split())}") from error
-        wrong = sorted(set().union(*(report[kind] for kind in ("missing_keys", "unexpected_keys"))))
+        finally:
+            logging.set_verbosity(verbosity)
+        wrong = sorted([*report["missing_keys"], *report["unexpected_keys"]])
+        wrong += sorted(name for name, *_ in report["mismatched_keys"])
         if wrong:
             raise InputError(
-                f"the checkpoint {checkpoint} does not fit its own configuration: {len(wrong)} tensors are missing or "
-                f"unknown, {wrong[0]} for one"
+                f"the weights of {checkpoint} are not of the network that its config.json describes: {len(wrong)} "
+                f"tensors differ, {wrong[0]} for one"
             )
         return cls(model, processor, **settings)
 

@@ -1,5 +1,13 @@
 """What every test file shares."""
 
+import numpy as np
+import pytest
+from evaluation_helpers import save_checkpoint
+from PIL import Image
+from skimage import data
+
+from rmn_hub import ExpressionRecognizer
+
 # The marks of transformers' common tests (test_transformers_common.py); `--strict-markers` wants them known.
 TRANSFORMERS_MARKERS = (
     "accelerate_tests",
@@ -14,3 +22,50 @@ TRANSFORMERS_MARKERS = (
 def pytest_configure(config):
     for marker in TRANSFORMERS_MARKERS:
         config.addinivalue_line("markers", f"{marker}: of transformers' common tests")
+
+
+@pytest.fixture(scope="session")
+def astronaut():
+    """A photo of 512 x 512 pixels with one smiling face of 90 x 113 pixels around (223, 116)."""
+    return Image.fromarray(data.astronaut())
+
+
+@pytest.fixture(scope="session")
+def collage(astronaut):
+    """Eight times the same photo, half as large: two rows of four faces in 1024 x 512 pixels."""
+    picture = Image.new("RGB", (1024, 512))
+    photo = astronaut.resize((256, 256))
+    for number in range(8):
+        picture.paste(photo, (number % 4 * 256, number // 4 * 256))
+    return picture
+
+
+@pytest.fixture(scope="session")
+def faceless():
+    """A photo of 600 x 400 pixels: a cup of coffee."""
+    return Image.fromarray(data.coffee())
+
+
+@pytest.fixture(scope="session")
+def crops():
+    """Forty grey crops of 48 x 48 pixels, all different."""
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (6, 6), dtype=np.uint8)).resize((48, 48)) for _ in range(40)]
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """The folder of a tiny network with random weights whose answers differ from face to face."""
+    return save_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def recognizer(tiny_checkpoint):
+    """A recognizer with the tiny network and the real detector."""
+    return ExpressionRecognizer.from_pretrained(tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def bundled():
+    """A recognizer with the bundled checkpoint and the real detector."""
+    return ExpressionRecognizer.from_pretrained(device="cpu")

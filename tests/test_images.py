@@ -1,0 +1,246 @@
+"""Pictures in: every form of a picture gives the same pixels, and what is no picture gives one sentence."""
+
+import io
+import os
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rmn_hub.images import MAX_PIXELS, find_images, load_image
+from rmn_hub.results import InputError
+
+EXIF_ORIENTATION = 0x0112
+# What undoes each EXIF orientation's turn, so that a viewer that applies it shows the original.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.fixture(scope="module")
+def photo(astronaut):
+    """A part of the astronaut that is neither square nor symmetric, 160 x 120."""
+    return astronaut.crop((150, 50, 310, 170))
+
+
+def encode(image, form, **settings):
+    file = io.BytesIO()
+    image.save(file, form, **settings)
+    return file.getvalue()
+
+
+def pixels(image, name="x"):
+    loaded = load_image(image, name)
+    assert loaded.image.mode == "RGB"
+    return np.asarray(loaded.image).astype(int)
+
+
+def test_every_form_of_a_picture_has_the_same_pixels(photo, tmp_path):
+    path = tmp_path / "photo.png"
+    photo.save(path)
+    expected = np.asarray(photo)
+    forms = [
+        path,
+        str(path),
+        path.read_bytes(),
+        bytearray(path.read_bytes()),
+        memoryview(path.read_bytes()),
+        photo,
+        Image.open(path),
+        expected,
+        np.asfortranarray(expected),
+        (expected / 255).astype(np.float64),
+        (expected / 255).astype(np.float32),
+        expected.astype(np.uint16) * 257,
+        np.dstack([expected, np.full(expected.shape[:2], 255, np.uint8)]),
+    ]
+    for form in forms:
+        np.testing.assert_array_equal(pixels(form), expected)
+    assert load_image(path).source == str(path)
+    assert load_image(photo, "image 7").source == "image 7"
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_exif_rotation_is_applied(photo, orientation):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    turned = photo.transpose(TURNS[orientation])
+    np.testing.assert_array_equal(pixels(encode(turned, "PNG", exif=exif)), np.asarray(photo))
+    opened = Image.open(io.BytesIO(encode(turned, "PNG", exif=exif)))
+    np.testing.assert_array_equal(pixels(opened), np.asarray(photo))
+
+
+def test_grey_in_8_and_16_bits(photo):
+    grey = np.asarray(photo.convert("L"))
+    expected = np.repeat(grey[:, :, None], 3, axis=2)
+    wide = grey.astype(np.uint16) * 257
+    for form in (
+        photo.convert("L"),
+        grey,
+        grey[:, :, None],
+        wide,
+        Image.fromarray(wide),
+        encode(Image.fromarray(wide), "PNG"),
+        encode(Image.fromarray(wide), "TIFF"),
+        Image.fromarray(wide.astype(np.int32)),
+        Image.fromarray(grey.astype(np.int32)),
+        Image.fromarray(grey.astype(np.float32)),
+        Image.fromarray((grey / 255).astype(np.float32)),
+    ):
+        np.testing.assert_array_equal(pixels(form), expected)
+
+
+def test_16_bit_grey_is_scaled_and_not_cut_off():
+    ramp = np.linspace(0, 65535, 100 * 20).reshape(20, 100).astype(np.uint16)
+    np.testing.assert_allclose(pixels(encode(Image.fromarray(ramp), "PNG"))[:, :, 0], ramp / 257, atol=0.51)
+
+
+def test_cmyk(photo):
+    values = pixels(encode(photo.convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(values - np.asarray(photo)).mean() < 4
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "LA", "PA"])
+def test_transparency_lies_on_white(photo, mode):
+    left = Image.new("L", photo.size, 255)
+    left.paste(0, (0, 0, 80, 120))
+    if mode == "P":
+        # A palette with one transparent colour, as GIF and PNG have it.
+        image = photo.quantize(256)
+        image.paste(200, (0, 0, 80, 120))
+        image = Image.open(io.BytesIO(encode(image, "PNG", transparency=200)))
+    else:
+        image = photo.quantize(256) if mode == "PA" else photo
+        image = image.convert(mode)
+        image.putalpha(left)
+    assert image.mode == mode
+    values = pixels(image)
+    assert (values[:, :80] == 255).all()
+    assert values[:, 80:].std() > 20
+
+
+def test_of_an_animation_the_first_frame_is_read_and_said(photo):
+    frames = [photo.convert("P"), Image.new("P", photo.size), Image.new("P", photo.size, 3)]
+    for form in ("GIF", "WEBP", "PNG", "TIFF"):
+        data = encode(photo, form, save_all=True, append_images=[frame.convert("RGB") for frame in frames[1:]])
+        loaded = load_image(data, "party")
+        assert loaded.message == "party has several frames: only the first one was read."
+        assert np.abs(np.asarray(loaded.image).astype(int) - np.asarray(photo)).mean() < 8
+    assert load_image(encode(photo, "GIF")).message is None
+    # A phone's JPEG with a second picture in it is a photo, not an animation.
+    assert load_image(encode(photo, "MPO", save_all=True, append_images=[photo])).message is None
+
+
+def test_a_folder_is_searched_in_order(tmp_path, photo):
+    for name in ("b.PNG", "a.jpg", "sub/deep/c.webp", ".hidden.png", ".cache/d.png", "notes.txt", "out/e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = find_images(tmp_path, skip=[tmp_path / "out"])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.jpg", "b.PNG", "sub/deep/c.webp"]
+    assert find_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+    assert find_images(tmp_path / "missing.png") == [tmp_path / "missing.png"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match="folder without pictures"):
+        find_images(tmp_path / "empty")
+
+
+def bomb():
+    """The header of a PNG of 30,000 x 30,000 pixels and a little of it: a few kilobytes."""
+    file = io.BytesIO()
+    Image.new("1", (30_000, 300)).save(file, "PNG")
+    data = bytearray(file.getvalue())
+    data[20:24] = (30_000).to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")  # the header's checksum
+    return bytes(data)
+
+
+BAD = {
+    "empty bytes": (b"", "is empty"),
+    "text": (b"These are words.\n" * 20, "is not a picture"),
+    "PostScript, which would start a program": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n",
+        "not a picture",
+    ),
+    "one pixel": (Image.new("RGB", (1, 1)), "1 x 1 pixels"),
+    "one pixel of an array": (np.zeros((1, 1, 3), np.uint8), "1 x 1 pixels"),
+    "NaN": (np.full((50, 50), np.nan), "not finite"),
+    "one NaN": (np.pad(np.full((1, 1), np.nan, np.float32), 30), "not finite"),
+    "infinity": (np.full((50, 50, 3), np.inf, np.float32), "not finite"),
+    "NaN in PIL": (Image.fromarray(np.full((50, 50), np.nan, np.float32)), "not finite"),
+    "floats in 0..255": (np.full((50, 50, 3), 255.0), "floats from 255 to 255"),
+    "negative floats": (np.full((50, 50, 3), -0.5), "floats in 0..1"),
+    "int64": (np.zeros((50, 50, 3), np.int64), "int64"),
+    "bool": (np.zeros((50, 50), bool), "bool"),
+    "complex": (np.zeros((50, 50), complex), "complex128"),
+    "text array": (np.full((50, 50), "a"), "<U1"),
+    "channels first": (np.zeros((3, 50, 50), np.uint8), r"\(3, 50, 50\)"),
+    "a batch": (np.zeros((2, 50, 50, 3), np.uint8), r"\(2, 50, 50, 3\)"),
+    "a row": (np.zeros(50, np.uint8), r"\(50,\)"),
+    "no pixels": (np.zeros((0, 50, 3), np.uint8), "no pixels"),
+    "a number": (7, "is of type int"),
+    "nothing": (None, "is of type NoneType"),
+    "a null byte": ("a\0b", "does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_picture_is_one_sentence(case):
+    image, words = BAD[case]
+    with pytest.raises(InputError, match=words) as caught:
+        load_image(image, "image 3")
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files_are_one_sentence_with_their_name(tmp_path, photo):
+    whole = encode(photo, "PNG")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "head.png").write_bytes(whole[:20])
+    for form in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"):
+        data = encode(photo, form)
+        (tmp_path / f"truncated.{form.lower()}").write_bytes(data[: len(data) // 2])
+    os.mkfifo(tmp_path / "pipe.png")
+    expected = {
+        "missing.png": "does not exist",
+        "empty.png": "is empty",
+        "folder.png": "is a folder",
+        "text.jpg": "is not a picture",
+        "head.png": "is not a picture|is truncated",
+        "pipe.png": "not a regular file",
+        **{path.name: "is truncated or damaged|is not a picture" for path in tmp_path.glob("truncated.*")},
+    }
+    for name, words in expected.items():
+        with pytest.raises(InputError, match=words) as caught:
+            load_image(tmp_path / name)
+        assert str(caught.value).startswith(str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_bomb_is_refused_without_memory():
+    data = bomb()
+    assert len(data) < 100_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=f"limit is {MAX_PIXELS // 1_000_000} million pixels"):
+            load_image(data)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_pictures_above_the_limit_are_refused_by_their_size():
+    wide = np.broadcast_to(np.uint8(0), (1000, MAX_PIXELS // 1000 + 1))
+    with pytest.raises(InputError, match="80001 x 1000 pixels"):
+        load_image(wide)
+    with pytest.raises(InputError, match="limit"):
+        load_image(encode(Image.new("1", (12_000, 7_000)), "PNG"))

@@ -517,15 +517,9 @@ def distill(
 @contextlib.contextmanager
 def failing_on_bad_training() -> Iterator[None]:
     """`failing_on_bad_input`, and the other ways in which training ends with a sentence."""
-    try:
-        from transformers.utils import logging
-
+    with failing_on_bad_input(), _training_extra():
         from .training.train import TrainingError
 
-        logging.disable_progress_bar()  # one for every checkpoint that is saved would bury the run's own
-    except ModuleNotFoundError as error:
-        fail(f"training needs {error.name}: install it with `pip install 'rmn-hub[train]'`")
-    with failing_on_bad_input():
         try:
             yield
         except TrainingError as error:

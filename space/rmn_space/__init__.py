@@ -1,0 +1,1 @@
+"""The page of rmn-hub: one module per tab, `page` puts them together, `safety` and `folder` keep it safe."""

@@ -1,0 +1,68 @@
+"""The private folder: the one place where the page writes. Imports nothing of gradio, which reads it at import."""
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+
+class PrivateFolder:
+    """
+    The only place where this process writes: readable by its user alone, removed when it ends, and swept meanwhile. It
+    lies in `GRADIO_TEMP_DIR` (or the system's temporary folder), in a folder shared by all pages of this user; what a
+    killed page left there is removed at the next start.
+    """
+
+    def __init__(self) -> None:
+        root = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+        user = getattr(os, "getuid", lambda: 0)()
+        self.parent = root / f"rmn-hub-{user}"
+        self.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if hasattr(os, "getuid") and (self.parent.is_symlink() or self.parent.stat().st_uid != user):
+            raise PermissionError(
+                f"{self.parent} belongs to somebody else: set GRADIO_TEMP_DIR to a folder of your own"
+            )
+        self.parent.chmod(0o700)
+        for left in self.parent.iterdir():
+            if left.name.isdigit() and not _is_running(int(left.name)):
+                shutil.rmtree(left, ignore_errors=True)
+        self.path = self.parent / str(os.getpid())
+        self.uploads = self.path / "uploads"
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(mode=0o700)
+        self.uploads.mkdir()
+
+    def use(self) -> None:
+        """Makes gradio and Python write here. To be called before gradio is imported."""
+        os.environ["GRADIO_TEMP_DIR"] = str(self.uploads)
+        tempfile.tempdir = str(self.path)
+
+    def sweep(self, age: float) -> None:
+        """Removes all files older than `age` seconds: also half an upload, which gradio forgets, and other pages'."""
+        for path in self.parent.rglob("*"):
+            try:
+                if path.is_file() and time.time() - path.stat().st_mtime > age:
+                    path.unlink(missing_ok=True)
+            except OSError:
+                continue
+
+    def remove(self) -> None:
+        """Removes everything, and the shared folder when this was the last page."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        try:
+            self.parent.rmdir()
+        except OSError:
+            return
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":
+        return True  # there, signal 0 would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,208 @@
+"""What a visitor sends, turned into bytes and pictures: gradio's image component with the page's own limits."""
+
+import base64
+import binascii
+import io
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import gradio as gr
+from gradio import component_meta
+from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
+from PIL import Image
+from pydantic import BaseModel, model_validator
+
+from .render import limited
+from .safety import (
+    GONE,
+    MAX_BODY,
+    MAX_BYTES,
+    MAX_PIXELS,
+    NO_ADDRESSES,
+    NOT_A_PICTURE,
+    NOT_UPLOADED,
+    TOO_LARGE,
+    TOO_MANY_PIXELS,
+)
+
+# For every subclass of a component gradio writes a .pyi file beside its module. This page writes nothing.
+component_meta.create_or_modify_pyi = lambda *_: None
+
+# The browser's camera is asked for this size; larger frames are made smaller, much larger ones are not opened.
+FRAME_SIZE = (640, 480)
+MAX_FRAME_BYTES = 4 * 1024 * 1024
+MAX_FRAME_PIXELS = 8_000_000
+
+
+@dataclass(frozen=True)
+class Photo:
+    """
+    What a visitor sent, unopened.
+
+    Args:
+        name: the file's name without its folders; `"photo"` when it has none.
+        data: the file's bytes, empty when there is a problem.
+        problem: why it cannot be used, as a sentence for the visitor, or `None`.
+    """
+
+    name: str
+    data: bytes = b""
+    problem: str | None = None
+
+
+class PhotoData(ImageData):
+    """What the browser or a program sends for a photo; whatever is none of gradio's forms is taken for a path."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_anything(cls, value: Any) -> Any:
+        return value if isinstance(value, (dict, BaseModel)) else {"path": str(value)}
+
+
+class PhotoInput(gr.Image):
+    """
+    The image component of gradio, but the server hands over the file as it came (so that a photo is read in one place,
+    by `rmn_hub`, and the answer is the command line's), opens no address and turns every problem into a sentence.
+    """
+
+    # The browser shows the component of gradio.Image.
+    is_template = True
+    data_model = PhotoData
+
+    def preprocess(self, payload: ImageData | None) -> Photo | None:
+        """The bytes behind an upload (a file of this server's private folder) or a `data:` URL."""
+        if payload is None or not (payload.path or payload.url):
+            return None
+        name = PurePath((payload.orig_name or payload.path or "").replace("\\", "/")).name or "photo"
+        try:
+            return Photo(name, read(payload))
+        except ValueError as error:
+            return Photo(name, problem=str(error))
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+        """Called by gradio for every file of a request; it would download addresses."""
+        if str(url_or_file_path).lower().startswith(("http:", "https:")):
+            raise gr.Error(NO_ADDRESSES, print_exception=False)
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+    def example_payload(self) -> Any:
+        """The photo of the page's own API description; gradio's is an address on another host."""
+        return {"path": "photo.jpg", "url": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
+
+    def example_value(self) -> Any:
+        return "photo.jpg"
+
+
+def read(payload: ImageData) -> bytes:
+    """
+    The bytes of a picture that keeps the limits on size and pixels.
+
+    Raises:
+        ValueError: it does not; the message is a sentence for the visitor.
+    """
+    if payload.url and payload.url.startswith("data:"):
+        data = _decode(payload.url)
+    elif payload.path and not payload.path.lower().startswith(("http:", "https:")):
+        path = Path(payload.path).resolve()
+        # Gradio looks at files that say they are gradio's, and lets any other path through.
+        if not path.is_relative_to(Path(get_upload_folder()).resolve()):
+            raise ValueError(NOT_UPLOADED)
+        if not path.is_file():
+            raise ValueError(GONE)
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(TOO_LARGE)
+        data = path.read_bytes()
+    else:
+        raise ValueError(NO_ADDRESSES)
+    check_pixels(data)
+    return data
+
+
+def _decode(url: str) -> bytes:
+    head, _, body = url.partition(",")
+    if not head.endswith(";base64"):
+        raise ValueError(NOT_A_PICTURE)
+    if len(body) > MAX_BODY:
+        raise ValueError(TOO_LARGE)
+    try:
+        data = base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(NOT_A_PICTURE) from None
+    if len(data) > MAX_BYTES:
+        raise ValueError(TOO_LARGE)
+    return data
+
+
+def check_pixels(data: bytes) -> None:
+    """
+    Looks at the picture's header only. What is no picture passes: `rmn_hub.images.load_image` says so better.
+
+    Raises:
+        ValueError: it has more pixels than the limit; the message is a sentence for the visitor.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+    except Image.DecompressionBombError:
+        raise ValueError(TOO_MANY_PIXELS) from None
+    except Exception:  # a broken header makes decoders raise nearly everything
+        return
+    if width * height > MAX_PIXELS:
+        raise ValueError(TOO_MANY_PIXELS)
+
+
+class CameraInput(gr.Image):
+    """The camera of gradio, whose frames arrive as `data:` URLs and stay in memory. What is no frame is `None`."""
+
+    is_template = True
+
+    def preprocess(self, payload: ImageData | None) -> Image.Image | None:
+        """The frame as RGB, at most as large as `FRAME_SIZE`, or `None`."""
+        url = payload.url if payload is not None and payload.url else ""
+        head, _, body = url.partition(",")
+        if not (head.startswith("data:image/jpeg") and head.endswith(";base64")) or len(body) > MAX_FRAME_BYTES:
+            return None
+        try:
+            frame = Image.open(io.BytesIO(base64.b64decode(body)), formats=["JPEG"])
+            if frame.width * frame.height > MAX_FRAME_PIXELS or min(frame.size) < 16:
+                return None
+            # A JPEG is decoded at half its size for nothing.
+            frame.draft("RGB", FRAME_SIZE)
+            return limited(frame.convert("RGB"), max(FRAME_SIZE))
+        except (binascii.Error, ValueError, OSError, SyntaxError, Image.DecompressionBombError):
+            return None
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
+        """Frames are no files: whatever claims to be one is left alone."""
+        return None if url_or_file_path is None else ""
+
+
+class Answer(gr.JSON):
+    """The answer of `/predict`, with its type in the API's description."""
+
+    is_template = True
+
+    def api_info(self) -> dict[str, Any]:
+        """JSON schema of `rmn_hub.results.Result.to_dict`."""
+        number, text, nothing = {"type": "number"}, {"type": "string"}, {"type": "null"}
+        numbers = {"type": "array", "items": number}
+        face = {
+            "box": {**numbers, "description": "x0, y0, x1, y1 in pixels of the upright picture"},
+            "landmarks": {"anyOf": [{"type": "array", "items": numbers}, nothing], "description": "eyes, nose, mouth"},
+            "score": {"anyOf": [number, nothing], "description": "of the detector, 0 to 1"},
+            "expression": text,
+            "probability": number,
+            "probabilities": {"type": "object", "additionalProperties": number},
+            "uncertain": {"type": "boolean"},
+        }
+        answer = {
+            "source": text,
+            "width": {"type": "integer"},
+            "height": {"type": "integer"},
+            "faces": {"type": "array", "items": {"type": "object", "properties": face, "required": list(face)}},
+            "message": {**text, "description": "only when there is something to say"},
+        }
+        required = ["source", "width", "height", "faces"]
+        return {"type": "object", "properties": answer, "required": required, "description": "all faces of the photo"}

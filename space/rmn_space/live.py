@@ -1,0 +1,237 @@
+"""The live tab: the camera's picture stays in the browser's own player, the server answers with boxes and bars only."""
+
+import logging
+import time
+from collections import deque
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from rmn_hub import Expression
+from rmn_hub.attention import place
+from rmn_hub.plots import label_of, percent
+from rmn_hub.tracking import FaceTracker, ProbabilitySmoother, Track
+
+from . import render
+from .inputs import FRAME_SIZE, CameraInput
+from .service import Service
+
+log = logging.getLogger(__name__)
+
+MAX_FACES = 6
+# Seconds from one frame to the next that the browser is asked to send. A slow server gets fewer: it reads the newest.
+EVERY = 0.09
+# Seconds of work for one visitor before the next in line gets the place, and places.
+TIME_LIMIT = 30
+VISITORS = 2
+
+
+class Visit:
+    """What is remembered of one visitor's camera: boxes and probabilities of the faces in view, never a picture."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.tracker = FaceTracker(service.live_detector, max_faces=MAX_FACES)
+        self.smoother = ProbabilitySmoother()
+        self.times: deque[float] = deque(maxlen=20)
+        self.chosen: int | None = None
+
+    def see(self, frame: Image.Image, attention: bool, now: float) -> tuple[str, str]:
+        """
+        Answers a frame.
+
+        Args:
+            frame: RGB.
+            attention: whether to lay the attention maps over the faces.
+            now: seconds, from any start.
+
+        Returns:
+            The HTML to lay over the camera's picture, and that of the chart beside it.
+        """
+        started = time.perf_counter()
+        self.times.append(now)
+        with self.service.cores.shared(between=2):
+            tracks = self.tracker.update(frame)
+            seen = self.service.expressions(frame, [track.face for track in tracks], attention) if tracks else []
+        smooth = {
+            track.id: self.smoother.update(track.id, face.probabilities, now) for track, face in zip(tracks, seen)
+        }
+        self.smoother.keep(smooth)
+        calm = [_calmed(face, smooth[track.id]) for track, face in zip(tracks, seen)]
+        milliseconds = 1000 * (time.perf_counter() - started)
+        return self._layer(frame, calm, attention), self._panel(tracks, calm, seen, milliseconds)
+
+    def _layer(self, frame: Image.Image, faces: list[Expression], attention: bool) -> str:
+        boxes = []
+        for face in faces:
+            heat = ""
+            if attention and face.attention is not None and face.attention.maps:
+                heat = self._heat(face, frame)
+            low = " rmn-below" if face.face.box[1] < 0.1 * frame.height else ""
+            boxes.append(
+                f'{heat}<div class="rmn-live-face{low}" style="{render.place(face, *frame.size)}">'
+                f'<span class="rmn-tag">{escape(label_of(face))}</span></div>'
+            )
+        return (
+            f'<div class="rmn-frame" style="--ratio:{frame.width / frame.height:.4f}" '
+            f'data-faces="{len(faces)}">{"".join(boxes)}</div>'
+        )
+
+    def _heat(self, face: Expression, frame: Image.Image) -> str:
+        """The mean of the stages' attention maps over the place of the crop."""
+        x0, y0, x1, y1 = self.service.crop_box(face.face)
+        maps = [place(values, render.GLOW_SIZE, render.GLOW_SIZE) for values in face.attention.maps]
+        return (
+            f'<img class="rmn-live-heat" alt="" src="{render.glow(np.mean(maps, axis=0))}" '
+            f'style="left:{100 * x0 / frame.width:.2f}%;top:{100 * y0 / frame.height:.2f}%;'
+            f'width:{100 * (x1 - x0) / frame.width:.2f}%;height:{100 * (y1 - y0) / frame.height:.2f}%">'
+        )
+
+    def _panel(
+        self, tracks: tuple[Track, ...], calm: list[Expression], raw: list[Expression], milliseconds: float
+    ) -> str:
+        count = {0: "no face", 1: "1 face"}.get(len(calm), f"{len(calm)} faces")
+        status = (
+            f'<p class="rmn-status"><span><b>{self.rate():.0f}</b> frames/s</span>'
+            f"<span>answered in <b>{milliseconds:.0f}</b> ms</span><span>{count}</span></p>"
+        )
+        if not calm:
+            self.chosen = None
+            return waiting("No face in view", "Look into the camera, a little closer perhaps.") + status
+        ids = [track.id for track in tracks]
+        if self.chosen not in ids:
+            # The chart stays with one face as long as it is there; it starts with the largest.
+            areas = [(face.face.box[2] - face.face.box[0]) * (face.face.box[3] - face.face.box[1]) for face in calm]
+            self.chosen = ids[areas.index(max(areas))]
+        index = ids.index(self.chosen)
+        face = calm[index]
+        who = "The face" if len(calm) == 1 else "One of the faces"
+        return (
+            f'<div class="rmn-card rmn-live-chart"><h2><small>{who} shows</small> {escape(face.expression)} '
+            f"<span>{escape(percent(face.probability))}</span></h2>{render.chart(face, raw=raw[index].probabilities)}"
+            '<p class="rmn-muted rmn-small-text">Bars are smoothed over about half a second; the thin marks are the '
+            f"last frame alone.</p></div>{status}"
+        )
+
+    def rate(self) -> float:
+        """Frames a second over the last frames; 0 before there are two."""
+        if len(self.times) < 2 or self.times[-1] <= self.times[0]:
+            return 0.0
+        return (len(self.times) - 1) / (self.times[-1] - self.times[0])
+
+
+def build(service: Service) -> None:
+    """Adds the tab's components and events to the page that is being built."""
+
+    def follow(
+        frame: Image.Image | None, attention: bool, visit: Visit | None
+    ) -> tuple[str | dict[str, Any], str | dict[str, Any], Visit | None]:
+        """One frame in, boxes and bars out. It never raises: the browser would start anew with every frame."""
+        if frame is None:
+            return gr.skip(), gr.skip(), visit
+        try:
+            visit = visit or Visit(service)
+            layer, panel = visit.see(frame, attention, time.monotonic())
+        except Exception:
+            log.exception("a camera frame could not be answered")
+            return "", waiting("One moment", "This frame could not be read; the next one follows."), None
+        return layer, panel, visit
+
+    with gr.Row(elem_classes="rmn-columns rmn-live", equal_height=False):
+        with gr.Column(elem_classes="rmn-camera", min_width=300):
+            with gr.Column(elem_id="live-stage", elem_classes="rmn-stage-box"):
+                camera = CameraInput(
+                    label="Your camera",
+                    show_label=False,
+                    sources=["webcam"],
+                    streaming=True,
+                    elem_id="live-camera",
+                    buttons=[],
+                    webcam_options=gr.WebcamOptions(
+                        constraints={
+                            "video": {
+                                "width": {"ideal": FRAME_SIZE[0]},
+                                "height": {"ideal": FRAME_SIZE[1]},
+                                "facingMode": "user",
+                            }
+                        }
+                    ),
+                )
+                layer = gr.HTML("", elem_id="live-layer", js_on_load=LAYER_JS, apply_default_css=False, padding=False)
+            attention = gr.Checkbox(False, label="Show where the network looks", elem_id="live-attention")
+        with gr.Column(elem_classes="rmn-beside", min_width=300):
+            panel = gr.HTML(START, elem_id="live-panel", apply_default_css=False, padding=False)
+            gr.HTML(
+                '<p class="rmn-muted rmn-small-text">Frames are looked at and forgotten: none is written to a disk, '
+                f"none is kept. {VISITORS} cameras run at a time; the next visitor waits until one has had its turn."
+                "</p>",
+                apply_default_css=False,
+            )
+    visit = gr.State(None)
+
+    camera.stream(
+        follow,
+        [camera, attention, visit],
+        [layer, panel, visit],
+        stream_every=EVERY,
+        time_limit=TIME_LIMIT,
+        concurrency_limit=VISITORS,
+        concurrency_id="live",
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def _calmed(face: Expression, probabilities: dict[str, float]) -> Expression:
+    best = max(probabilities, key=probabilities.__getitem__)
+    return replace(face, expression=best, probability=probabilities[best], probabilities=probabilities)
+
+
+def waiting(title: str, sentence: str) -> str:
+    """A state without a face."""
+    return (
+        f'<div class="rmn-card rmn-message rmn-info" role="status"><span class="rmn-icon">{render.ICONS["info"]}</span>'
+        f"<div><h2>{escape(title)}</h2><p>{escape(sentence)}</p></div></div>"
+    )
+
+
+START = waiting(
+    "Your camera is off",
+    "Click the camera to allow it, then press Record. Boxes and bars follow your face, and nothing is kept.",
+)
+
+# Without an answer for a while the boxes go: better none than an old one. A camera that cannot be had is said so.
+LAYER_JS = """
+let timer;
+const panel = () => document.querySelector('#live-panel');
+watch('value', () => {
+  element.classList.remove('rmn-stale');
+  panel()?.classList.remove('rmn-stale');
+  clearTimeout(timer);
+  timer = setTimeout(() => {
+    element.classList.add('rmn-stale');
+    panel()?.classList.add('rmn-stale');
+  }, 1500);
+});
+const problem = sentence => {
+  const text = panel()?.querySelector('.rmn-message p');
+  if (!text) return;
+  panel().querySelector('.rmn-message h2').textContent = 'No camera';
+  text.textContent = sentence;
+};
+const sentences = {
+  NotAllowedError: 'The browser does not allow the camera for this page. Allow it beside the address, then try again.',
+  NotFoundError: 'This computer has no camera that the browser can see. The photo tab works without one.',
+  NotReadableError: 'Another program is using the camera. Close it there, then try again.',
+  OverconstrainedError: 'This camera does not offer a picture of a useful size.',
+};
+window.addEventListener('unhandledrejection', event => {
+  const name = event.reason?.name;
+  if (sentences[name]) { problem(sentences[name]); event.preventDefault(); }
+});
+if (!navigator.mediaDevices) problem('The browser offers its camera to pages at localhost or over https only.');
+"""

@@ -1,0 +1,179 @@
+"""The whole page: tabs, look, limits; and how it is started and stopped."""
+
+import contextlib
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from rmn_hub.results import InputError
+
+from . import about, live, photo
+from .folder import PrivateFolder
+from .safety import FILE_AGE, MAX_BYTES, SESSION_AGE, Guard, RateLimit
+from .service import Service
+
+HERE = Path(__file__).resolve().parent
+TITLE = "Residual Masking Network: expressions, and where the network looked"
+
+# System fonts: nothing is fetched. Greys and one blue, dark enough for WCAG AA on white and light enough on black.
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+MONOSPACE = ("ui-monospace", "SFMono-Regular", "Consolas", "DejaVu Sans Mono", "monospace")
+
+HEADER = """<header class="rmn-header"><h1>What does a face show, and where did the network look?</h1>
+<p>The Residual Masking Network gives a probability to each of seven expressions. After each of its four stages, a mask
+points it to the places that matter. Here you see both.</p></header>"""
+
+
+def theme() -> gr.themes.Base:
+    """One calm design in light and dark."""
+    return gr.themes.Default(
+        primary_hue=gr.themes.colors.sky,
+        secondary_hue=gr.themes.colors.slate,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_lg,
+        text_size=gr.themes.sizes.text_md,
+        font=FONTS,
+        font_mono=MONOSPACE,
+    ).set(
+        body_background_fill="#f6f7f9",
+        body_background_fill_dark="#0f141a",
+        body_text_color="#1b2530",
+        body_text_color_dark="#e6ebf0",
+        body_text_color_subdued="#55606c",
+        body_text_color_subdued_dark="#a7b3bf",
+        block_background_fill="#ffffff",
+        block_background_fill_dark="#18202a",
+        block_border_color="#dfe4ea",
+        block_border_color_dark="#2b3643",
+        block_label_text_color="#3b4753",
+        block_label_text_color_dark="#c3cdd7",
+        block_label_background_fill="#ffffff",
+        block_label_background_fill_dark="#18202a",
+        block_info_text_color="#55606c",
+        block_info_text_color_dark="#a7b3bf",
+        block_title_text_color="#1b2530",
+        block_title_text_color_dark="#e6ebf0",
+        border_color_primary="#dfe4ea",
+        border_color_primary_dark="#2b3643",
+        input_background_fill="#ffffff",
+        input_background_fill_dark="#101720",
+        color_accent="#0b6aa2",
+        slider_color="#0b6aa2",
+        slider_color_dark="#56b4e9",
+        link_text_color="#0b5f92",
+        link_text_color_dark="#7cc4ee",
+        button_primary_background_fill="#0b5f92",
+        button_primary_background_fill_hover="#084c75",
+        button_primary_background_fill_dark="#0b6aa2",
+        button_primary_text_color="#ffffff",
+        button_secondary_background_fill="#eef1f5",
+        button_secondary_background_fill_dark="#232e3a",
+        button_secondary_text_color="#1b2530",
+        button_secondary_text_color_dark="#e6ebf0",
+        checkbox_background_color_selected="#0b6aa2",
+        checkbox_background_color_selected_dark="#0b6aa2",
+        shadow_drop="none",
+        shadow_drop_lg="none",
+    )
+
+
+def build(service: Service, rate: RateLimit) -> gr.Blocks:
+    """
+    The page.
+
+    Args:
+        service: recognizer and limits.
+        rate: how many photos a visitor may send.
+    """
+
+    def forget(request: gr.Request) -> None:
+        """A visitor has closed the page."""
+        if request.session_hash:
+            _drop(page.state_holder, request.session_hash)
+
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FILE_AGE)) as page:
+        gr.HTML(HEADER, apply_default_css=False)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Photo", id="photo"):
+                photo.build(service, rate)
+            with gr.Tab("Live", id="live"):
+                live.build(service)
+            with gr.Tab("About", id="about"):
+                about.build(service, photo.example_result(service))
+        page.unload(forget)
+    return page
+
+
+def serve(service: Service, folder: PrivateFolder, host: str, port: int | None, share: bool) -> None:
+    """
+    Starts the page and returns when the process is told to stop (SIGTERM, SIGINT); then nothing of it is left.
+
+    Args:
+        service: recognizer and limits.
+        folder: where uploads lie.
+        host: address to listen on.
+        port: port to listen on; gradio's next free one from 7860 when `None`.
+        share: whether to ask gradio for a public address.
+
+    Raises:
+        InputError: the port is taken.
+    """
+    rate = RateLimit()
+    page = build(service, rate)
+    stop = threading.Event()
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: stop.set())
+    try:
+        page.queue(default_concurrency_limit=2, max_size=32, api_open=False)
+        _, local, public = page.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            prevent_thread_lock=True,
+            quiet=True,
+            theme=theme(),
+            css_paths=[HERE / "page.css"],
+            head='<meta name="color-scheme" content="light dark">',
+            footer_links=["api"],
+            run_history=False,
+            enable_monitoring=False,
+            show_error=False,
+            max_file_size=MAX_BYTES,
+            state_session_capacity=200,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            app_kwargs={"middleware": [Middleware(Guard, rate=rate)], "docs_url": None, "redoc_url": None},
+        )
+        # Gradio makes this folder for a mode that is off here.
+        with contextlib.suppress(OSError):
+            (folder.uploads / "vibe_edit_history").rmdir()
+        print(f"Open {public or local} in a browser. Ctrl-C ends the page, and nothing stays.", flush=True)
+        while not stop.wait(15):
+            folder.sweep(FILE_AGE + 30)
+            forget_old_sessions(page, SESSION_AGE)
+    except OSError as error:
+        raise InputError(f"the page cannot be opened at {host}: {' '.join(str(error).split())}") from error
+    finally:
+        page.close(verbose=False)
+        folder.remove()
+
+
+def forget_old_sessions(page: gr.Blocks, age: float) -> None:
+    """Gradio remembers a session's last inputs and answers for as long as it runs: this ends after `age` seconds."""
+    holder = page.state_holder
+    for session, used in list(holder.time_last_used.items()):
+        if time.time() - used.timestamp() > age:
+            _drop(holder, session)
+
+
+def _drop(holder: Any, session: str) -> None:
+    with holder.lock:
+        holder.session_data.pop(session, None)
+        holder.time_last_used.pop(session, None)

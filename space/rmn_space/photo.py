@@ -1,0 +1,225 @@
+"""The photo tab, and `/predict`: one photo in, all its faces out."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from rmn_hub.results import InputError, Result
+
+from . import render
+from .inputs import Answer, Photo, PhotoInput
+from .safety import MAX_BYTES, MAX_FACES, TOO_FAST, TOO_LARGE, RateLimit, visitor_of
+from .service import Service
+
+EXAMPLES_FOLDER = Path(__file__).resolve().parent.parent / "examples"
+# File, name, and source as it is shown under the picture; licences are in examples/README.md.
+EXAMPLES = (
+    ("astronaut.jpg", "Astronaut", "Eileen Collins, NASA, public domain."),
+    ("officer.jpg", "Officer", "Grace Hopper, U.S. Navy, public domain."),
+    ("collage.jpg", "Group", "A collage of variants of the two portraits."),
+    ("coffee.jpg", "No face", "A cup of coffee, Pikolo Espresso Bar, CC0."),
+)
+DEFAULT_MIN_FACE = 40
+DESCRIPTION = (
+    "Finds the faces of a photo and says which expression each shows, as rmn-hub predict --json does. The photo "
+    "is a JPEG, PNG, WebP, BMP, TIFF or GIF file of at most 10 MB and 24 million pixels: uploaded (handle_file of "
+    'gradio_client does it), or in the request itself as {"url": "data:image/jpeg;base64,..."}. Addresses are not '
+    "opened. The answer has source, width, height and faces, from left to right, each with box [x0, y0, x1, y1], "
+    "landmarks, score, expression, probability, probabilities and uncertain; and message if there is something to say."
+)
+
+
+def build(service: Service, rate: RateLimit) -> None:
+    """Adds the tab's components and events to the page that is being built."""
+
+    def show(
+        photo: Photo | None, example: str | None, min_face: int, min_confidence: float, request: gr.Request
+    ) -> str | dict[str, Any]:
+        """The result of the photo, or of the chosen example while there is no photo."""
+        if not _allows(rate, request):
+            return render.message("One moment", TOO_FAST, kind="error")
+        note = ""
+        if photo is None:
+            photo, note = open_example(example or EXAMPLES[0][0])
+        return answer(service, photo, min_face, min_confidence / 100, note)
+
+    def show_example(min_face: int, min_confidence: float, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
+        """A click on an example: forgets the visitor's photo and shows the example."""
+        names = [name for name, _, _ in EXAMPLES]
+        chosen = str(getattr(event, "example", None) or names[0])
+        chosen = chosen if chosen in names else names[0]
+        return chosen, None, show(None, chosen, min_face, min_confidence, request)
+
+    def predict(photo: Photo | None, request: gr.Request) -> dict[str, Any]:
+        """The answer of `/predict`: see `DESCRIPTION`."""
+        if not _allows(rate, request):
+            raise gr.Error(TOO_FAST, print_exception=False)
+        if photo is None:
+            raise gr.Error("There is no photo in this request. Please send one.", print_exception=False)
+        try:
+            return service.recognize(photo)[0].to_dict()
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    with gr.Row(elem_classes="rmn-columns", equal_height=False):
+        with gr.Column(elem_classes="rmn-left", min_width=260):
+            photo = PhotoInput(
+                label="Your photo",
+                sources=["upload", "clipboard", "webcam"],
+                height=250,
+                elem_id="photo",
+                placeholder="Drop a photo here\nor click to choose one",
+                webcam_options=gr.WebcamOptions(constraints={"video": {"width": {"ideal": 1280}}}),
+                buttons=[],
+                alt_text="Your photo, as you gave it",
+            )
+            gr.HTML(
+                '<p class="rmn-muted rmn-small-text">Nothing is kept: your photo is deleted after five minutes, and it '
+                "never leaves the computer that runs this page. An expression is what a face shows, not what somebody "
+                "feels.</p>",
+                apply_default_css=False,
+            )
+            examples = gr.HTML(example_buttons(), elem_id="examples", js_on_load=EXAMPLES_JS, apply_default_css=False)
+            with gr.Accordion("Settings", open=False, elem_id="settings"):
+                min_face = gr.Slider(
+                    20, 200, DEFAULT_MIN_FACE, step=10, label="Smallest face", info="In pixels. Smaller takes longer."
+                )
+                min_confidence = gr.Slider(
+                    0, 90, 0, step=5, label="Uncertain below", info="Answers below this percentage are marked with “?”."
+                )
+        with gr.Column(elem_classes="rmn-right", min_width=320):
+            shown = gr.HTML(
+                welcome(service), elem_id="result", js_on_load=RESULT_JS, apply_default_css=False, padding=False
+            )
+    example = gr.State(None)
+
+    shared = {"concurrency_id": "photo", "concurrency_limit": 2, "api_visibility": "private"}
+    inputs = [photo, example, min_face, min_confidence]
+    shown.input(lambda: render.message("This did not work", TOO_LARGE, kind="error"), None, shown, **shared)
+    photo.change(show, inputs, shown, show_progress="full", **shared)
+    for setting in (min_face, min_confidence):
+        setting.release(show, inputs, shown, show_progress="minimal", **shared)
+    examples.click(show_example, [min_face, min_confidence], [example, photo, shown], show_progress_on=shown, **shared)
+
+    # The public way in: components of its own, so that its description is of one photo and one answer.
+    with gr.Row(visible=False):
+        api_photo = PhotoInput(label="photo")
+        api_answer = Answer(label="faces")
+        gr.Button("predict").click(
+            predict,
+            api_photo,
+            api_answer,
+            api_name="predict",
+            api_description=DESCRIPTION,
+            concurrency_id="photo",
+            concurrency_limit=2,
+        )
+
+
+def answer(service: Service, photo: Photo, min_face: int, min_confidence: float, note: str = "") -> str:
+    """The HTML for a photo, whatever is wrong with it."""
+    try:
+        result, image = service.recognize(
+            photo,
+            min_face=None if min_face == DEFAULT_MIN_FACE else min_face,
+            min_confidence=min_confidence,
+            attention=True,
+            between=2,
+        )
+    except InputError as error:
+        return render.message("This did not work", str(error), kind="error")
+    if len(result) == MAX_FACES:
+        note = f"{note} Only the {MAX_FACES} largest faces are shown.".strip()
+    return render.result(result, image, note)
+
+
+def example_result(service: Service) -> Result:
+    """The first example's result, with attention maps."""
+    return service.recognize(open_example(EXAMPLES[0][0])[0], attention=True)[0]
+
+
+def welcome(service: Service) -> str:
+    """The page's first sight: the first example with its answer, which also warms the network up."""
+    photo, note = open_example(EXAMPLES[0][0])
+    return answer(service, photo, DEFAULT_MIN_FACE, 0.0, note)
+
+
+def open_example(name: str) -> tuple[Photo, str]:
+    """One of `EXAMPLES` as if it had been sent, and the line to show above it."""
+    source = next(source for file, _, source in EXAMPLES if file == name)
+    return Photo(name, (EXAMPLES_FOLDER / name).read_bytes()), f"Example: {source} Your own photo goes into the box."
+
+
+def example_buttons() -> str:
+    """A button with a small picture for each example."""
+    buttons = []
+    for file, name, _ in EXAMPLES:
+        with Image.open(EXAMPLES_FOLDER / file) as image:
+            small = image.convert("RGB")
+        side = min(small.size)
+        small = small.crop((0, 0, side, side)).resize((112, 112))
+        picture = f'<img src="{render.data_url(small)}" alt="">'
+        buttons.append(f'<button type="button" data-example="{file}">{picture}<span>{name}</span></button>')
+    return f'<div class="rmn-examples" role="group" aria-label="Examples">{"".join(buttons)}</div>'
+
+
+def _allows(rate: RateLimit, request: gr.Request) -> bool:
+    client = request.client.host if request.client else None
+    return rate.allows(visitor_of(client, request.headers.get("x-forwarded-for")))
+
+
+EXAMPLES_JS = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('[data-example]');
+  if (button) trigger('click', {example: button.dataset.example});
+});
+"""
+
+# Which face and which mask are shown is kept in the page and set again after every new answer.
+RESULT_JS = """
+let face = 0, stage = 0, mix = 60;
+// Gradio would say so in its own words, and only after it has begun to send the file.
+const refuse = event => {
+  const files = [...(event.target.files ?? event.dataTransfer?.files ?? [])];
+  if (!event.target.closest?.('#photo') || !files.some(file => file.size > MAX_BYTES)) return;
+  event.stopPropagation();
+  event.preventDefault();
+  if (event.type === 'change') event.target.value = '';
+  trigger('input');
+};
+document.addEventListener('change', refuse, true);
+document.addEventListener('drop', refuse, true);
+const apply = () => {
+  const show = (name, value, attribute) => element.querySelectorAll(`[data-${name}]`).forEach(item => {
+    const chosen = Number(item.dataset[name]) === value;
+    if (attribute === 'hidden') item.hidden = !chosen; else item.setAttribute(attribute, chosen);
+  });
+  show('face', face, 'aria-pressed');
+  show('panel', face, 'hidden');
+  show('stage', stage, 'aria-pressed');
+  show('steps', stage, 'hidden');
+  const section = element.querySelector('.rmn-result');
+  if (section) section.style.setProperty('--mix', mix / 100);
+  const slider = element.querySelector('[data-mix]');
+  if (slider) slider.value = mix;
+};
+element.addEventListener('click', event => {
+  const chosen = event.target.closest('[data-face], [data-stage]');
+  if (!chosen) return;
+  if (chosen.dataset.face !== undefined) face = Number(chosen.dataset.face);
+  if (chosen.dataset.stage !== undefined) stage = Number(chosen.dataset.stage);
+  apply();
+});
+element.addEventListener('input', event => {
+  if (event.target.matches('[data-mix]')) { mix = Number(event.target.value); apply(); }
+});
+watch('value', () => {
+  face = 0;
+  apply();
+  const message = element.querySelector('.rmn-message');
+  if (window.innerWidth < 768) (message || element).scrollIntoView({behavior: 'smooth', block: 'start'});
+});
+apply();
+""".replace("MAX_BYTES", str(MAX_BYTES))

@@ -1,0 +1,142 @@
+"""What all tabs share: the recognizer, its limits, and where it runs."""
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from rmn_hub import BUNDLED_CHECKPOINT, Expression, ExpressionRecognizer, Face
+from rmn_hub.faces import MTCNNDetector
+from rmn_hub.images import load_image
+from rmn_hub.results import InputError, Result
+
+from .inputs import Photo
+from .safety import MAX_FACES
+
+# Smallest face of the live tab: whoever looks into a camera is nearer than people on photos.
+LIVE_MIN_FACE = 48
+
+
+def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
+    """On a ZeroGPU Space, runs the function while a GPU is lent for it; anywhere else, just runs it."""
+    try:
+        import spaces
+    except ImportError:
+        return function
+    return spaces.GPU(duration=20)(function)
+
+
+class Cores:
+    """
+    Shares torch's threads between the requests that run at the same time. Threads that wait for a core spin, and more
+    of them than cores slow each other down many times over.
+    """
+
+    def __init__(self) -> None:
+        self.threads = torch.get_num_threads()
+        self.running = 0
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def shared(self, between: int = 1) -> Iterator[None]:
+        """Runs the block on its share of the threads: among all that run now, and `between` that may run at least."""
+        with self._lock:
+            self.running += 1
+            share = max(1, self.threads // max(self.running, between))
+        try:
+            torch.get_num_threads()  # a new thread takes over the last setting of any thread at its first question
+            torch.set_num_threads(share)
+            yield
+        finally:
+            with self._lock:
+                self.running -= 1
+
+
+class Service:
+    """
+    The recognizer behind the page.
+
+    Args:
+        checkpoint: folder or Hub id; the bundled checkpoint when `None`.
+
+    Raises:
+        InputError: the checkpoint cannot be loaded.
+    """
+
+    def __init__(self, checkpoint: str | None = None) -> None:
+        where = checkpoint or BUNDLED_CHECKPOINT
+        load = functools.partial(ExpressionRecognizer.from_pretrained, where, max_faces=MAX_FACES)
+        zero_gpu = bool(os.environ.get("SPACES_ZERO_GPU"))
+        self.recognizer = load(device="cuda" if zero_gpu else None)
+        # A lent GPU comes by the call: too slow for a camera's frames.
+        self.live_recognizer = load(device="cpu") if zero_gpu else self.recognizer
+        self.live_detector = MTCNNDetector(min_face=LIVE_MIN_FACE, device=self.live_recognizer.device)
+        self.has_masks = len(self.recognizer.model.masking_blocks) > 0
+        # Only a folder has an eval.json to show.
+        self.checkpoint = Path(where) if Path(where).is_dir() else None
+        self.cores = Cores()
+        self._detectors: dict[int, MTCNNDetector] = {}
+        self._recognize = on_gpu(self._recognize_here)
+
+    def recognize(
+        self,
+        photo: Photo,
+        min_face: int | None = None,
+        min_confidence: float = 0.0,
+        attention: bool = False,
+        between: int = 1,
+    ) -> tuple[Result, Image.Image]:
+        """
+        The answer for a photo, as the command line gives it, and the upright photo.
+
+        Args:
+            photo: what a visitor sent.
+            min_face: smallest face in pixels; the recognizer's own choice when `None`.
+            min_confidence: probability below which an answer is marked uncertain.
+            attention: whether to add attention maps, where the checkpoint has masks.
+            between: requests to share the cores with at least (see `Cores`). With 1, a request that is alone runs as
+                the command line does, and the numbers agree to the last digit.
+
+        Raises:
+            InputError: the photo cannot be used; the message is a sentence for the visitor.
+        """
+        if photo.problem:
+            raise InputError(photo.problem)
+        loaded = load_image(photo.data, photo.name)
+        with self.cores.shared(between):
+            result = self._recognize(loaded.image, min_face, min_confidence, attention and self.has_masks)
+        message = " ".join(sentence for sentence in (loaded.message, result.message) if sentence) or None
+        return replace(result, source=loaded.source, message=message), loaded.image
+
+    def _recognize_here(
+        self, image: Image.Image, min_face: int | None, min_confidence: float, attention: bool
+    ) -> Result:
+        boxes = None
+        if min_face is not None:
+            if min_face not in self._detectors:
+                self._detectors[min_face] = MTCNNDetector(
+                    min_face=min_face, max_faces=MAX_FACES, device=self.recognizer.device
+                )
+            boxes = self._detectors[min_face].detect([image])[0]
+        return self.recognizer(image, boxes=boxes, min_confidence=min_confidence, attention=attention)
+
+    def expressions(self, frame: Image.Image, faces: Sequence[Face], attention: bool) -> list[Expression]:
+        """The expressions of known faces of a camera's frame, in the order of `faces`."""
+        result = self.live_recognizer(frame, boxes=list(faces), attention=attention and self.has_masks)
+        # The recognizer sorts from left to right and hands the faces through.
+        order = {id(face): number for number, face in enumerate(faces)}
+        return sorted(result, key=lambda expression: order[id(expression.face)])
+
+    def crop_box(self, face: Face) -> tuple[float, float, float, float]:
+        """The square of the picture that the network sees of a face (as `rmn_hub.faces.crop_face` cuts it)."""
+        x0, y0, x1, y1 = face.box
+        half = (1 + self.live_recognizer.margin) * max(x1 - x0, y1 - y0) / 2
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
+        return x - half, y - half, x + half, y + half

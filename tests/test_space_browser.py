@@ -1,0 +1,265 @@
+"""The page in real Chromium: photo, live and about, in light, dark and at the width of a phone."""
+
+import base64
+import io
+import json
+import re
+import time
+
+import pytest
+from PIL import Image
+from space_helpers import CHROMIUM, EXAMPLES, browsing, serving, start_camera, visiting, write_film
+
+from rmn_hub import EXPRESSIONS
+
+pytest.importorskip("gradio", reason="the page is optional: install rmn-hub[demo]")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("browser") / "temporary") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with browsing(write_film(tmp_path_factory.mktemp("film") / "face.y4m")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser, server):
+    outside = []
+    with visiting(browser, server, outside=outside) as page:
+        yield page
+    assert outside == []
+
+
+def upload(page, path, wait):
+    page.set_input_files("#photo input[type=file]", path)
+    page.wait_for_selector(f"#result {wait}")
+
+
+def shown(page, part):
+    return page.locator(f".rmn-panel:visible {part}")
+
+
+def test_photo_of_one_face(visit, server):
+    upload(visit, EXAMPLES / "officer.jpg", ".rmn-result:not(:has(.rmn-note))")
+    visit.set_input_files("#photo input[type=file]", [])
+    visit.get_by_label("Clear").first.click()
+    visit.wait_for_selector("#result .rmn-note")
+    upload(visit, EXAMPLES / "astronaut.jpg", ".rmn-result:not(:has(.rmn-note))")
+    box = visit.locator(".rmn-face")
+    assert box.count() == 1
+    assert re.fullmatch(r"Face 1: happy \d\d%", box.get_attribute("aria-label"))
+    place, picture = box.bounding_box(), visit.locator(".rmn-photo").bounding_box()
+    assert (place["x"] + place["width"] / 2 - picture["x"]) / picture["width"] == pytest.approx(0.434, abs=0.03)
+    assert (place["y"] + place["height"] / 2 - picture["y"]) / picture["height"] == pytest.approx(0.226, abs=0.03)
+    # Seven bars in their order, whose numbers sum to 100.
+    rows = [row.split() for row in shown(visit, ".rmn-row").all_inner_texts()]
+    assert [name for name, _ in rows] == list(EXPRESSIONS)
+    assert round(sum(float(share.rstrip("%")) for _, share in rows), 6) == 100
+    widths = [bar.bounding_box()["width"] for bar in shown(visit, ".rmn-bar span").all()]
+    assert widths.index(max(widths)) == EXPRESSIONS.index("happy")
+    # Four different maps over the crop, with stage and size.
+    stages = shown(visit, ".rmn-stage")
+    assert [text.split("\n") for text in stages.all_inner_texts()] == [
+        [f"Stage {stage}", f"{size} \N{MULTIPLICATION SIGN} {size} px"]
+        for stage, size in ((1, 24), (2, 12), (3, 6), (4, 3))
+    ]
+    maps = [tile.get_attribute("style") for tile in shown(visit, ".rmn-stage .rmn-tile").all()]
+    assert len(set(maps)) == 4
+    # The slider goes from the face to the map.
+    opacity = "tile => getComputedStyle(tile, '::after').opacity"
+    tile = shown(visit, ".rmn-stage .rmn-tile").first
+    for value in ("0", "100"):
+        visit.locator("[data-mix]").fill(value)
+        assert float(tile.evaluate(opacity)) == float(value) / 100
+    # Features before and after the mask that is chosen.
+    stages.nth(2).click()
+    assert "what stage 3 found" in visit.locator(".rmn-steps:visible").inner_text()
+    before, _, after = (figure.get_attribute("style") for figure in visit.locator(".rmn-steps:visible .rmn-tile").all())
+    assert before != after
+    downloads = {}
+    for name in ("Annotated picture", "JSON"):
+        with visit.expect_download() as download:
+            visit.get_by_role("link", name=name).click()
+        downloads[download.value.suggested_filename] = download.value.path().read_bytes()
+    with Image.open(io.BytesIO(downloads["astronaut-expressions.jpg"])) as annotated:
+        assert annotated.size == (512, 512)
+    answer = json.loads(downloads["astronaut-expressions.json"])
+    assert answer["source"] == "astronaut.jpg"
+    assert [face["expression"] for face in answer["faces"]] == ["happy"]
+
+
+def test_choosing_a_face_of_a_collage(visit):
+    upload(visit, EXAMPLES / "collage.jpg", ".rmn-chooser")
+    assert visit.locator(".rmn-face").count() == visit.locator(".rmn-pill").count() == 8
+
+    def seen():
+        return (
+            shown(visit, "h2").first.inner_text(),
+            shown(visit, ".rmn-chart").inner_text(),
+            shown(visit, ".rmn-stage .rmn-tile").first.get_attribute("style"),
+        )
+
+    first = seen()
+    visit.locator(".rmn-face").nth(4).click()
+    second = seen()
+    assert "Face 5 of 8" in second[0]
+    assert all(a != b for a, b in zip(first, second))
+    assert visit.locator(".rmn-pill[aria-pressed=true]").inner_text().startswith("5")
+    # Likewise with the keyboard, by the buttons below.
+    visit.locator(".rmn-pill").nth(0).focus()
+    visit.keyboard.press("Enter")
+    assert seen() == first
+    # The next photo starts with its first face again.
+    visit.locator(".rmn-pill").nth(6).click()
+    visit.locator("#examples button").first.click()
+    visit.wait_for_selector("#result .rmn-note")
+    assert "The face shows" in shown(visit, "h2").first.inner_text()
+
+
+def test_settings_change_the_answer(visit):
+    upload(visit, EXAMPLES / "collage.jpg", ".rmn-chooser")
+    visit.get_by_text("Settings", exact=True).click()
+    number = visit.get_by_label("number input for Uncertain below")
+    number.fill("90")
+    number.press("Enter")
+    visit.wait_for_selector(".rmn-face.rmn-doubtful")
+    assert "below the confidence" in shown(visit, ".rmn-doubt").inner_text()
+
+
+def test_states_without_a_result(visit, tmp_path):
+    upload(visit, EXAMPLES / "coffee.jpg", ".rmn-message")
+    assert "No face found" in visit.locator("#result").inner_text()
+    broken, large = tmp_path / "broken.jpg", tmp_path / "large.jpg"
+    broken.write_bytes((EXAMPLES / "astronaut.jpg").read_bytes()[:20_000])
+    large.write_bytes((EXAMPLES / "astronaut.jpg").read_bytes() + bytes(40_000_000))
+    for file, sentence in ((broken, "broken.jpg is truncated or damaged"), (large, "larger than 10 MB")):
+        visit.get_by_label("Clear").first.click() if file is broken else visit.reload()
+        visit.wait_for_selector("#result .rmn-note")
+        upload(visit, file, ".rmn-error")
+        assert sentence in visit.locator(".rmn-error").inner_text()
+        assert visit.locator(".rmn-error").get_attribute("role") == "alert"
+
+
+def test_a_snapshot_and_a_pasted_picture(visit, browser):
+    visit.get_by_label("Capture from camera").click()
+    visit.click("#photo [title='grant webcam access'] button")
+    visit.click("#photo button[aria-label='capture photo']")
+    visit.wait_for_selector("#result section:not(:has(.rmn-note))")
+    # The film may show the empty room just now; both are an answer.
+    assert visit.locator("#result .rmn-face, #result .rmn-message").count() == 1
+    visit.get_by_label("Clear").first.click()
+    visit.wait_for_selector("#result .rmn-note")
+    data = base64.b64encode((EXAMPLES / "officer.jpg").read_bytes()).decode()
+    visit.get_by_label("Upload file").click()
+    visit.evaluate(
+        """async data => {
+            const blob = await (await fetch('data:image/jpeg;base64,' + data)).blob();
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([blob], 'pasted.jpg', {type: 'image/jpeg'}));
+            const target = document.querySelector('#photo button.upload-container, #photo [aria-dropeffect]');
+            target.dispatchEvent(new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true}));
+        }""",
+        data,
+    )
+    visit.wait_for_selector("#result .rmn-result:not(:has(.rmn-note))")
+    assert visit.locator(".rmn-face").count() == 1
+
+
+def test_live_follows_a_face_and_writes_nothing(visit, server):
+    before = server.files()
+    start_camera(visit)
+    visit.wait_for_selector(".rmn-live-face")
+    assert visit.locator(".rmn-live-face").inner_text()
+    # The layer lies exactly over the camera's picture.
+    video, layer = (visit.locator(name).bounding_box() for name in ("#live-camera video", ".rmn-frame"))
+    assert all(abs(video[side] - layer[side]) <= 3 for side in ("x", "y", "width", "height"))
+    places, charts, gone = [], set(), False
+    film = time.monotonic()
+    while time.monotonic() - film < 30 and not (gone and len(places) > 8):
+        state = visit.evaluate(
+            """() => ({
+                place: document.querySelector('.rmn-live-face')?.style.left,
+                names: [...document.querySelectorAll('#live-panel th')].map(cell => cell.textContent).join(' '),
+                none: document.querySelector('.rmn-frame')?.dataset.faces === '0',
+            })"""
+        )
+        if state["place"]:
+            places.append(float(state["place"].rstrip("%")))
+            charts.add(state["names"])
+        gone = gone or bool(places and state["none"])
+        visit.wait_for_timeout(120)
+    # The box has moved with the face and gone with it; the bars have kept their order.
+    assert max(places) - min(places) > 15
+    assert gone
+    assert charts == {" ".join(EXPRESSIONS)}
+    visit.get_by_label("Show where the network looks").check()
+    visit.wait_for_selector(".rmn-live-heat")
+    print(f"\nlive: {visit.locator('.rmn-status').inner_text()}".replace("\n", " "))
+    visit.click("#live-camera button.capture-button")
+    # Without new answers the old boxes go.
+    visit.wait_for_selector("#live-layer .rmn-stale, #live-layer.rmn-stale", state="attached")
+    assert server.files() == before
+
+
+def test_two_visitors_at_once(browser, server):
+    with visiting(browser, server) as first, visiting(browser, server, width=390) as second:
+        for page in (first, second):
+            start_camera(page)
+        for page in (first, second):
+            page.wait_for_selector(".rmn-live-face")
+            numbers = {page.locator(".rmn-status").inner_text() for _ in range(20) if not page.wait_for_timeout(100)}
+            assert len(numbers) > 2
+        # ... and a photo is answered meanwhile.
+        answer = server.predict({"url": "data:image/jpeg;base64," + _base64(EXAMPLES / "astronaut.jpg")})
+        assert len(answer["faces"]) == 1
+
+
+def _base64(path):
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def test_a_camera_that_is_not_allowed_is_said(browser, server):
+    with visiting(browser, server) as page:
+        page.context.clear_permissions()
+        page.add_init_script("")
+        page.evaluate(
+            """() => { navigator.mediaDevices.getUserMedia =
+                () => Promise.reject(new DOMException('no', 'NotAllowedError')); }"""
+        )
+        page.get_by_role("tab", name="Live").click()
+        page.click("[title='grant webcam access'] button")
+        page.get_by_text("The browser does not allow the camera").wait_for()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (390, "light"), (390, "dark")])
+def test_everybody_can_use_it(browser, server, width, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    outside = []
+    with visiting(browser, server, width=width, scheme=scheme, outside=outside) as page:
+        for tab in ("Photo", "Live", "About"):
+            page.get_by_role("tab", name=tab).click()
+            page.wait_for_timeout(300)
+            found = Axe().run(page).response["violations"]
+            serious = {
+                rule["id"]: [node["html"][:200] for node in rule["nodes"]]
+                for rule in found
+                if rule["impact"] in ("serious", "critical")
+            }
+            assert serious == {}, tab
+            # Nothing is wider than the page, and no button is too small for a finger.
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            small = page.evaluate(
+                """() => [...document.querySelectorAll('button, a, input[type=range]')]
+                    .filter(item => item.offsetParent && !item.closest('footer') && !item.matches('.rmn-face'))
+                    .map(item => [item.getBoundingClientRect(), item.outerHTML.slice(0, 120)])
+                    .filter(([box]) => box.height < 24 || box.width < 24).map(([, html]) => html)"""
+            )
+            assert small == [], tab
+    assert outside == []

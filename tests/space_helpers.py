@@ -171,7 +171,9 @@ def browsing(film=None):
 def visiting(browser, server, width=1400, height=900, scheme="light", outside=None):
     """A visitor's page, opened and ready. Requests to other hosts are collected in `outside`."""
     context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, permissions=["camera"], accept_downloads=True
+        viewport={"width": width, "height": height},
+        color_scheme=scheme,
+        permissions=["camera", "clipboard-read", "clipboard-write"],
     )
     page = context.new_page()
     page.set_default_timeout(60_000)

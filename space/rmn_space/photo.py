@@ -100,7 +100,7 @@ def build(service: Service, rate: RateLimit) -> None:
     shown.input(lambda: render.message("This did not work", TOO_LARGE, kind="error"), None, shown, **shared)
     photo.change(show, inputs, shown, show_progress="full", **shared)
     for setting in (min_face, min_confidence):
-        setting.release(show, inputs, shown, show_progress="minimal", **shared)
+        setting.change(show, inputs, shown, show_progress="minimal", trigger_mode="always_last", **shared)
     examples.click(show_example, [min_face, min_confidence], [example, photo, shown], show_progress_on=shown, **shared)
 
     # The public way in: components of its own, so that its description is of one photo and one answer.

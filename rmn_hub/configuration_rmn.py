@@ -1,13 +1,18 @@
 """Configuration of the Residual Masking Network (RMN)."""
 
 import math
-from typing import Any, ClassVar
+import os
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 # FER2013's class order (Goodfellow et al., 2013); every tensor, table and picture of the project keeps it.
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+
+STEMS = ("imagenet", "small")
+LAYER_TYPES = ("basic", "bottleneck")
+MASK_ACTIVATIONS = ("softmax", "sigmoid")
 
 # A mask block halves its input until its bottleneck is as near as it gets to this many pixels: the original goes
 # from 56, 28, 14 and 7 pixels to 7 (section III-B of the paper), a 48-pixel network from 24, 12 and 6 to 6.
@@ -60,9 +65,6 @@ class RMNConfig(PreTrainedConfig):
     """
 
     model_type = "rmn"
-    stems: ClassVar[tuple[str, ...]] = ("imagenet", "small")
-    layer_types: ClassVar[tuple[str, ...]] = ("basic", "bottleneck")
-    mask_activations: ClassVar[tuple[str, ...]] = ("softmax", "sigmoid")
 
     num_channels: int = 3
     image_size: int = 224
@@ -95,21 +97,27 @@ class RMNConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "RMNConfig":
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """
-        A configuration from what its `to_dict()` gave, as transformers' own; everything that loads one comes by here.
+        The content of a checkpoint's `config.json`, as transformers' own.
 
         Raises:
-            ValueError: the dictionary is another architecture's.
+            OSError: there is none.
+            ValueError: it is another architecture's.
         """
-        model_type = config_dict.get("model_type", cls.model_type)
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        # In both cases transformers goes on, and a network of random weights comes out.
+        model_type = config_dict.get("model_type")
+        if model_type is None:
+            raise OSError(f"{pretrained_model_name_or_path} has no config.json with a model_type: give a checkpoint")
         if model_type != cls.model_type:
-            # transformers goes on with a warning, and a network of random weights comes out.
             raise ValueError(
-                f"the configuration has model_type={model_type!r}, not {cls.model_type!r}: give the checkpoint of an "
-                "RMN, or load this one with transformers' Auto classes"
+                f"{pretrained_model_name_or_path} has model_type={model_type!r}, not {cls.model_type!r}: give the "
+                "checkpoint of an RMN, or load this one with transformers' Auto classes"
             )
-        return super().from_dict(config_dict, **kwargs)
+        return config_dict, kwargs
 
     # The checks run in the order of their names.
     def validate_counts(self) -> None:
@@ -130,9 +138,9 @@ class RMNConfig(PreTrainedConfig):
     def validate_choices(self) -> None:
         """Named choices exist and ratios are in range."""
         for name, choices in (
-            ("stem", self.stems),
-            ("layer_type", self.layer_types),
-            ("mask_activation", self.mask_activations),
+            ("stem", STEMS),
+            ("layer_type", LAYER_TYPES),
+            ("mask_activation", MASK_ACTIVATIONS),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {', '.join(choices)}")

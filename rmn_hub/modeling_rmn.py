@@ -5,18 +5,24 @@ In reading order: convolution with normalisation, residual blocks, stem, stage, 
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.errors import (
     GatedRepoError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -45,6 +51,32 @@ class RMNOutput(ModelOutput):
     logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     masks: tuple[Tensor, ...] | None = None
+
+
+# What `push_to_hub` says about weights that nobody has written a card for.
+CARD = """---
+library_name: transformers
+pipeline_tag: image-classification
+tags:
+- facial-expression-recognition
+- residual-masking-network
+- rmn
+---
+
+# Residual Masking Network
+
+A network for facial expressions after Pham, Vu and Tran, "Facial Expression Recognition Using Residual Masking Network"
+(ICPR 2020): {millions:.1f} M parameters, for face crops of {size} x {size} pixels. It answers: {labels}.
+
+No results are known for these weights: measure them before you rely on them. An expression is what a face shows, not
+what a person feels.
+
+```python
+from rmn_hub import RMNImageProcessor, RMNModel
+
+model = RMNModel.from_pretrained("this repository")
+```
+"""
 
 
 class RMNConvLayer(nn.Module):
@@ -226,7 +258,7 @@ def loading_problem(name: str | os.PathLike | None, revision: str, error: BaseEx
         return f"the weights of {name} are truncated or damaged: copy or download them again ({message})"
     if caused_by(GatedRepoError):
         return f"{name} is gated: ask for access on its page and log in with `hf auth login`"
-    if caused_by(RepositoryNotFoundError):
+    if caused_by(RepositoryNotFoundError, HFValidationError):
         return (
             f"{name} is neither a local folder nor a model on the Hub that you may read: check the name, or log in "
             "with `hf auth login` if it is private"
@@ -235,11 +267,31 @@ def loading_problem(name: str | os.PathLike | None, revision: str, error: BaseEx
         return f"{name} has no revision {revision}: give a branch, a tag or a commit of it"
     if caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled):
         return f"the Hub cannot be reached and {name} at {revision} is not in the cache: go online, or give a folder"
-    if "config.json" in message:
-        return f"{name} has no config.json: give the folder or the id of a transformers checkpoint"
+    if "valid JSON" in message:
+        return f"the config.json of {name} is damaged: copy or download it again"
     if SAFE_WEIGHTS_NAME in message:
         return f"{name} has no {SAFE_WEIGHTS_NAME}: turn an original pickle into it with `rmn-hub convert`"
+    if message.startswith("Can't load"):
+        return f"{name} could not be downloaded, try again: {' '.join(str(chain[-1]).split())}"
     return message
+
+
+@contextmanager
+def _without_conversion_bot() -> Iterator[None]:
+    """
+    Where a Hub repository has no safetensors, transformers asks a bot to open a pull request with some. It cannot: it
+    does not know RMN.
+    """
+    name = "DISABLE_SAFETENSORS_CONVERSION"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 class RMNPreTrainedModel(PreTrainedModel):
@@ -269,14 +321,26 @@ class RMNPreTrainedModel(PreTrainedModel):
             OSError: the checkpoint is not there, cannot be reached, or is damaged; the message is one sentence.
             ValueError: the checkpoint is another architecture's, its configuration cannot work, or a pickle was asked
                 for with `use_safetensors=False`.
+            RuntimeError: tensors do not have the shapes that the configuration says.
         """
         if kwargs.setdefault("use_safetensors", True) is False:
             raise ValueError("RMN loads safetensors only: turn an original pickle into it with `rmn-hub convert`")
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            with _without_conversion_bot():
+                return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except (OSError, SafetensorError) as error:
             revision = kwargs.get("revision") or "main"
             raise OSError(loading_problem(pretrained_model_name_or_path, revision, error)) from error
+        except StrictDataclassError as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise ValueError(f"the configuration of {pretrained_model_name_or_path} cannot work: {reason}") from error
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise RuntimeError(
+                f"tensors of {pretrained_model_name_or_path} have other shapes than its configuration says: give the "
+                "configuration that belongs to them, or ignore_mismatched_sizes=True to start those afresh"
+            ) from error
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -427,6 +491,23 @@ class RMNModel(RMNPreTrainedModel):
         if getattr(self, "_is_folded", False):
             raise ValueError("this model came from for_inference() and cannot be saved: save the model it was made of")
         super().save_pretrained(*args, **kwargs)
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """What `push_to_hub` ends with: our card goes up instead of transformers' automatic one."""
+        readme = Path(working_dir) / "README.md"
+        if "has been automatically generated" in readme.read_text(encoding="utf-8"):
+            readme.write_text(self._card(), encoding="utf-8")
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def _card(self) -> str:
+        """The card of the folder that the model was loaded from, as long as it has those weights, or a short one."""
+        folder = Path(self.config.name_or_path or "-")
+        if (folder / "README.md").is_file() and (folder / SAFE_WEIGHTS_NAME).is_file():
+            saved, own = load_file(folder / SAFE_WEIGHTS_NAME), self.state_dict()
+            if saved.keys() == own.keys() and all(tensor.equal(own[name].cpu()) for name, tensor in saved.items()):
+                return (folder / "README.md").read_text(encoding="utf-8")
+        names = [self.config.id2label[index] for index in range(self.config.num_labels)]
+        return CARD.format(labels=", ".join(names), size=self.config.image_size, millions=self.num_parameters() / 1e6)
 
 
 __all__ = ["RMNModel", "RMNOutput", "RMNPreTrainedModel"]

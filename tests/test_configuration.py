@@ -1,0 +1,93 @@
+"""Settings: the original by default, sentences for what cannot work, and the same after saving and loading."""
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+
+from rmn_hub import EXPRESSIONS, RMNConfig
+
+
+def test_the_default_is_the_original_network():
+    config = RMNConfig()
+    assert config.hidden_sizes == (64, 128, 256, 512)
+    assert config.depths == (3, 4, 6, 3)
+    assert config.mask_depths == (4, 3, 2, 1)
+    assert (config.stem, config.mask_activation, config.dropout) == ("imagenet", "softmax", 0.4)
+    assert (config.image_size, config.num_channels, config.num_labels) == (224, 3, 7)
+    assert config.id2label == dict(enumerate(EXPRESSIONS))
+    assert config.label2id == {name: index for index, name in enumerate(EXPRESSIONS)}
+    assert EXPRESSIONS == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"stem": "large"}, "stem"),
+        ({"stem": "small", "stem_stride": 3}, "stem_stride"),
+        ({"layer_type": "wide"}, "layer_type"),
+        ({"mask_activation": "tanh"}, "mask_activation"),
+        ({"mask_ratio": 0}, "mask_ratio"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"dropout": "half"}, "dropout"),
+        ({"depths": (2, 2, 2)}, "depths"),
+        ({"hidden_sizes": (8, 8, 8, 0)}, "hidden_sizes"),
+        ({"mask_depths": (1, 1)}, "mask_depths"),
+        ({"mask_depths": (0, 1, 1, 1)}, "mask_depths"),
+        ({"mask_depths": "deep"}, "mask_depths"),
+        ({"image_size": 16}, "image_size"),
+        ({"image_size": 0}, "image_size"),
+        ({"image_size": 1.5}, "image_size"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_by_name(settings, name):
+    with pytest.raises((StrictDataclassError, ValueError, TypeError), match=name) as caught:
+        RMNConfig(**settings)
+    reason = caught.value.__cause__ or caught.value
+    assert name in str(reason)
+
+
+def test_later_assignments_are_checked_too():
+    config = RMNConfig()
+    with pytest.raises((StrictDataclassError, TypeError), match="dropout"):
+        config.dropout = "half"
+
+
+@pytest.mark.parametrize(
+    ("image_size", "stem", "expected"),
+    [(224, "imagenet", (4, 3, 2, 1)), (48, "small", (3, 2, 1, 1)), (112, "imagenet", (3, 2, 1, 1))],
+)
+def test_auto_depths_leave_a_bottleneck_of_about_six_pixels(image_size, stem, expected):
+    config = RMNConfig(image_size=image_size, stem=stem, mask_depths="auto")
+    assert config.resolved_mask_depths() == expected
+    assert RMNConfig(image_size=image_size, stem=stem, mask_depths=expected).resolved_mask_depths() == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ({"num_labels": 3}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ({"id2label": {0: "calm", 1: "tense"}}, ["calm", "tense"]),
+        ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}, ["a", "b"]),
+        ({}, list(EXPRESSIONS)),
+    ],
+)
+def test_own_labels_survive_saving(tmp_path, labels, names):
+    config = RMNConfig(**labels)
+    config.save_pretrained(tmp_path)
+    for each in (config, RMNConfig.from_pretrained(tmp_path)):
+        assert [each.id2label[index] for index in range(each.num_labels)] == names
+        assert each.label2id == {name: index for index, name in enumerate(names)}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RMNConfig(),
+        RMNConfig(mask_depths=None),
+        RMNConfig(image_size=48, stem="small", mask_depths="auto", mask_ratio=0.25, mask_activation="sigmoid"),
+    ],
+)
+def test_saved_and_loaded_is_equal(tmp_path, config):
+    config.save_pretrained(tmp_path)
+    loaded = RMNConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.mask_depths == config.mask_depths

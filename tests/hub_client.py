@@ -1,0 +1,88 @@
+"""What test_hub.py runs in a process of its own: a program that uses the Hub in HF_ENDPOINT.
+
+    python hub_client.py '[{"name": "cold", "do": "model", "with": {"checkpoint": "org/name"}}]' [--without-package]
+
+Prints a JSON object: what each step answered, or its error.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+import torch
+from PIL import Image
+
+
+def model(checkpoint, **where):
+    from rmn_hub import RMNModel
+
+    return _logits(RMNModel.from_pretrained(checkpoint, **where))
+
+
+def auto(checkpoint, **where):
+    """Everything that transformers finds a model by, with what it found."""
+    import transformers
+
+    if sys.modules.get("rmn_hub", True) is not None:
+        import rmn_hub  # noqa: F401 - registers the classes
+    classes = {
+        name: getattr(transformers, name).from_pretrained(checkpoint, **where)
+        for name in ("AutoConfig", "AutoModel", "AutoModelForImageClassification", "AutoImageProcessor")
+    }
+    found = {name: f"{type(value).__module__}.{type(value).__qualname__}" for name, value in classes.items()}
+    classifier = transformers.pipeline("image-classification", model=checkpoint, **where)
+    answers = classifier(Image.new("RGB", (50, 40), "gray"), top_k=7)
+    return {
+        **found,
+        "logits": _logits(classes["AutoModelForImageClassification"]),
+        "pipeline": {answer["label"]: answer["score"] for answer in answers},
+    }
+
+
+def push(checkpoint, repo_id, changed=False):
+    from rmn_hub import RMNImageProcessor, RMNModel
+
+    model = RMNModel.from_pretrained(checkpoint)
+    if changed:
+        torch.nn.init.ones_(model.classifier.bias)
+    model.push_to_hub(repo_id)
+    RMNImageProcessor.from_pretrained(checkpoint).push_to_hub(repo_id)
+
+
+def publish(checkpoint, repo_id, **where):
+    from rmn_hub import RMNModel
+    from rmn_hub.publish import publish
+
+    publish(checkpoint, repo_id, **where)
+    assert not RMNModel.is_remote_code()  # what is saved later carries no code
+
+
+def _logits(model):
+    size = model.config.image_size
+    with torch.inference_mode():
+        return model(torch.linspace(0, 1, 3 * size * size).reshape(1, 3, size, size)).logits[0].tolist()
+
+
+def main():
+    steps = json.loads(sys.argv[1])
+    if "--without-package" in sys.argv:
+        sys.modules["rmn_hub"] = None  # importing it raises
+    time.sleep = lambda seconds: None  # the client waits between its tries
+    results = {}
+    for step in steps:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{os.environ['HF_ENDPOINT']}/-/{urllib.parse.quote(step['name'])}").close()
+        try:
+            action = {"model": model, "auto": auto, "push": push, "publish": publish}[step["do"]]
+            results[step["name"]] = {"answer": action(**step["with"])}
+        except Exception as error:
+            results[step["name"]] = {"error": type(error).__name__, "message": str(error)}
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # A progress bar says nothing about a handful of files that take a second.
 PROGRESS_FROM = 10
+_UNCERTAIN = " (uncertain)"
 
 main = typer.Typer(
     name="rmn-hub",
@@ -133,7 +134,8 @@ def predict(
         stream = recognizer.stream(
             _progress(names) if bar else names, faces_only=faces_only, attention=attention is not None, on_error=skip
         )
-    show = _write_json if json else _table_printer([str(file) for file in names])
+    labels = [name + _UNCERTAIN if min_confidence else name for name in recognizer.expressions]
+    show = _write_json if json else _table_printer([str(file) for file in names], labels)
 
     def results() -> Iterator["Result"]:
         nonlocal good
@@ -215,7 +217,7 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
-def _table_printer(sources: list[str]) -> Any:
+def _table_printer(sources: list[str], labels: list[str]) -> Any:
     """
     A function that prints a result as rows of one table. The widths are known from the start, so rows come as soon
     as their picture is done and nothing is kept.
@@ -225,7 +227,8 @@ def _table_printer(sources: list[str]) -> Any:
     from rich.text import Text
 
     console = Console(highlight=False)
-    rest = 64  # the other columns
+    label_width = max(map(len, ["Expression", *labels]))
+    rest = 42 + label_width  # the other columns with the gaps between them
     longest = max(len(_printable(source)) for source in sources)
     # Nobody's terminal to fit into when the output goes to a file or a pipe.
     width = max(12, min(longest, console.width - rest)) if console.is_terminal else max(12, longest)
@@ -238,9 +241,9 @@ def _table_printer(sources: list[str]) -> Any:
         rows = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         rows.add_column("Picture", width=width, overflow="fold")
         rows.add_column("Face", width=4, justify="right")
-        rows.add_column("Expression", width=21)
+        rows.add_column("Expression", width=label_width)
         rows.add_column("Probability", width=11, justify="right")
-        rows.add_column("Box", width=20)
+        rows.add_column("Box", width=19)
         header = False
         return rows
 
@@ -249,7 +252,7 @@ def _table_printer(sources: list[str]) -> Any:
         source = Text(_printable(result.source))
         for number, face in enumerate(result.faces, start=1):
             x0, y0, x1, y1 = (round(value) for value in face.face.box)
-            name = f"{face.expression} (uncertain)" if face.uncertain else face.expression
+            name = face.expression + (_UNCERTAIN if face.uncertain else "")
             rows.add_row(
                 source if number == 1 else "",
                 str(number),

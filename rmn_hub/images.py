@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from .results import InputError
 
@@ -151,8 +151,10 @@ def _prepare(image: Image.Image, name: str) -> LoadedImage:
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 message = f"{name} has several frames: only the {'current' if image.tell() else 'first'} one was read."
             image.load()
-            # Before the mode changes: some conversions lose the EXIF block.
-            image = _to_rgb(ImageOps.exif_transpose(image), name)
+            # Before the mode changes: some conversions lose the EXIF block. (And a copy only where one is needed.)
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+            image = _to_rgb(image, name)
     except InputError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, EOFError, struct.error, ...

@@ -27,7 +27,7 @@ MAX_WAITING_BYTES = 64_000_000
 # The form of an id on the Hub: whatever else is no folder is a path that was mistyped.
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
-NO_FACE = "No face was found: ask for smaller ones (min_face), or for no detection (faces_only) if this is a face."
+NO_FACE = "No face was found: look for smaller ones (min_face), or skip the detection if this is a face (faces_only)."
 NO_BOXES = "No box was given for this picture."
 
 
@@ -304,11 +304,13 @@ class ExpressionRecognizer:
         for start in range(0, len(crops), self.batch_size):
             batch = crops[start : start + self.batch_size]
             pixel_values = self.processor(batch, return_tensors="pt")["pixel_values"].to(self.device)
-            outputs = self.model(
-                pixel_values.contiguous(memory_format=torch.channels_last),
-                output_masks=attention,
-                output_hidden_states=attention,
-            )
+            # TensorFloat-32 rounds by 5e-4, differently in every batch size.
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                outputs = self.model(
+                    pixel_values.contiguous(memory_format=torch.channels_last),
+                    output_masks=attention,
+                    output_hidden_states=attention,
+                )
             if not outputs.logits.isfinite().all():
                 raise InputError("the checkpoint's answers are not finite numbers: its weights are damaged")
             # In double precision the probabilities sum to 1 within 1e-15.

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -143,28 +143,33 @@ class Result:
         return line
 
 
-def to_records(results: "Result | Iterable[Result | Expression]") -> list[dict[str, Any]]:
+# One of them, or any iterable of them.
+Results: TypeAlias = Result | Expression | Face | Iterable[Result | Expression | Face]
+
+
+def to_records(results: Results) -> list[dict[str, Any]]:
     """
     One flat dictionary per face, for tables.
 
     Args:
-        results: one result, or any iterable of results or expressions.
+        results: one result, or any iterable of results, expressions or faces (of one kind).
 
     Returns:
         For a face of a result: `source`, `width`, `height`, `face` (its number in the picture, from 0), `x0`, `y0`,
         `x1`, `y1`, `score`, `expression`, `probability`, `uncertain`, one column per expression with its probability,
         and `left_eye_x`, `left_eye_y`, ... for the five landmarks. An expression by itself has no `source`, `width`,
-        `height` and `face`. A picture without faces has no row. What is not known is `None`.
+        `height` and `face`, and a face by itself only its box, score and landmarks. A picture without faces has no
+        row. What is not known is `None`.
     """
     return list(_records(results))
 
 
-def to_csv(results: "Result | Iterable[Result | Expression]", path_or_file: str | os.PathLike[str] | IO[str]) -> None:
+def to_csv(results: Results, path_or_file: str | os.PathLike[str] | IO[str]) -> None:
     """
     Writes the rows of `to_records` as CSV with a header line, row by row, so `results` may be a generator.
 
     Args:
-        results: one result, or any iterable of results or expressions.
+        results: as `to_records` takes them.
         path_or_file: a path (UTF-8; the file appears only when it is complete) or a file opened for text with
             `newline=""`.
     """
@@ -175,12 +180,14 @@ def to_csv(results: "Result | Iterable[Result | Expression]", path_or_file: str 
             _write_csv(results, file)
 
 
-def to_json_lines(results: "Result | Iterable[Result | Expression]") -> str:
-    """One line of JSON per result (as `rmn-hub predict --json` prints it) or per expression, each with its newline."""
+def to_json_lines(results: Results) -> str:
+    """
+    One line of JSON, with its newline, per result (as `rmn-hub predict --json` prints it), expression or face.
+    """
     return "".join(json.dumps(item.to_dict(), allow_nan=False) + "\n" for item in _as_items(results))
 
 
-def to_frame(results: "Result | Iterable[Result | Expression]") -> "pandas.DataFrame":
+def to_frame(results: Results) -> "pandas.DataFrame":
     """
     The rows of `to_records` as a pandas frame; without any face it has all columns and no row.
 
@@ -214,26 +221,26 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def _as_items(results: "Result | Iterable[Result | Expression]") -> "Iterable[Result | Expression]":
-    return [results] if isinstance(results, (Result, Expression)) else results
+def _as_items(results: Results) -> Iterable[Result | Expression | Face]:
+    return [results] if isinstance(results, (Result, Expression, Face)) else results
 
 
-def _records(results: "Result | Iterable[Result | Expression]") -> Iterator[dict[str, Any]]:
+def _records(results: Results) -> Iterator[dict[str, Any]]:
     for item in _as_items(results):
-        if isinstance(item, Expression):
-            yield _face_record(item)
-        else:
+        if isinstance(item, Result):
             for number, face in enumerate(item.faces):
                 picture = {"source": item.source, "width": int(item.width), "height": int(item.height), "face": number}
                 yield {**picture, **_face_record(face)}
+        else:
+            yield _face_record(item)
 
 
-def _face_record(item: Expression) -> dict[str, Any]:
+def _face_record(item: Expression | Face) -> dict[str, Any]:
     values = item.to_dict()
-    record = dict(zip(("x0", "y0", "x1", "y1"), values["box"]))
-    record |= {name: values[name] for name in ("score", "expression", "probability", "uncertain")}
-    record |= values["probabilities"]
-    points = values["landmarks"] or [[None, None]] * len(LANDMARKS)
+    record = dict(zip(("x0", "y0", "x1", "y1"), values.pop("box")))
+    points = values.pop("landmarks") or [[None, None]] * len(LANDMARKS)
+    probabilities = values.pop("probabilities", {})
+    record |= values | probabilities
     for name, (x, y) in zip(LANDMARKS, points):
         record |= {f"{name}_x": x, f"{name}_y": y}
     return record
@@ -245,7 +252,7 @@ def _columns() -> list[str]:
     return list(to_records(Result("", 0, 0, (nobody,)))[0])
 
 
-def _write_csv(results: "Result | Iterable[Result | Expression]", file: IO[str]) -> None:
+def _write_csv(results: Results, file: IO[str]) -> None:
     writer = None
     for record in _records(results):
         if writer is None:

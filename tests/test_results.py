@@ -89,7 +89,12 @@ def test_records_have_one_row_per_face():
     assert records[0]["x1"] == 30.0
     assert records[0]["happy"] == 0.4
     assert records[0]["nose_y"] == 16.0
-    assert "source" not in to_records([make_expression()])[0]
+    [expression] = to_records(make_expression())
+    assert expression == {key: records[0][key] for key in expression}
+    assert "source" not in expression
+    [face] = to_records([Face((1, 2, 3, 4))])
+    assert list(face)[:5] == ["x0", "y0", "x1", "y1", "score"]
+    assert face["nose_y"] is None
 
 
 def test_csv_is_read_back(tmp_path):

@@ -44,7 +44,8 @@ class RMNImageProcessor(PilBackend):
     picture in uint8 does.
 
     The authors' package resizes with OpenCV. From 48 to 224 pixels the two differ by at most 1/255 (0.24/255 in the
-    mean); large photos differ by more, because OpenCV does not antialias when it shrinks.
+    mean). Where a crop is larger than `size` they differ by more (a face from 96 to 48 pixels by 2.3/255 in the mean),
+    because OpenCV does not antialias when it shrinks.
 
     Args:
         size (`dict[str, int]`, defaults to `{"height": 224, "width": 224}`): what to resize to, in pixels.

@@ -1,6 +1,7 @@
 """Starts the page of `space/` from wherever this package is: a checkout has the folder beside it, a wheel inside."""
 
 import importlib.util
+import socket
 import sys
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def serve(checkpoint: str | None = None, host: str = "127.0.0.1", port: int | No
     """
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the page needs gradio: install it with `pip install 'rmn-hub[demo]'`")
+    if port is not None:
+        _check_free(host, port)
     folder = space_folder()
     # As `python app.py` does it: the page's own package lies beside app.py, as a Space wants it.
     sys.path.insert(0, str(folder))
@@ -45,6 +48,16 @@ def serve(checkpoint: str | None = None, host: str = "127.0.0.1", port: int | No
     app = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(app)
     app.main(checkpoint, host, port, share)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Before half a minute of loading, not after it."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"port {port} of {host} cannot be used ({reason}): choose another --port or --host") from error
 
 
 __all__ = ["serve", "space_folder"]

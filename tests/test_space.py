@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 
 from rmn_hub import EXPRESSIONS, Expression, Face
 from rmn_hub.cli import main
-from rmn_hub.results import InputError, Result
+from rmn_hub.results import Result
 
 pytest.importorskip("gradio", reason="the page is optional: install rmn-hub[demo]")
 
@@ -450,5 +451,8 @@ def test_bad_starts_get_one_sentence():
     assert answer.exit_code == 2
     assert "/nowhere/at/all" in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
-    with pytest.raises(InputError):
-        Service("/nowhere/at/all")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        answer = runner.invoke(main, ["demo", "--port", str(port)])
+    assert answer.exit_code == 2
+    assert f"port {port} of 127.0.0.1 cannot be used" in answer.stderr

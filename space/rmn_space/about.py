@@ -131,9 +131,8 @@ def _share(scores: dict[str, Any]) -> str:
 
 LIMITS = """<section class="rmn-card"><h2>What it cannot do</h2><ul>
 <li>An expression is what a face shows at one moment. It is not a feeling, a character or an intention.</li>
-<li>It learnt from small grey pictures that people had labelled, and these labels are often doubtful. It errs on about
-every third face that people find hard, too, and it errs more on faces that are turned, covered, blurred or unlike those
-it learnt from.</li>
+<li>It learnt from small grey pictures that people had labelled, and these labels are often doubtful. It errs, and more
+often on faces that are turned, covered, blurred or unlike those it learnt from.</li>
 <li>Do not use it to decide anything about a person: not for hiring, policing, lie detection or diagnosis.</li>
 <li>Photos have at most 10 MB and 24 million pixels, and at most the 50 largest faces of a photo are shown.</li>
 </ul></section>"""

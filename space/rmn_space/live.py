@@ -35,7 +35,7 @@ class Visit:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.tracker = FaceTracker(service.live_detector, max_faces=MAX_FACES)
+        self.tracker = FaceTracker(service.live_detector, patience=1, max_faces=MAX_FACES)
         self.smoother = ProbabilitySmoother()
         self.times: deque[float] = deque(maxlen=20)
         self.chosen: int | None = None

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from transformers.utils.logging import disable_progress_bar
 
 from rmn_hub import BUNDLED_CHECKPOINT, Expression, ExpressionRecognizer, Face
 from rmn_hub.faces import MTCNNDetector
@@ -71,6 +72,7 @@ class Service:
     """
 
     def __init__(self, checkpoint: str | None = None) -> None:
+        disable_progress_bar()  # of loading a checkpoint from the disk
         where = checkpoint or BUNDLED_CHECKPOINT
         load = functools.partial(ExpressionRecognizer.from_pretrained, where, max_faces=MAX_FACES)
         zero_gpu = bool(os.environ.get("SPACES_ZERO_GPU"))

@@ -1,6 +1,7 @@
 """The authors' weights in: a pickle of their training to a checkpoint that `from_pretrained` loads."""
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,9 @@ def load_original(path: str | Path) -> Mapping[str, Tensor]:
             dict.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about a pickle's form; what counts is raised
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"it cannot be read: {error.strerror or error}") from error
     except Exception as error:  # what is no checkpoint makes the unpickler raise nearly everything

@@ -36,6 +36,10 @@ def test_the_default_is_the_original_network():
         ({"image_size": 16}, "image_size"),
         ({"image_size": 0}, "image_size"),
         ({"image_size": 1.5}, "image_size"),
+        ({"num_labels": 0}, "num_labels"),
+        ({"id2label": {0: "a", 2: "b"}}, "id2label"),
+        ({"layer_type": "bottleneck", "hidden_sizes": (6, 8, 8, 8)}, "hidden_sizes"),
+        ({"mask_ratio": float("nan")}, "mask_ratio"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_by_name(settings, name):
@@ -53,7 +57,13 @@ def test_later_assignments_are_checked_too():
 
 @pytest.mark.parametrize(
     ("image_size", "stem", "expected"),
-    [(224, "imagenet", (4, 3, 2, 1)), (48, "small", (3, 2, 1, 1)), (112, "imagenet", (3, 2, 1, 1))],
+    [
+        (224, "imagenet", (4, 3, 2, 1)),
+        (48, "small", (3, 2, 1, 1)),
+        (80, "small", (4, 3, 2, 1)),
+        (112, "imagenet", (3, 2, 1, 1)),
+        (8, "imagenet", (1, 1, 1, 1)),
+    ],
 )
 def test_auto_depths_leave_a_bottleneck_of_about_six_pixels(image_size, stem, expected):
     config = RMNConfig(image_size=image_size, stem=stem, mask_depths="auto")
@@ -66,6 +76,8 @@ def test_auto_depths_leave_a_bottleneck_of_about_six_pixels(image_size, stem, ex
     [
         ({"num_labels": 3}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
         ({"id2label": {0: "calm", 1: "tense"}}, ["calm", "tense"]),
+        ({"id2label": {"0": "calm", "1": "tense"}}, ["calm", "tense"]),
+        ({"label2id": {"calm": 0, "tense": 1}}, ["calm", "tense"]),
         ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}, ["a", "b"]),
         ({}, list(EXPRESSIONS)),
     ],

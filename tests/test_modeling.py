@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from reference_weights import REFERENCE, original_state_dict, pixel_values
 
 from rmn_hub import RMNConfig, RMNModel
@@ -182,7 +183,7 @@ def overfit(model, size, steps, rate, enough=0.01):
         optimizer.zero_grad()
         if loss < enough:
             break
-    return float(loss)
+    return loss.item()
 
 
 @pytest.mark.parametrize("settings", [TINY, COMPACT], ids=["softmax", "sigmoid"])
@@ -203,6 +204,35 @@ def test_soft_labels_make_a_cross_entropy(tiny):
     torch.testing.assert_close(hard.loss, torch.nn.functional.cross_entropy(hard.logits, labels))
     soft = tiny(pixels, labels=torch.eye(7)[labels])
     torch.testing.assert_close(soft.loss, hard.loss)
+
+
+def test_other_problems_take_their_own_labels():
+    pixels = torch.rand(2, 3, 32, 32)
+    several = RMNModel(RMNConfig(**TINY, problem_type="multi_label_classification")).eval()
+    labels = torch.tensor([[1.0, 0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0]])
+    outputs = several(pixels, labels=labels)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs.logits, labels)
+    torch.testing.assert_close(outputs.loss, expected)
+    number = RMNModel(RMNConfig(**TINY, num_labels=1)).eval()
+    outputs = number(pixels, labels=torch.tensor([0.5, 2.0]))
+    torch.testing.assert_close(outputs.loss, ((outputs.logits[:, 0] - torch.tensor([0.5, 2.0])) ** 2).mean())
+
+
+@pytest.mark.parametrize("masks", [(2, 1, 1, 1), None])
+def test_one_image_that_shrinks_to_a_pixel_cannot_be_trained_on(masks):
+    model = RMNModel(RMNConfig(**{**TINY, "mask_depths": masks}))
+    with pytest.raises(ValueError, match="give a batch of at least 2 images, or larger ones"):
+        model.train()(torch.rand(1, 3, 16, 16))
+    assert model(torch.rand(2, 3, 16, 16)).logits.shape == (2, 7)
+    assert model(torch.rand(1, 3, 32, 32)).logits.shape == (1, 7)
+    assert model.eval()(torch.rand(1, 3, 16, 16)).logits.shape == (1, 7)
+
+
+def test_what_was_assigned_to_a_configuration_is_checked_by_the_model():
+    config = RMNConfig(**TINY)
+    config.mask_depths = (9, 9, 9, 9)
+    with pytest.raises(StrictDataclassError, match="mask_depths"):
+        RMNModel(config)
 
 
 # As people run it
@@ -268,8 +298,28 @@ def test_bfloat16_keeps_the_normalisation_in_float32(tiny, tmp_path):
     torch.testing.assert_close(model(pixels.bfloat16()).logits.float(), tiny(pixels).logits, atol=0.1, rtol=0.1)
 
 
-def test_device_map(tiny, tmp_path):
+@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}])
+def test_device_map(tiny, tmp_path, device_map):
     tiny.save_pretrained(tmp_path)
-    model = RMNModel.from_pretrained(tmp_path, device_map="cpu").eval()
+    model = RMNModel.from_pretrained(tmp_path, device_map=device_map).eval()
+    pixels = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(model(pixels.to(model.device)).logits.cpu(), tiny(pixels).logits)
+
+
+def test_parts_of_the_network_can_live_in_different_places(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path / "checkpoint")
+    places = {"embedder": "cpu", "stages": "disk", "masking_blocks": "cpu", "classifier": "cpu"}
+    model = RMNModel.from_pretrained(
+        tmp_path / "checkpoint", device_map=places, offload_folder=tmp_path / "offload"
+    ).eval()
     pixels = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(model(pixels).logits, tiny(pixels).logits)
+
+
+@torch.inference_mode()
+def test_the_inference_form_keeps_the_number_format(tiny):
+    pixels = torch.rand(2, 3, 32, 32)
+    expected = awake(tiny).to(torch.bfloat16)(pixels.bfloat16()).logits
+    fast = tiny.for_inference()
+    assert {parameter.dtype for parameter in fast.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(fast(pixels.bfloat16()).logits, expected, atol=0.1, rtol=0.1)

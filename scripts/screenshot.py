@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "space.png")
     parser.add_argument("--photo", type=Path, default=EXAMPLES / "collage.jpg")
-    parser.add_argument("--width", type=int, default=1200, help="of the window, in pixels")
+    parser.add_argument("--width", type=int, default=1280, help="of the window, in pixels")
     parser.add_argument("--dark", action="store_true")
     arguments = parser.parse_args()
     if CHROMIUM is None:

@@ -12,7 +12,7 @@ from gradio import component_meta
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 from PIL import Image
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from .render import limited
 from .safety import (
@@ -54,6 +54,8 @@ class Photo:
 
 class PhotoData(ImageData):
     """What the browser or a program sends for a photo; whatever is none of gradio's forms is taken for a path."""
+
+    model_config = ConfigDict(json_schema_extra={"description": "An uploaded file, or a picture as a data: URL."})
 
     @model_validator(mode="before")
     @classmethod

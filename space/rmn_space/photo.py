@@ -76,7 +76,7 @@ def build(service: Service, rate: RateLimit) -> None:
                 alt_text="Your photo, as you gave it",
             )
             gr.HTML(
-                '<p class="rmn-muted rmn-small-text">Nothing is kept: your photo is deleted after five minutes, and it '
+                '<p class="rmn-muted rmn-small-text">Nothing is kept: your photo is deleted after five to six minutes, and it '
                 "never leaves the computer that runs this page. An expression is what a face shows, not what somebody "
                 "feels.</p>",
                 apply_default_css=False,

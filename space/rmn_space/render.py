@@ -240,7 +240,7 @@ def _steps(stage: int, attention: Attention, crop: np.ndarray) -> str:
     pictures = (
         ("Features before", "what stage {n} found", attention.before[stage]),
         ("Mask {n}", "where it matters", attention.maps[stage]),
-        ("Features after", "before &times; (1 + mask)", attention.after[stage]),
+        ("Features after", "&times; (1 + mask)", attention.after[stage]),
     )
     figures = []
     for title, caption, values in pictures:

@@ -22,6 +22,7 @@ TOO_MANY_PIXELS = "This picture has more than 24 million pixels. Please make it 
 NOT_A_PICTURE = "This is not a picture. Please send a JPEG, PNG, WebP, BMP, TIFF or GIF file."
 NO_ADDRESSES = "Please send the picture itself: addresses are not opened here."
 NOT_UPLOADED = "Only a picture that was uploaded here can be read. Please upload it first."
+NOT_HERE = "This page does not offer that."
 GONE = "This photo has been deleted already: nothing is kept for longer than six minutes. Please add it again."
 TOO_FAST = "That was a lot of photos in a short time. Please wait a few seconds and try again."
 
@@ -72,7 +73,10 @@ class Guard:
     fetch from other hosts or write files that nobody here needs. Tells the browser to ask no other host, either.
     """
 
-    refused = ("/proxy=", "/deep_link", "/process_recording", "/vibe", "/monitoring", "/load_chat", "/save_chat")
+    refused = (
+        *("/proxy=", "/deep_link", "/process_recording", "/vibe", "/undo-vibe", "/profiling", "/run-history"),
+        *("/file=http:", "/file=https:"),
+    )
     headers = (
         # gradio's page builds functions from templates, hence 'unsafe-eval'.
         (
@@ -96,8 +100,8 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         path = scope["path"].removeprefix("/gradio_api")
         length = headers.get("content-length", "0")
-        if path.startswith(self.refused) or path.lower().startswith(("/file=http:", "/file=https:")):
-            await _answer(send, 404, NO_ADDRESSES)
+        if path.lower().startswith(self.refused):
+            await _answer(send, 404, NOT_HERE)
         elif length.isdigit() and int(length) > MAX_BODY:
             await _discard(receive)
             await _answer(send, 413, TOO_LARGE)

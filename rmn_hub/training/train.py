@@ -377,7 +377,6 @@ class Trainer:
             "module": self.module.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "model": self.module.model.config.to_json_string(),
             "epoch": self.epoch,
             "step": self.step,
             "spent": self.clock.elapsed,
@@ -396,7 +395,8 @@ class Trainer:
     def _resume(self) -> float:
         """Goes on after the last saved epoch. Returns the minutes spent on it."""
         state = torch.load(self.output / "state.pt", map_location=self.device, weights_only=True)
-        if state["seed"] != self.seed or state["model"] != self.module.model.config.to_json_string():
+        shapes = {name: tensor.shape for name, tensor in self.module.state_dict().items()}
+        if state["seed"] != self.seed or {name: tensor.shape for name, tensor in state["module"].items()} != shapes:
             raise InputError(
                 f"{self.output} holds a run with another seed or network: give its settings, or another --output"
             )

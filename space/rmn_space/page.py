@@ -96,15 +96,16 @@ def build(service: Service, rate: RateLimit) -> gr.Blocks:
         if request.session_hash:
             _drop(page.state_holder, request.session_hash)
 
+    first_sight, example = photo.welcome(service)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FILE_AGE)) as page:
         gr.HTML(HEADER, apply_default_css=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Photo", id="photo"):
-                photo.build(service, rate)
+                photo.build(service, rate, first_sight)
             with gr.Tab("Live", id="live"):
                 live.build(service)
             with gr.Tab("About", id="about"):
-                about.build(service, photo.example_result(service))
+                about.build(service, example)
         page.unload(forget)
     return page
 

@@ -31,8 +31,8 @@ DESCRIPTION = (
 )
 
 
-def build(service: Service, rate: RateLimit) -> None:
-    """Adds the tab's components and events to the page that is being built."""
+def build(service: Service, rate: RateLimit, first_sight: str) -> None:
+    """Adds the tab's components and events to the page that is being built. `first_sight` is the HTML to begin with."""
 
     def show(
         photo: Photo | None, example: str | None, min_face: int, min_confidence: float, request: gr.Request
@@ -76,9 +76,9 @@ def build(service: Service, rate: RateLimit) -> None:
                 alt_text="Your photo, as you gave it",
             )
             gr.HTML(
-                '<p class="rmn-muted rmn-small-text">Nothing is kept: your photo is deleted after five to six minutes, and it '
-                "never leaves the computer that runs this page. An expression is what a face shows, not what somebody "
-                "feels.</p>",
+                '<p class="rmn-muted rmn-small-text">Nothing is kept: your photo is deleted after five to six minutes, '
+                "and it never leaves the computer that runs this page. An expression is what a face shows, not what "
+                "somebody feels.</p>",
                 apply_default_css=False,
             )
             examples = gr.HTML(example_buttons(), elem_id="examples", js_on_load=EXAMPLES_JS, apply_default_css=False)
@@ -90,9 +90,7 @@ def build(service: Service, rate: RateLimit) -> None:
                     0, 90, 0, step=5, label="Uncertain below", info="Answers below this percentage are marked with “?”."
                 )
         with gr.Column(elem_classes="rmn-right", min_width=320):
-            shown = gr.HTML(
-                welcome(service), elem_id="result", js_on_load=RESULT_JS, apply_default_css=False, padding=False
-            )
+            shown = gr.HTML(first_sight, elem_id="result", js_on_load=RESULT_JS, apply_default_css=False, padding=False)
     example = gr.State(None)
 
     shared = {"concurrency_id": "photo", "concurrency_limit": 2, "api_visibility": "private"}
@@ -135,15 +133,11 @@ def answer(service: Service, photo: Photo, min_face: int, min_confidence: float,
     return render.result(result, image, note)
 
 
-def example_result(service: Service) -> Result:
-    """The first example's result, with attention maps."""
-    return service.recognize(open_example(EXAMPLES[0][0])[0], attention=True)[0]
-
-
-def welcome(service: Service) -> str:
-    """The page's first sight: the first example with its answer, which also warms the network up."""
+def welcome(service: Service) -> tuple[str, Result]:
+    """The page's first sight, the first example with its answer, as HTML and as it is. It also warms the network up."""
     photo, note = open_example(EXAMPLES[0][0])
-    return answer(service, photo, DEFAULT_MIN_FACE, 0.0, note)
+    result, image = service.recognize(photo, attention=True, between=2)
+    return render.result(result, image, note), result
 
 
 def open_example(name: str) -> tuple[Photo, str]:

@@ -76,14 +76,15 @@ class Service:
         where = checkpoint or BUNDLED_CHECKPOINT
         load = functools.partial(ExpressionRecognizer.from_pretrained, where, max_faces=MAX_FACES)
         zero_gpu = bool(os.environ.get("SPACES_ZERO_GPU"))
-        self.recognizer = load(device="cuda" if zero_gpu else None)
-        # A lent GPU comes by the call: too slow for a camera's frames.
-        self.live_recognizer = load(device="cpu") if zero_gpu else self.recognizer
+        self.cores = Cores()
+        with self.cores.shared(between=2):
+            self.recognizer = load(device="cuda" if zero_gpu else None)
+            # A lent GPU comes by the call: too slow for a camera's frames.
+            self.live_recognizer = load(device="cpu") if zero_gpu else self.recognizer
         self.live_detector = MTCNNDetector(min_face=LIVE_MIN_FACE, device=self.live_recognizer.device)
         self.has_masks = len(self.recognizer.model.masking_blocks) > 0
         # Only a folder has an eval.json to show.
         self.checkpoint = Path(where) if Path(where).is_dir() else None
-        self.cores = Cores()
         self._detectors: dict[int, MTCNNDetector] = {}
         self._recognize = on_gpu(self._recognize_here)
 

@@ -1,5 +1,7 @@
 """The network: the original's answers, gradients, and the ways in which people run a transformers model."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -265,6 +267,34 @@ def test_the_inference_form_answers_the_same(settings, tmp_path):
     with pytest.raises(ValueError, match="save the model it was made of"):
         fast.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@torch.inference_mode()
+def test_the_inference_form_can_be_used_as_any_model(tiny):
+    awake(tiny)
+    fast = tiny.for_inference()
+    # It keeps weights for the first size that it sees: the others have to work, too.
+    for shape in ((1, 3, 32, 32), (5, 3, 32, 32), (2, 3, 45, 33), (1, 3, 96, 64)):
+        pixels = torch.rand(shape)
+        torch.testing.assert_close(fast(pixels).logits, tiny(pixels).logits, atol=1e-4, rtol=0)
+    pixels = torch.rand(2, 3, 32, 32)
+    expected = tiny(pixels).logits
+    torch.testing.assert_close(copy.deepcopy(fast)(pixels).logits, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(fast.for_inference()(pixels).logits, expected, atol=1e-4, rtol=0)
+    compiled = torch.compile(fast, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(pixels).logits, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(fast.double()(pixels.double()).logits.float(), expected, atol=1e-4, rtol=0)
+
+
+def test_gradients_go_through_the_inference_form_to_the_pixels(tiny):
+    fast = awake(tiny).for_inference()
+    gradients = []
+    for model in (tiny, fast):
+        pixels = torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32).requires_grad_()
+        model(pixels.detach())  # what it keeps from a pass without gradients must not get in the way
+        model(pixels).logits[0, 3].backward()
+        gradients.append(pixels.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-3)
 
 
 def test_answers_do_not_depend_on_the_batch(tiny):

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -181,6 +182,36 @@ def test_a_proxys_word_counts_on_a_space_only(monkeypatch):
     assert safety.visitor_of("10.0.0.1", "1.2.3.4, 10.0.0.1") == "10.0.0.1"
     monkeypatch.setenv("SPACE_ID", "somebody/rmn")
     assert safety.visitor_of("10.0.0.1", "1.2.3.4, 10.0.0.1") == "1.2.3.4"
+
+
+def test_who_is_too_fast_gets_a_sentence(service):
+    import gradio
+    from rmn_space import page
+
+    anna, bert = (SimpleNamespace(client=SimpleNamespace(host=host), headers={}) for host in ("10.0.0.1", "10.0.0.2"))
+    fns = page.build(service, safety.RateLimit(burst=1, per_second=0)).fns.values()
+    show, predict = (next(fn.fn for fn in fns if fn.name == name) for name in ("show", "predict"))
+    given = Photo("astronaut.jpg", ASTRONAUT.read_bytes())
+    assert predict(given, anna)["faces"]
+    with pytest.raises(gradio.Error, match="Please wait a few seconds"):
+        predict(given, anna)
+    assert safety.TOO_FAST in show(given, None, photo.DEFAULT_MIN_FACE, 0, anna)
+    assert "rmn-chart" in show(given, None, photo.DEFAULT_MIN_FACE, 0, bert)
+
+
+def test_a_lent_gpu_is_asked_for_where_there_is_one(monkeypatch):
+    from rmn_space.service import on_gpu
+
+    def double(value):
+        return 2 * value
+
+    monkeypatch.setitem(sys.modules, "spaces", None)
+    assert on_gpu(double) is double
+    asked = []
+    spaces = SimpleNamespace(GPU=lambda duration: lambda function: asked.append(duration) or function)
+    monkeypatch.setitem(sys.modules, "spaces", spaces)
+    assert on_gpu(double)(21) == 42
+    assert len(asked) == 1
 
 
 def test_settings_reach_the_answer(service):

@@ -1,6 +1,7 @@
 """The whole page: tabs, look, limits; and how it is started and stopped."""
 
 import contextlib
+import logging
 import signal
 import threading
 import time
@@ -162,6 +163,8 @@ def serve(service: Service, folder: PrivateFolder, host: str, port: int | None, 
     except OSError as error:
         raise InputError(f"the page cannot be opened at {host}: {' '.join(str(error).split())}") from error
     finally:
+        # Cameras that were running leave tasks behind, which asyncio would complain about.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         page.close(verbose=False)
         folder.remove()
 

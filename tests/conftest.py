@@ -2,26 +2,16 @@
 
 import numpy as np
 import pytest
+import transformers_common
 from evaluation_helpers import save_checkpoint
 from PIL import Image
 from skimage import data
 
 from rmn_hub import ExpressionRecognizer
 
-# The marks of transformers' common tests (test_transformers_common.py); `--strict-markers` wants them known.
-TRANSFORMERS_MARKERS = (
-    "accelerate_tests",
-    "flash_attn_test",
-    "flash_attn_3_test",
-    "flash_attn_4_test",
-    "slow",
-    "torch_compile_test",
-)
-
 
 def pytest_configure(config):
-    for marker in TRANSFORMERS_MARKERS:
-        config.addinivalue_line("markers", f"{marker}: of transformers' common tests")
+    transformers_common.config = config
 
 
 @pytest.fixture(scope="session")

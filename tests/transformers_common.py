@@ -5,6 +5,7 @@ from the configured package index once, and `CACHE` keeps them.
 """
 
 import importlib
+import re
 import subprocess
 import sys
 import tarfile
@@ -45,14 +46,27 @@ STAND_INS = {
 }
 
 
+# Set by conftest.py.
+config: pytest.Config | None = None
+
+
 def load() -> tuple[ModuleType, ...]:
-    """The modules of `FILES`; skips the calling module where they cannot be fetched."""
+    """The modules of `FILES`; skips the calling module where they cannot be had."""
     root = CACHE / transformers.__version__
     if not (root / PACKAGE).is_dir():
         _fetch(root)
+    # `--strict-markers` wants every mark known that they and transformers' helpers for tests put on a test.
+    sources = [*(root / PACKAGE / name for name in FILES), Path(transformers.__file__).with_name("testing_utils.py")]
+    for marker in {mark for path in sources for mark in re.findall(r"\bmark\.(\w+)", path.read_text(encoding="utf-8"))}:
+        config.addinivalue_line("markers", f"{marker}: of transformers' common tests")
     sys.path.insert(0, str(root))
     try:
         return tuple(importlib.import_module(f"{PACKAGE}.{name.removesuffix('.py')}") for name in FILES)
+    except ImportError as error:
+        pytest.skip(
+            f"transformers {transformers.__version__}'s common tests need what its distribution leaves out: {error}",
+            allow_module_level=True,
+        )
     finally:
         sys.path.remove(str(root))
 

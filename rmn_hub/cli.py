@@ -610,3 +610,23 @@ def benchmark(
         Console(highlight=False).print(table(numbers))
     if numbers.skipped:
         warn(numbers.skipped)
+
+
+@main.command()
+def publish(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint, with its README.md.")],
+    repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub; made when it is not there.")],
+    revision: Annotated[str | None, typer.Option(help="Branch to upload to.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
+) -> None:
+    """
+    Uploads a checkpoint to the Hub with its card and its code, so that it runs without rmn-hub as well.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    with failing_on_bad_input():
+        from .publish import publish as run
+
+        address = run(checkpoint, repo_id, revision=revision, private=private or None)
+    typer.echo(address)

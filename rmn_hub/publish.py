@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError
 
 from .configuration_rmn import RMNConfig
 from .image_processing_rmn import RMNImageProcessor
@@ -55,7 +55,7 @@ def publish(
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
             commit = api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
-        except (HfHubHTTPError, OSError, ValueError) as error:
+        except Exception as error:  # the client's own, and those of the network library under it
             reason = " ".join(str(error).split())
             raise InputError(
                 f"{repo_id} cannot be uploaded to, check the name and `hf auth login`: {reason}"

@@ -135,7 +135,7 @@ def annotate(image: Any, faces: Iterable[Expression], *, stage: int | None = Non
         InputError: the picture cannot be read.
         ValueError: `stage` is asked for and a face has no such attention map.
     """
-    picture = load_image(image).image  # a copy
+    picture = load_image(image).image.copy()  # a picture that was upright RGB already is the caller's own
     faces = tuple(faces)
     if stage is not None:
         for face in faces:

@@ -1,5 +1,7 @@
 """What every test file shares."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import transformers_common
@@ -59,3 +61,11 @@ def recognizer(tiny_checkpoint):
 def bundled():
     """A recognizer with the bundled checkpoint and the real detector."""
     return ExpressionRecognizer.from_pretrained(device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder():
+    """The page moves the process's temporary files into a folder of its own and removes it: not for the next test."""
+    before = tempfile.tempdir
+    yield
+    tempfile.tempdir = before

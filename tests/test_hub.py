@@ -13,8 +13,10 @@ import pytest
 import torch
 from evaluation_helpers import save_checkpoint
 from hub_server import Hub, serve
+from typer.testing import CliRunner
 
 from rmn_hub import EXPRESSIONS, RMNModel
+from rmn_hub.cli import main
 
 TESTS = Path(__file__).parent
 OK = "org/rmn"
@@ -277,6 +279,14 @@ def test_a_published_checkpoint_has_its_card_and_its_code(answers, hub, revision
     ]
     assert files["README.md"].decode() == README
     assert files["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("folder", ["no/such/folder", "without a card"])
+def test_what_has_no_card_is_not_published(folder, tmp_path):
+    (tmp_path / "without a card").mkdir()
+    result = CliRunner().invoke(main, ["publish", str(tmp_path / folder), "org/never"])
+    assert result.exit_code == 2
+    assert "has no README.md: write its card" in " ".join(result.stderr.split())
 
 
 def test_what_was_published_runs_without_the_package(answers, home, hub, tmp_path):

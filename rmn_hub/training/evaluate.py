@@ -360,7 +360,7 @@ def evaluate(
     network = model.for_inference()
     document["checkpoint"].update(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        multiply_adds=multiply_adds(network),
+        multiply_adds=multiply_adds(model),
         megabytes=(folder / WEIGHTS).stat().st_size / 1e6,
         image_size=model.config.image_size,
         masks=len(model.masking_blocks) > 0,

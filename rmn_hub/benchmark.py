@@ -158,11 +158,11 @@ def table(numbers: Benchmark) -> "Table":
     from rich.table import Table
 
     where = f"{numbers.device}, {numbers.threads} threads" if numbers.device == "cpu" else numbers.device
-    network = f"{numbers.parameters / 1e6:,.1f} M parameters, {numbers.multiply_adds / 1e6:,.0f} M multiply-adds"
-    images = f"an image of {numbers.image_size} x {numbers.image_size} pixels"
-    rows = Table(
-        title=f"{network} for {images}\nTime of a batch and peak memory on {where}", title_justify="left", min_width=70
+    millions = (
+        f"{numbers.parameters / 1e6:,.1f} M parameters, {numbers.multiply_adds / 1e6:,.0f} M multiply-adds an image"
     )
+    images = f"Images of {numbers.image_size} x {numbers.image_size} pixels on {where}: time of a batch, peak memory"
+    rows = Table(title=f"{millions}\n{images}", title_justify="left", min_width=72)
     batch_sizes = sorted({timing.batch_size for timing in numbers.timings})
     rows.add_column("")
     for batch_size in batch_sizes:

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import __version__
+from ..benchmark import multiply_adds
 from ..configuration_rmn import EXPRESSIONS
 from ..image_processing_rmn import RMNImageProcessor
 from ..modeling_rmn import RMNModel
@@ -272,16 +273,6 @@ def _device_name(device: torch.device) -> str:
     info = Path("/proc/cpuinfo")
     models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return models[0].split(":", 1)[1].strip() if models else platform.processor() or platform.machine()
-
-
-def multiply_adds(model: RMNModel) -> int:
-    """Multiply-adds of the convolutions and linear layers for one face."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    size = model.config.image_size
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(torch.zeros(1, model.config.num_channels, size, size, device=model.device))
-    return counter.get_total_flops() // 2
 
 
 def command_line(command: str, checkpoint: str | Path, options: dict[str, object], flags: Sequence[str] = ()) -> str:

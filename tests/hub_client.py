@@ -61,6 +61,12 @@ def publish(checkpoint, repo_id, **where):
     assert not RMNModel.is_remote_code()  # what is saved later carries no code
 
 
+def evaluate(checkpoint, data):
+    from rmn_hub.training.evaluate import evaluate
+
+    return evaluate(checkpoint, data)
+
+
 def _logits(model):
     size = model.config.image_size
     with torch.inference_mode():
@@ -77,7 +83,7 @@ def main():
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"{os.environ['HF_ENDPOINT']}/-/{urllib.parse.quote(step['name'])}").close()
         try:
-            action = {"model": model, "auto": auto, "push": push, "publish": publish}[step["do"]]
+            action = {"model": model, "auto": auto, "push": push, "publish": publish, "evaluate": evaluate}[step["do"]]
             results[step["name"]] = {"answer": action(**step["with"])}
         except Exception as error:
             results[step["name"]] = {"error": type(error).__name__, "message": str(error)}

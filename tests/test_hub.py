@@ -1,5 +1,6 @@
 """The Hub, with the real client against a local server: loading, what can fail on the way, and publishing."""
 
+import hashlib
 import json
 import os
 import re
@@ -11,7 +12,8 @@ from urllib.parse import quote
 
 import pytest
 import torch
-from evaluation_helpers import save_checkpoint
+from evaluation_helpers import faces as draw_faces
+from evaluation_helpers import save_checkpoint, write_set
 from hub_server import Hub, serve
 from typer.testing import CliRunner
 
@@ -105,8 +107,10 @@ def run(hub_address, home, steps, *options):
 
 
 @pytest.fixture(scope="module")
-def answers(hub, home, checkpoint):
+def answers(hub, home, checkpoint, tmp_path_factory):
     """One program that does everything for which the Hub is there, step by step."""
+    faces = tmp_path_factory.mktemp("faces") / "public_test.parquet"
+    write_set(faces, draw_faces(14), [*range(7)] * 2)
 
     def own_cache(name, **settings):
         return "model", {"checkpoint": f"org/{name}", "cache_dir": str(home / "caches" / name), **settings}
@@ -146,6 +150,8 @@ def answers(hub, home, checkpoint):
             ),
             "push": ("push", {"checkpoint": str(checkpoint), "repo_id": "org/pushed"}),
             "push others": ("push", {"checkpoint": str(checkpoint), "repo_id": "org/tuned", "changed": True}),
+            "evaluate": ("evaluate", {"checkpoint": OK, "data": str(faces)}),
+            "evaluate nothing": ("evaluate", {"checkpoint": "org/not-there", "data": str(faces)}),
             "end": ("model", {"checkpoint": "-"}),
         },
     )
@@ -175,6 +181,16 @@ def test_a_checkpoint_comes_from_the_hub_by_id_revision_and_folder(answers, chec
         assert answers[step]["answer"] == newest, step
     for step in ("pinned cold", "pinned", "tag"):
         assert answers[step]["answer"] == first, step
+
+
+def test_a_checkpoint_of_the_hub_is_evaluated_by_its_id(answers, checkpoint):
+    weights = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    document = answers["evaluate"]["answer"]
+    assert document["checkpoint"]["sha256"] == weights
+    assert document["sets"]["public_test"]["command"].startswith(f"rmn-hub evaluate {OK} ")
+    refused = answers["evaluate nothing"]
+    assert refused["error"] == "InputError"
+    assert "org/not-there is neither a local folder nor a model on the Hub" in refused["message"]
 
 
 def test_it_asks_the_hub_for_no_more_than_it_needs(answers, hub):

@@ -271,3 +271,16 @@ def test_a_recipe_with_a_mistake_names_it(tmp_path, text, sentence):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(InputError, match=sentence):
         Recipe.load(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"validation_split": "test"}, "private_test is scored once"),
+        ({"minutes": 1, "epochs": 1}, "one budget"),
+    ],
+)
+def test_what_a_run_refuses(bars, tmp_path, settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        train(bars, tmp_path / "run", RECIPE, cpu=True, **settings)
+    assert not (tmp_path / "run").exists()

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
@@ -29,7 +30,7 @@ from .. import __version__
 from ..benchmark import multiply_adds
 from ..configuration_rmn import EXPRESSIONS
 from ..image_processing_rmn import RMNImageProcessor
-from ..modeling_rmn import RMNModel
+from ..modeling_rmn import RMNModel, loading_problem
 from ..results import InputError, replacing
 from .data import (
     FacePictures,
@@ -86,7 +87,7 @@ def load_checkpoint(checkpoint: str | Path, device: str | None = None) -> tuple[
     Raises:
         InputError: the folder holds no RMN checkpoint, or the device does not exist.
     """
-    folder = checkpoint_folder(checkpoint)
+    folder = checkpoint_folder(checkpoint, download=True)
     try:
         model, report = RMNModel.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
@@ -105,16 +106,21 @@ def load_checkpoint(checkpoint: str | Path, device: str | None = None) -> tuple[
         raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
-def checkpoint_folder(checkpoint: str | Path) -> Path:
+def checkpoint_folder(checkpoint: str | Path, download: bool = False) -> Path:
     """
-    A checkpoint's folder.
+    A checkpoint's folder: a local one or, with `download`, the Hub's cache of it, which is not to be changed.
 
     Raises:
-        InputError: it is not a folder with a configuration and safetensors.
+        InputError: it is not a folder with a configuration and safetensors, nor a model on the Hub that can be read.
     """
     folder = Path(checkpoint)
+    if download and not folder.exists():
+        try:
+            folder = Path(snapshot_download(str(checkpoint), allow_patterns=["*.json", WEIGHTS]))
+        except (OSError, ValueError) as error:
+            raise InputError(loading_problem(str(checkpoint), "main", error)) from error
     if not (folder / "config.json").is_file() or not (folder / WEIGHTS).is_file():
-        raise InputError(f"{folder} is not a checkpoint: give a folder with config.json and {WEIGHTS}")
+        raise InputError(f"{checkpoint} is not a checkpoint: give a folder with config.json and {WEIGHTS}")
     return folder
 
 
@@ -319,7 +325,7 @@ def evaluate(
     Scores a checkpoint on one split of a set of faces, and says everything about it that the model card repeats.
 
     Args:
-        checkpoint: folder of the checkpoint.
+        checkpoint: folder of the checkpoint, or its id on the Hub.
         data: file or folder of the faces, see [`load_faces`].
         split: the split to score on.
         name: name of the set in the result; else `public_test` and so on for FER2013, and the data's name for others.
@@ -340,7 +346,7 @@ def evaluate(
     """
     if batch_size < 1:
         raise InputError(f"the batch size {batch_size} must be at least 1")
-    folder = checkpoint_folder(checkpoint)
+    folder = checkpoint_folder(checkpoint, download=True)
     document = read_results(json_file, file_hash(folder / WEIGHTS))
     if figures is not None and Path(figures).exists() and not Path(figures).is_dir():
         raise InputError(f"{figures} is a file: give a folder for the figures")

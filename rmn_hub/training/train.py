@@ -455,6 +455,8 @@ def train(
     """
     if split_role(validation_split) == "private_test":
         raise InputError("private_test is scored once, at the end: choose the checkpoint on public_test")
+    if minutes is not None and epochs is not None:
+        raise InputError("a run has one budget: give minutes or epochs, not both")
     device = torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda")
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision_of(device))
     console = console or Console(stderr=True)

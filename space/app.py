@@ -22,12 +22,17 @@ def main(checkpoint: str | None = None, host: str = "127.0.0.1", port: int | Non
         share: whether to ask gradio for a public address.
 
     Raises:
-        rmn_hub.results.InputError: the checkpoint cannot be loaded, or the port is taken.
+        rmn_hub.results.InputError: the checkpoint cannot be loaded, the port is taken, or uploads have no folder.
     """
     # These are read when torch and gradio are imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    folder = PrivateFolder()
+    try:
+        folder = PrivateFolder()
+    except OSError as error:
+        from rmn_hub.results import InputError
+
+        raise InputError(f"the page has no folder to write to: {error}") from error
     folder.use()
     try:
         from rmn_space.page import serve

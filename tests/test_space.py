@@ -1,13 +1,16 @@
 """The page without a browser: its parts, its HTTP interface beside the command line, its limits, and its end."""
 
 import ast
+import asyncio
 import base64
 import hashlib
+import html
 import io
 import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -199,6 +202,27 @@ def test_who_is_too_fast_gets_a_sentence(service):
     assert "rmn-chart" in show(given, None, photo.DEFAULT_MIN_FACE, 0, bert)
 
 
+def test_no_component_fetches_an_address(service):
+    import gradio
+
+    blocks = [block for block in build_page(service).blocks.values() if not isinstance(block, CameraInput)]
+    assert {"slider", "image", "checkbox", "html"} <= {block.get_block_name() for block in blocks}
+    for block in blocks:
+        with pytest.raises(gradio.Error, match="addresses are not opened here"):
+            asyncio.run(block.async_move_resource_to_block_cache("https://example.com/a.jpg"))
+
+
+def test_what_nobody_thought_of_gets_a_sentence(service, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("/a/path/of/the/server")
+
+    monkeypatch.setattr(service, "_recognize", broken)
+    given = Photo("astronaut.jpg", ASTRONAUT.read_bytes())
+    html = photo.answer(service, given, photo.DEFAULT_MIN_FACE, 0.0)
+    assert safety.UNEXPECTED in html
+    assert "/a/path" not in html
+
+
 def test_a_lent_gpu_is_asked_for_where_there_is_one(monkeypatch):
     from rmn_space.service import on_gpu
 
@@ -220,7 +244,7 @@ def test_settings_reach_the_answer(service):
     large, _ = service.recognize(given, min_face=200, min_confidence=0.99)
     assert len(everyone) == 8
     assert 0 < len(large) < 8
-    assert all(face.uncertain for face in large)
+    assert [face.uncertain for face in large] == [face.probability < 0.99 for face in large]
     assert large[0].face.landmarks is not None
     html = photo.answer(service, given, min_face=photo.DEFAULT_MIN_FACE, min_confidence=0.9)
     assert html.count('class="rmn-doubt"') == sum(face.probability < 0.9 for face in everyone)
@@ -433,6 +457,20 @@ def same(answer, line):
     return answer == pytest.approx(line, abs=1e-4) if isinstance(line, float) else answer == line
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_about_tabs_commands_work_as_they_stand(server, tmp_path):
+    # A photo that is too large for a command's arguments.
+    Image.open(ASTRONAUT).resize((1400, 1400)).save(tmp_path / "photo.jpg", quality=95)
+    text = html.unescape(re.sub("<[^>]+>", "", about.API)).replace("http://127.0.0.1:7860", server.url)
+    send, fetch = text[text.index("printf") :].rsplit("\n", 1)
+    event = json.loads(subprocess.run(["sh", "-c", send], cwd=tmp_path, capture_output=True, check=True).stdout)
+    fetch = fetch.replace("EVENT_ID", event["event_id"])
+    answer = subprocess.run(["sh", "-c", fetch], cwd=tmp_path, capture_output=True, check=True, text=True).stdout
+    (result,) = json.loads(answer.partition("data: ")[2])
+    assert result["source"] == "photo.jpg"
+    assert len(result["faces"]) == 1
+
+
 @pytest.mark.parametrize(
     ("photo", "sentence"),
     [
@@ -457,6 +495,7 @@ def test_no_request_reads_the_servers_files_or_reaches_other_hosts(server):
     for path in (
         f"/gradio_api/file={ASTRONAUT}",
         "/gradio_api/file=https://example.com/",
+        "/gradio_api/file/https://example.com/",
         "/gradio_api/proxy=https://huggingface.co/",
         "/gradio_api/deep_link?session_hash=a",
     ):
@@ -477,6 +516,14 @@ def test_bad_starts_get_one_sentence():
         answer = runner.invoke(main, ["demo", "--port", str(port)])
     assert answer.exit_code == 2
     assert f"port {port} of 127.0.0.1 cannot be used" in answer.stderr
+
+
+def test_without_a_folder_to_write_to(monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "/dev/null/uploads")
+    answer = CliRunner().invoke(main, ["demo"])
+    assert answer.exit_code == 2
+    assert "/dev/null/uploads" in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
 
 
 def test_sigterm_leaves_nothing(server):

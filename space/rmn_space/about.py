@@ -28,6 +28,7 @@ def build(service: Service, faces: Any) -> None:
         + API
         + "</div>",
         elem_id="about",
+        js_on_load=ADDRESS_JS,
         apply_default_css=False,
     )
 
@@ -148,9 +149,16 @@ API = """<section class="rmn-card rmn-wide"><h2>From a program</h2>
 <p>The same answer as <code>rmn-hub predict --json</code>, in Python:</p>
 <pre tabindex="0"><code>from gradio_client import Client, handle_file
 
-client = Client("http://127.0.0.1:7860")
+client = Client("<span class="rmn-address">http://127.0.0.1:7860</span>")
 print(client.predict(handle_file("photo.jpg"), api_name="/predict"))</code></pre>
 <p>and without it (the first command prints the number of the answer, the second fetches it):</p>
-<pre tabindex="0"><code>curl -s http://127.0.0.1:7860/gradio_api/call/predict -H 'Content-Type: application/json' \\
-  -d "{\\"data\\": [{\\"url\\": \\"data:image/jpeg;base64,$(base64 -w0 photo.jpg)\\"}]}"
-curl -s http://127.0.0.1:7860/gradio_api/call/predict/EVENT_ID</code></pre></section>"""
+<pre tabindex="0"><code>printf '{"data": [{"url": "data:image/jpeg;base64,%s", "orig_name": "photo.jpg"}]}' \\
+  "$(base64 &lt; photo.jpg | tr -d '\\n')" | curl -s -d @- -H 'Content-Type: application/json' \\
+  <span class="rmn-address">http://127.0.0.1:7860</span>/gradio_api/call/predict
+curl -s <span class="rmn-address">http://127.0.0.1:7860</span>/gradio_api/call/predict/EVENT_ID</code></pre></section>"""
+
+# The commands name the address under which the visitor sees the page.
+ADDRESS_JS = """
+const address = new URL('.', location.href).href.replace(/[/]$/, '');
+for (const place of element.querySelectorAll('.rmn-address')) place.textContent = address;
+"""

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import gradio as gr
-from gradio import component_meta
+from gradio import component_meta, processing_utils
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 from PIL import Image
@@ -29,6 +29,14 @@ from .safety import (
 
 # For every subclass of a component gradio writes a .pyi file beside its module. This page writes nothing.
 component_meta.create_or_modify_pyi = lambda *_: None
+
+
+async def _open_no_address(*_: Any, **__: Any) -> str:
+    """Whatever component a request names, and be it a slider, gradio would download an address that is given for it."""
+    raise gr.Error(NO_ADDRESSES, print_exception=False)
+
+
+processing_utils.async_ssrf_protected_download = _open_no_address
 
 # The browser's camera is asked for this size; larger frames are made smaller, much larger ones are not opened.
 FRAME_SIZE = (640, 480)
@@ -82,12 +90,6 @@ class PhotoInput(gr.Image):
             return Photo(name, read(payload))
         except ValueError as error:
             return Photo(name, problem=str(error))
-
-    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Called by gradio for every file of a request; it would download addresses."""
-        if str(url_or_file_path).lower().startswith(("http:", "https:")):
-            raise gr.Error(NO_ADDRESSES, print_exception=False)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
 
     def example_payload(self) -> Any:
         """The photo of the page's own API description; gradio's is an address on another host."""

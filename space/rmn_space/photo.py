@@ -1,5 +1,6 @@
 """The photo tab, and `/predict`: one photo in, all its faces out."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from rmn_hub.results import InputError, Result
 
 from . import render
 from .inputs import Answer, Photo, PhotoInput
-from .safety import MAX_BYTES, MAX_FACES, TOO_FAST, TOO_LARGE, RateLimit, visitor_of
+from .safety import MAX_BYTES, MAX_FACES, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit, visitor_of
 from .service import Service
+
+log = logging.getLogger(__name__)
 
 EXAMPLES_FOLDER = Path(__file__).resolve().parent.parent / "examples"
 # File, name, and source as it is shown under the picture; licences are in examples/README.md.
@@ -84,7 +87,13 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
             examples = gr.HTML(example_buttons(), elem_id="examples", js_on_load=EXAMPLES_JS, apply_default_css=False)
             with gr.Accordion("Settings", open=False, elem_id="settings"):
                 min_face = gr.Slider(
-                    20, 200, DEFAULT_MIN_FACE, step=10, label="Smallest face", info="In pixels. Smaller takes longer."
+                    20,
+                    200,
+                    DEFAULT_MIN_FACE,
+                    step=10,
+                    precision=0,
+                    label="Smallest face",
+                    info="In pixels. Smaller takes longer.",
                 )
                 min_confidence = gr.Slider(
                     0, 90, 0, step=5, label="Uncertain below", info="Answers below this percentage are marked with “?”."
@@ -128,6 +137,11 @@ def answer(service: Service, photo: Photo, min_face: int, min_confidence: float,
         )
     except InputError as error:
         return render.message("This did not work", str(error), kind="error")
+    except gr.Error:  # a lent GPU that cannot be had says so itself
+        raise
+    except Exception:
+        log.exception("a photo could not be answered")
+        return render.message("This did not work", UNEXPECTED, kind="error")
     if len(result) == MAX_FACES:
         note = f"{note} Only the {MAX_FACES} largest faces are shown.".strip()
     return render.result(result, image, note)

@@ -24,6 +24,7 @@ NO_ADDRESSES = "Please send the picture itself: addresses are not opened here."
 NOT_UPLOADED = "Only a picture that was uploaded here can be read. Please upload it first."
 NOT_HERE = "This page does not offer that."
 GONE = "This photo has been deleted already: nothing is kept for longer than six minutes. Please add it again."
+UNEXPECTED = "Something went wrong on this side. Please try again, or try another photo."
 TOO_FAST = "That was a lot of photos in a short time. Please wait a few seconds and try again."
 
 
@@ -75,7 +76,7 @@ class Guard:
 
     refused = (
         *("/proxy=", "/deep_link", "/process_recording", "/vibe", "/undo-vibe", "/profiling", "/run-history"),
-        *("/file=http:", "/file=https:"),
+        *("/file=http:", "/file=https:", "/file/"),
     )
     headers = (
         # gradio's page builds functions from templates, hence 'unsafe-eval'.

@@ -295,9 +295,13 @@ def test_a_visit_follows_a_face_and_lets_it_go(service):
         assert panel.count('<i style="left:') == 7
     assert all(30 / 6.4 < b - a < 50 / 6.4 for a, b in itertools.pairwise(places))
     assert visit.rate() == pytest.approx(10)
+    layers = set()
     for step in range(6, 10):
         layer, panel = visit.see(Image.new("RGB", (640, 480), (90, 90, 90)), attention=True, now=0.1 * step)
+        layers.add(layer)
     assert "rmn-live-face" not in layer
+    # Every answer is a new one, or the page would take the camera for stopped.
+    assert len(layers) == 4
     assert "No face in view" in panel
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import re
 import time
@@ -52,7 +53,7 @@ def test_photo_of_one_face(visit, server):
     upload(visit, EXAMPLES / "astronaut.jpg", ".rmn-result:not(:has(.rmn-note))")
     box = visit.locator(".rmn-face")
     assert box.count() == 1
-    assert re.fullmatch(r"Face 1: happy \d\d%", box.get_attribute("aria-label"))
+    assert re.fullmatch(r"Face 1: happy >?\d\d%", box.get_attribute("aria-label"))
     place, picture = box.bounding_box(), visit.locator(".rmn-photo").bounding_box()
     assert (place["x"] + place["width"] / 2 - picture["x"]) / picture["width"] == pytest.approx(0.434, abs=0.03)
     assert (place["y"] + place["height"] / 2 - picture["y"]) / picture["height"] == pytest.approx(0.226, abs=0.03)
@@ -64,10 +65,12 @@ def test_photo_of_one_face(visit, server):
     assert widths.index(max(widths)) == EXPRESSIONS.index("happy")
     # Four different maps over the crop, with stage and size.
     stages = shown(visit, ".rmn-stage")
-    assert [text.split("\n") for text in stages.all_inner_texts()] == [
-        [f"Stage {stage}", f"{size} \N{MULTIPLICATION SIGN} {size} px"]
-        for stage, size in ((1, 24), (2, 12), (3, 6), (4, 3))
+    captions = [
+        re.fullmatch(r"Stage (\d)\n(\d+) \N{MULTIPLICATION SIGN} \2 px", text) for text in stages.all_inner_texts()
     ]
+    assert [int(caption[1]) for caption in captions] == [1, 2, 3, 4]
+    sizes = [int(caption[2]) for caption in captions]
+    assert all(size == (before + 1) // 2 for before, size in itertools.pairwise(sizes))
     maps = [tile.get_attribute("style") for tile in shown(visit, ".rmn-stage .rmn-tile").all()]
     assert len(set(maps)) == 4
     # The slider goes from the face to the map.
@@ -105,11 +108,16 @@ def test_choosing_a_face_of_a_collage(visit):
         )
 
     first = seen()
-    visit.locator(".rmn-face").nth(4).click()
-    second = seen()
-    assert "Face 5 of 8" in second[0]
-    assert all(a != b for a, b in zip(first, second))
-    assert visit.locator(".rmn-pill[aria-pressed=true]").inner_text().startswith("5")
+    looks = [first]
+    for number in range(1, 8):
+        visit.locator(".rmn-face").nth(number).click()
+        looks.append(seen())
+        assert f"Face {number + 1} of 8" in looks[-1][0]
+        assert visit.locator(".rmn-pill[aria-pressed=true]").inner_text().startswith(str(number + 1))
+    charts, maps = ({look[part] for look in looks} for part in (1, 2))
+    # Two of the portraits' variants may get the same numbers.
+    assert len(charts) > 1
+    assert len(maps) == 8
     # Likewise with the keyboard, by the buttons below.
     visit.locator(".rmn-pill").nth(0).focus()
     visit.keyboard.press("Enter")
@@ -123,12 +131,22 @@ def test_choosing_a_face_of_a_collage(visit):
 
 def test_settings_change_the_answer(visit):
     upload(visit, EXAMPLES / "collage.jpg", ".rmn-chooser")
+    # Which of the eight are doubtful depends on the weights.
+    faces = json.loads(
+        visit.evaluate("async () => (await fetch(document.querySelector('[download$=json]').href)).text()")
+    )
+    doubtful = [number for number, face in enumerate(faces["faces"]) if face["probability"] < 0.9]
     visit.get_by_text("Settings", exact=True).click()
-    number = visit.get_by_label("number input for Uncertain below")
-    number.fill("90")
-    number.blur()
-    visit.wait_for_selector(".rmn-face.rmn-doubtful")
-    assert "below the confidence" in shown(visit, ".rmn-doubt").inner_text()
+    for name, value in (("Uncertain below", "90"), ("Smallest face", "200")):
+        number = visit.get_by_label(f"number input for {name}")
+        number.fill(value)
+        number.blur()
+        if name == "Uncertain below" and doubtful:
+            visit.locator(".rmn-face.rmn-doubtful").first.click()
+            assert "below the confidence" in shown(visit, ".rmn-doubt").inner_text()
+            dashed = visit.locator(".rmn-face.rmn-doubtful").all()
+            assert [int(face.get_attribute("data-face")) for face in dashed] == doubtful
+    visit.wait_for_function("document.querySelectorAll('.rmn-face').length < 8")
 
 
 def test_states_without_a_result(visit, tmp_path):
@@ -173,13 +191,13 @@ def test_live_follows_a_face_and_writes_nothing(visit, server):
     before = server.files()
     start_camera(visit)
     visit.wait_for_selector(".rmn-live-face")
-    assert visit.locator(".rmn-live-face").inner_text()
+    assert visit.locator(".rmn-live-face").first.text_content()
     # The layer lies exactly over the camera's picture.
     video, layer = (visit.locator(name).bounding_box() for name in ("#live-camera video", ".rmn-frame"))
     assert all(abs(video[side] - layer[side]) <= 3 for side in ("x", "y", "width", "height"))
     places, charts, gone = [], set(), False
     film = time.monotonic()
-    while time.monotonic() - film < 30 and not (gone and len(places) > 8):
+    while time.monotonic() - film < 60 and not (gone and max(places) - min(places) > 15):
         state = visit.evaluate(
             """() => ({
                 place: document.querySelector('.rmn-live-face')?.style.left,
@@ -189,6 +207,7 @@ def test_live_follows_a_face_and_writes_nothing(visit, server):
         )
         if state["place"]:
             places.append(float(state["place"].rstrip("%")))
+        if state["names"]:
             charts.add(state["names"])
         gone = gone or bool(places and state["none"])
         visit.wait_for_timeout(120)
@@ -202,7 +221,10 @@ def test_live_follows_a_face_and_writes_nothing(visit, server):
     visit.click("#live-camera button.capture-button")
     # Without new answers the old boxes go.
     visit.wait_for_selector("#live-layer .rmn-stale, #live-layer.rmn-stale", state="attached")
-    assert server.files() == before
+    visit.get_by_text("No new answers").wait_for()
+    assert not visit.locator(".rmn-status").is_visible()
+    # Nothing new; what earlier tests had uploaded may have been swept meanwhile.
+    assert set(server.files()) <= set(before)
 
 
 def test_two_visitors_at_once(browser, server):
@@ -211,8 +233,11 @@ def test_two_visitors_at_once(browser, server):
             start_camera(page)
         for page in (first, second):
             page.wait_for_selector(".rmn-live-face")
-            numbers = {page.locator(".rmn-status").inner_text() for _ in range(20) if not page.wait_for_timeout(100)}
-            assert len(numbers) > 2
+            numbers, started = set(), time.monotonic()
+            while len(numbers) < 3 and time.monotonic() - started < 60:
+                numbers.add(page.locator(".rmn-status").inner_text())
+                page.wait_for_timeout(100)
+            assert len(numbers) == 3
         # ... and a photo is answered meanwhile.
         answer = server.predict({"url": "data:image/jpeg;base64," + _base64(EXAMPLES / "astronaut.jpg")})
         assert len(answer["faces"]) == 1

@@ -76,9 +76,10 @@ class Visit:
                 f'{heat}<div class="rmn-live-face{low}" style="{render.place(face, *frame.size)}">'
                 f'<span class="rmn-tag">{escape(label_of(face))}</span></div>'
             )
+        # The time makes every answer a new one for the browser, also where nothing moves.
         return (
             f'<div class="rmn-frame" style="--ratio:{frame.width / frame.height:.4f}" '
-            f'data-faces="{len(faces)}">{"".join(boxes)}</div>'
+            f'data-faces="{len(faces)}" data-at="{self.times[-1]:.2f}">{"".join(boxes)}</div>'
         )
 
     def _heat(self, face: Expression, frame: Image.Image) -> str:
@@ -166,6 +167,8 @@ def build(service: Service) -> None:
         with gr.Column(elem_classes="rmn-beside", min_width=300):
             panel = gr.HTML(START, elem_id="live-panel", apply_default_css=False, padding=False)
             gr.HTML(
+                '<p class="rmn-stopped" role="status">No new answers: the camera is stopped, or it is another '
+                "visitor's turn.</p>"
                 '<p class="rmn-muted rmn-small-text">Frames are looked at and forgotten: none is written to a disk, '
                 f"none is kept. {VISITORS} cameras run at a time; the next visitor waits until one has had its turn."
                 "</p>",
@@ -204,7 +207,8 @@ START = waiting(
     "Click the camera to allow it, then press Record. Boxes and bars follow your face, and nothing is kept.",
 )
 
-# Without an answer for a while the boxes go: better none than an old one. A camera that cannot be had is said so.
+# Without an answer for a while the boxes go (better none than an old one) and the chart turns grey. A camera that
+# cannot be had is said so.
 LAYER_JS = """
 let timer;
 const panel = () => document.querySelector('#live-panel');
@@ -220,6 +224,7 @@ watch('value', () => {
 const problem = sentence => {
   const text = panel()?.querySelector('.rmn-message p');
   if (!text) return;
+  panel().classList.remove('rmn-stale');
   panel().querySelector('.rmn-message h2').textContent = 'No camera';
   text.textContent = sentence;
 };

@@ -2,9 +2,12 @@
 
 import math
 import os
+from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import PreTrainedConfig
 
 # FER2013's class order (Goodfellow et al., 2013); every tensor, table and picture of the project keeps it.
@@ -13,6 +16,7 @@ EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"
 STEMS = ("imagenet", "small")
 LAYER_TYPES = ("basic", "bottleneck")
 MASK_ACTIVATIONS = ("softmax", "sigmoid")
+PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
 
 # A mask block halves its input until its bottleneck is as near as it gets to this many pixels: the original goes
 # from 56, 28, 14 and 7 pixels to 7 (section III-B of the paper), a 48-pixel network from 24, 12 and 6 to 6.
@@ -86,6 +90,7 @@ class RMNConfig(PreTrainedConfig):
         self.depths = tuple(self.depths)
         if isinstance(self.mask_depths, list):
             self.mask_depths = tuple(self.mask_depths)
+        self._check_labels(kwargs.get("num_labels"))
         # transformers' default are two labels, and it does not make one of the two mappings from the other.
         if self.id2label is None and self.label2id is not None:
             self.id2label = {index: name for name, index in self.label2id.items()}
@@ -95,6 +100,24 @@ class RMNConfig(PreTrainedConfig):
         if self.id2label is not None and self.label2id is None:
             self.label2id = {name: int(index) for index, name in self.id2label.items()}
         super().__post_init__(**kwargs)
+
+    def _check_labels(self, num_labels: Any) -> None:
+        """What transformers would stumble over before the other checks run, without a word about the setting."""
+
+        def numbers(values: Iterable[Any]) -> bool:
+            return all(str(value).isdecimal() for value in values)
+
+        id2label, label2id = self.id2label, self.label2id
+        if not (num_labels is None or isinstance(num_labels, Integral)):
+            name, reason = "num_labels", f"num_labels={num_labels!r} must be a whole number"
+        elif not (id2label is None or (isinstance(id2label, dict) and numbers(id2label))):
+            name, reason = "id2label", f"id2label={id2label!r} must be a dictionary from class numbers to names"
+        elif not (label2id is None or (isinstance(label2id, dict) and numbers(label2id.values()))):
+            name, reason = "label2id", f"label2id={label2id!r} must be a dictionary from names to class numbers"
+        else:
+            return
+        cause = TypeError(reason)
+        raise StrictDataclassFieldValidationError(name, cause) from cause
 
     @classmethod
     def get_config_dict(
@@ -141,9 +164,11 @@ class RMNConfig(PreTrainedConfig):
             ("stem", STEMS),
             ("layer_type", LAYER_TYPES),
             ("mask_activation", MASK_ACTIVATIONS),
+            ("problem_type", PROBLEM_TYPES),
         ):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {', '.join(choices)}")
+                known = ", ".join(map(str, choices))
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {known}")
         if self.stem_stride not in (1, 2):
             raise ValueError(f"stem_stride={self.stem_stride} is not possible: choose 1 or 2")
         if not 0 < self.mask_ratio < math.inf:
@@ -154,6 +179,8 @@ class RMNConfig(PreTrainedConfig):
             raise ValueError(f"initializer_range={self.initializer_range} must be a finite number greater than 0")
         if sorted(self.id2label) != list(range(len(self.id2label))):
             raise ValueError(f"id2label={self.id2label} must name each class from 0 up without a gap")
+        if len(set(self.id2label.values())) < len(self.id2label):
+            raise ValueError(f"id2label={self.id2label} must give each class a name of its own")
 
     def validate_mask_depths(self) -> None:
         """There is one depth for each stage, and the stage is large enough to be halved that often."""

@@ -39,19 +39,20 @@ class RMNOutput(ModelOutput):
     What an [`RMNModel`] answers.
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, when `labels` were given): cross-entropy.
+        loss (`torch.FloatTensor` of shape `()`, when `labels` were given): cross-entropy, or what
+            `config.problem_type` says.
         logits (`torch.FloatTensor` of shape `(batch, num_labels)`): scores before the softmax.
+        masks (`tuple(torch.FloatTensor)`, when asked for): one mask m per stage, of its features' shape
+            `(batch, C, H, W)`, with values in 0..1; empty with the masks off.
         hidden_states (`tuple(torch.FloatTensor)`, when asked for): two tensors `(batch, C, H, W)` per stage, the
             stage's features t before masking and b after it: `(t1, b1, t2, b2, t3, b3, t4, b4)`. Figure 1.14 of the
             authors' report shows t3 and b3. With the masks off, b is t.
-        masks (`tuple(torch.FloatTensor)`, when asked for): one mask m per stage, of its features' shape
-            `(batch, C, H, W)`, with values in 0..1; empty with the masks off.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
     masks: tuple[Tensor, ...] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 # What `push_to_hub` says about weights that nobody has written a card for.
@@ -346,7 +347,7 @@ def _without_conversion_bot() -> Iterator[None]:
         yield
     finally:
         if before is None:
-            del os.environ[name]
+            os.environ.pop(name, None)  # another thread's load may have been as far before
         else:
             os.environ[name] = before
 
@@ -380,8 +381,9 @@ class RMNPreTrainedModel(PreTrainedModel):
                 for with `use_safetensors=False`.
             RuntimeError: tensors do not have the shapes that the configuration says.
         """
-        if kwargs.setdefault("use_safetensors", True) is False:
+        if kwargs.get("use_safetensors") is False:
             raise ValueError("RMN loads safetensors only: turn an original pickle into it with `rmn-hub convert`")
+        kwargs["use_safetensors"] = True
         try:
             with _without_conversion_bot():
                 return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -473,8 +475,8 @@ class RMNModel(RMNPreTrainedModel):
         Args:
             pixel_values: floats `(batch, num_channels, height, width)` as [`RMNImageProcessor`] makes them, in 0..1.
             labels: class indices `(batch,)` for the loss, or probabilities `(batch, num_labels)` for soft targets: both
-                make a cross-entropy. With `config.problem_type` `"regression"` or `"multi_label_classification"` they
-                are what transformers' classifiers take.
+                make a cross-entropy. With one label, or `config.problem_type` `"regression"` or
+                `"multi_label_classification"`, they are what transformers' classifiers take.
             output_masks: whether to return the masks of all stages (`config.output_masks`, off, when not given).
             output_hidden_states: whether to return each stage's features before and after masking.
             return_dict: a tuple of what was asked for instead of an [`RMNOutput`] when `False`.
@@ -506,20 +508,21 @@ class RMNModel(RMNPreTrainedModel):
 
         loss = None
         if labels is not None:
-            if labels.shape == logits.shape and self.config.problem_type in (None, "single_label_classification"):
+            kinds = (None, "single_label_classification")
+            if labels.shape == logits.shape and self.config.num_labels > 1 and self.config.problem_type in kinds:
                 # transformers' loss would take soft targets for the labels of a multi-label problem.
                 loss = nn.functional.cross_entropy(logits.float(), labels.to(logits.device, torch.float))
             else:
                 loss = self.loss_function(labels, logits, self.config, **kwargs)
 
         if not return_dict:
-            parts = (loss, logits, hidden_states if output_hidden_states else None, masks if output_masks else None)
+            parts = (loss, logits, masks if output_masks else None, hidden_states if output_hidden_states else None)
             return tuple(part for part in parts if part is not None)
         return RMNOutput(
             loss=loss,
             logits=logits,
-            hidden_states=hidden_states if output_hidden_states else None,
             masks=masks if output_masks else None,
+            hidden_states=hidden_states if output_hidden_states else None,
         )
 
     def for_inference(self) -> "RMNModel":

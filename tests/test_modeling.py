@@ -115,10 +115,10 @@ def test_masks_and_features_fit_equation_1(settings):
 def test_nothing_is_returned_that_nobody_asked_for(tiny):
     outputs = tiny(torch.rand(1, 3, 32, 32))
     assert list(outputs) == ["logits"]
-    logits, hidden_states, masks = tiny(
+    logits, masks, hidden_states = tiny(
         torch.rand(1, 3, 32, 32), output_masks=True, output_hidden_states=True, return_dict=False
     )
-    assert (logits.shape, len(hidden_states), len(masks)) == ((1, 7), 8, 4)
+    assert (logits.shape, len(masks), len(hidden_states)) == ((1, 7), 4, 8)
 
 
 def test_the_masks_can_be_switched_off():
@@ -215,9 +215,10 @@ def test_other_problems_take_their_own_labels():
     outputs = several(pixels, labels=labels)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs.logits, labels)
     torch.testing.assert_close(outputs.loss, expected)
-    number = RMNModel(RMNConfig(**TINY, num_labels=1)).eval()
-    outputs = number(pixels, labels=torch.tensor([0.5, 2.0]))
-    torch.testing.assert_close(outputs.loss, ((outputs.logits[:, 0] - torch.tensor([0.5, 2.0])) ** 2).mean())
+    values = torch.tensor([0.5, 2.0])
+    for labels in (values, values[:, None]):
+        outputs = RMNModel(RMNConfig(**TINY, num_labels=1)).eval()(pixels, labels=labels)
+        torch.testing.assert_close(outputs.loss, ((outputs.logits[:, 0] - values) ** 2).mean())
 
 
 @pytest.mark.parametrize("masks", [(2, 1, 1, 1), None])
@@ -249,6 +250,15 @@ def test_saving_and_loading_is_bit_equal(tiny, tmp_path):
         assert torch.equal(loaded.state_dict()[name], tensor), name
     pixels = torch.rand(2, 3, 32, 32)
     assert torch.equal(loaded(pixels).logits, tiny(pixels).logits)
+
+
+@pytest.mark.parametrize("use_safetensors", [True, None])
+def test_a_pickle_is_never_loaded(tiny, tmp_path, use_safetensors):
+    tiny.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tiny.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"has no model.safetensors: .* `rmn-hub convert`"):
+        RMNModel.from_pretrained(tmp_path, use_safetensors=use_safetensors)
 
 
 @pytest.mark.parametrize("settings", [TINY, COMPACT], ids=["softmax", "sigmoid"])

@@ -560,8 +560,9 @@ def attention_panel_figure(expression: Expression, theme: str = "light") -> Figu
 
 def group_panel_figure(faces: Iterable[Expression], theme: str = "light") -> Figure:
     """
-    The faces of a picture, one to a row: crop, each stage's attention map over the face, probabilities. Many faces
-    are laid out in several columns, filled from top to bottom in the order of `faces`.
+    The faces of a picture, one to a row: crop, each stage's attention map over the face, below it the strength of the
+    stage's features before and after masking (on one scale), and the probabilities. Many faces are laid out in several
+    columns, filled from top to bottom in the order of `faces`.
 
     Args:
         faces: a `Result`, or any expressions with their attention maps.
@@ -576,8 +577,9 @@ def group_panel_figure(faces: Iterable[Expression], theme: str = "light") -> Fig
     attentions = [_attention_of(face) for face in faces]
     stages = max(len(attention.maps) for attention in attentions)
     tile, gap, edge, head, chart = 1.15, 0.1, 0.2, 0.42, 2.5
-    block_width, block_height = (1 + stages) * (tile + gap) + chart + 0.4, tile + 0.5
-    rows = math.ceil(len(faces) / max(1, round(math.sqrt(len(faces) / 4))))
+    small = 0.45 * tile
+    block_width, block_height = (1 + stages) * (tile + gap) + chart + 0.4, tile + small + 0.6
+    rows = math.ceil(len(faces) / max(1, round(math.sqrt(len(faces) / 3))))
     columns = math.ceil(len(faces) / rows)
     sheet = _Sheet(columns * block_width - 0.4 + 2 * edge, head + rows * block_height, theme)
     for column in range(columns):
@@ -588,9 +590,16 @@ def group_panel_figure(faces: Iterable[Expression], theme: str = "light") -> Fig
         x, y = edge + (number // rows) * block_width, head + (number % rows) * block_height
         sheet.text(x, y + 0.14, f"{number + 1}.  {_heading(face)}", 10.5, weight="bold")
         sheet.face(x, y + 0.3, tile, attention.crop)
+        below = y + 0.3 + tile + 0.07
+        for line, text in enumerate(("features before", "and after")):
+            sheet.text(x + tile, below + small / 2 + (line - 0.5) * 0.16, text, 8, muted=True, ha="right")
         for stage, attention_map in enumerate(attention.maps, start=1):
             sheet.face(x + stage * (tile + gap), y + 0.3, tile, overlay(_smooth(attention.crop), attention_map))
-        sheet.bars(x + (1 + stages) * (tile + gap), y + 0.3, chart, tile, face, size=8)
+        # One picture for all: every part of a figure costs more than the last one.
+        strip = _feature_strip(attention, *(round(length * DPI) for length in (small, tile, tile + gap)))
+        axes = sheet.axes(x + tile + gap, below, strip.shape[1] / DPI, small)
+        axes.imshow(strip, cmap="inferno", vmin=0, vmax=1, aspect="auto")
+        sheet.bars(x + (1 + stages) * (tile + gap), y + 0.3, chart, tile + 0.07 + small, face, size=8)
     return sheet.figure
 
 
@@ -944,6 +953,15 @@ def _smooth(crop: np.ndarray, size: int = 192) -> Image.Image:
     face = Image.fromarray(crop)
     scale = size / max(face.size)
     return face.resize([max(1, round(scale * side)) for side in face.size], Image.Resampling.BICUBIC)
+
+
+def _feature_strip(attention: Attention, side: int, tile: int, step: int) -> np.ndarray:
+    """Features before and after masking at the two ends of a tile per stage; NaN, which has no colour, in between."""
+    strip = np.full((side, (len(attention.maps) - 1) * step + tile), np.nan, np.float32)
+    for stage, pair in enumerate(zip(attention.before, attention.after)):
+        for start, features in zip((stage * step, stage * step + tile - side), pair):
+            strip[:, start : start + side] = place(features, side, side)
+    return strip
 
 
 def _attention_of(expression: Expression) -> Attention:

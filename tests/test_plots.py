@@ -17,6 +17,7 @@ from skimage import data
 
 from rmn_hub import plots
 from rmn_hub.attention import Faithfulness, Mean, Removal
+from rmn_hub.attention import place as place_map
 from rmn_hub.configuration_rmn import EXPRESSIONS
 from rmn_hub.results import Attention, Expression, Face, InputError, Result
 
@@ -438,7 +439,20 @@ def test_the_group_panel_has_every_face(count: int) -> None:
     assert [word for word in words if word[0].isdigit()] == [
         f"{i + 1}.  {EXPRESSIONS[i % 7]} 93%" for i in range(count)
     ]
-    assert sum(len(axes.images) for axes in figure.axes) == 5 * count
+    pictures = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert len(pictures) == (1 + 4 + 1) * count  # crop, map of each stage, features
+    for face, crop, strip in zip(faces, pictures[::6], pictures[5::6]):
+        np.testing.assert_array_equal(crop, face.attention.crop)
+        # Before and after from left to right, with space between them.
+        gaps = strip.mask.all(0)
+        parts = np.split(strip.data, np.flatnonzero(np.diff(gaps)) + 1, axis=1)[::2]
+        side = strip.shape[0]
+        expected = [
+            place_map(features, side, side)
+            for pair in zip(face.attention.before, face.attention.after)
+            for features in pair
+        ]
+        np.testing.assert_array_equal(parts, expected)
     width, height = figure.get_size_inches()
     assert width / height < 10
     assert height / width < 2

@@ -1,6 +1,7 @@
 """The command line: arguments in, one call, readable output. Every command imports what it needs when it runs."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,13 +87,13 @@ def predict(
     from transformers.utils.logging import disable_progress_bar
 
     from . import BUNDLED_CHECKPOINT
-    from .images import find_images, load_image
+    from .images import find_images, is_folder, load_image
     from .recognizer import ExpressionRecognizer
     from .results import InputError, to_csv
 
     if annotate or attention:
         from .plots import annotate as draw
-        from .plots import group_panel
+        from .plots import attention_panel, group_panel
 
     bad = good = 0
 
@@ -106,25 +107,27 @@ def predict(
     outputs = [folder for folder in (annotate, attention) if folder is not None]
     for path in dict.fromkeys(paths):
         try:
-            found = find_images(path, skip=outputs)
+            found = find_images(path, skip=outputs, on_error=skip)
         except InputError as error:
             skip(error)
             continue
         for file in found:
-            names.setdefault(file, file.relative_to(path) if path.is_dir() else Path(file.name))
+            names.setdefault(file, file.relative_to(path) if is_folder(path) else Path(file.name))
     if not names:
         raise typer.Exit(2)
-    annotated = _output_paths(annotate, names, "") if annotate else {}
-    maps = _output_paths(attention, names, "-attention") if attention else {}
-    overwritten = {file.resolve() for file in names} & {
-        file.resolve() for file in [*annotated.values(), *maps.values(), *([csv] if csv else [])]
-    }
+    taken: set[str] = set()
+    annotated = _output_paths(annotate, names, "", taken) if annotate else {}
+    maps = _output_paths(attention, names, "-attention", taken) if attention else {}
+    # Not Path.resolve: of a link that leads to itself it raises.
+    overwritten = set(map(os.path.realpath, names)) & set(
+        map(os.path.realpath, [*annotated.values(), *maps.values(), *([csv] if csv else [])])
+    )
     if overwritten:
         fail(f"the output would overwrite the input {min(overwritten)}: choose another folder for it")
-    if csv and (csv.is_dir() or not csv.absolute().parent.is_dir()):
+    if csv and (is_folder(csv) or not is_folder(csv.absolute().parent)):
         fail(f"--csv {csv} cannot be written: give a file in a folder that exists")
 
-    disable_progress_bar()  # of loading a checkpoint from the disk
+    disable_progress_bar()  # of loading a checkpoint, which is no matter of the pictures
     with failing_on_bad_input():
         recognizer = ExpressionRecognizer.from_pretrained(
             checkpoint or BUNDLED_CHECKPOINT, device=device, min_face=min_face, min_confidence=min_confidence
@@ -145,7 +148,7 @@ def predict(
             if annotate:
                 _save(draw(load_image(file).image, result), annotated[file])
             if attention and result.faces:
-                _save(group_panel(result), maps[file])
+                _save(attention_panel(result[0]) if len(result) == 1 else group_panel(result), maps[file])
             show(result)
             yield result
         if not good:
@@ -175,19 +178,21 @@ def _write_json(result: "Result") -> None:
     sys.stdout.flush()
 
 
-def _output_paths(folder: Path, names: dict[Path, Path], ending: str) -> dict[Path, Path]:
-    """For each input a path of its own below `folder`: two inputs with one name do not overwrite each other."""
+def _output_paths(folder: Path, names: dict[Path, Path], ending: str, taken: set[str]) -> dict[Path, Path]:
+    """
+    For each input a path of its own below `folder`: two inputs with one name do not overwrite each other, nor does one
+    kind of output the other (`taken` are the paths of both).
+    """
     paths: dict[Path, Path] = {}
-    taken: set[str] = set()
     for file, name in names.items():
         # A photo stays a JPEG: as a PNG it would be ten times as large.
         suffix = name.suffix if name.suffix.lower() in (".jpg", ".jpeg") else ".png"
-        number, target = 1, name.with_name(name.stem + ending + suffix)
-        while str(target).casefold() in taken:
+        number, target = 1, folder / name.with_name(name.stem + ending + suffix)
+        while os.path.realpath(target).casefold() in taken:
             number += 1
-            target = name.with_name(f"{name.stem}-{number}{ending}{suffix}")
-        taken.add(str(target).casefold())
-        paths[file] = folder / target
+            target = folder / name.with_name(f"{name.stem}-{number}{ending}{suffix}")
+        taken.add(os.path.realpath(target).casefold())
+        paths[file] = target
     return paths
 
 

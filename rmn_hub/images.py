@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ def load_image(image: Any, name: str = "the image") -> LoadedImage:
     """
     if isinstance(image, (str, os.PathLike)):
         name = os.fspath(image)
-        return _prepare(_open_path(Path(name)), name)
+        with _open_path(Path(name)) as opened:
+            return _prepare(opened, name)
     if isinstance(image, (bytes, bytearray, memoryview)):
         data = bytes(image)
         if not data:
@@ -72,7 +73,17 @@ def load_image(image: Any, name: str = "the image") -> LoadedImage:
     )
 
 
-def find_images(path: Path, skip: Collection[Path] = ()) -> list[Path]:
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; no where nobody may look, or where the name cannot be one."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def find_images(
+    path: Path, skip: Collection[Path] = (), on_error: Callable[[InputError], None] | None = None
+) -> list[Path]:
     """
     The pictures of a folder and of the folders in it, sorted by path; hidden files are left out. A path that is no
     folder is answered as it is, whether it can be read or not.
@@ -80,24 +91,31 @@ def find_images(path: Path, skip: Collection[Path] = ()) -> list[Path]:
     Args:
         path: a file or a folder.
         skip: folders not to look into (those that outputs are written to).
+        on_error: what to do with a folder in it that cannot be read; it is then left out. Without it, the error is
+            raised.
 
     Raises:
         InputError: the folder cannot be read or holds no picture.
     """
-    if not path.is_dir():
+    if not is_folder(path):
         return [path]
-    skipped = {folder.resolve() for folder in skip}
+    skipped = {os.path.realpath(folder) for folder in skip}
     problems: list[OSError] = []
     found = []
     for folder, folders, files in os.walk(path, onerror=problems.append):
         folders[:] = [
-            name for name in folders if not name.startswith(".") and (Path(folder) / name).resolve() not in skipped
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.realpath(Path(folder) / name) not in skipped
         ]
         found += [
             Path(folder) / name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
         ]
-    if problems and not found:
-        raise InputError(f"{path} cannot be read: {problems[0].strerror}")
+    for problem in problems:
+        error = InputError(f"{problem.filename} cannot be read: {problem.strerror}")
+        if on_error is None or not found:
+            raise error from problem
+        on_error(error)
     if not found:
         raise InputError(f"{path} is a folder without pictures: give a picture, or a folder that holds some")
     return sorted(found)
@@ -217,4 +235,4 @@ def _too_large(name: str, size: str = "too large") -> str:
     return f"{name} is {size}: the limit is {MAX_PIXELS // 1_000_000} million pixels, make it smaller first"
 
 
-__all__ = ["FORMATS", "MAX_PIXELS", "MIN_SIDE", "SUFFIXES", "LoadedImage", "find_images", "load_image"]
+__all__ = ["FORMATS", "MAX_PIXELS", "MIN_SIDE", "SUFFIXES", "LoadedImage", "find_images", "is_folder", "load_image"]

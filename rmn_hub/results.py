@@ -208,9 +208,14 @@ def to_frame(results: Results) -> "pandas.DataFrame":
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     Yields a new path beside `path` to write to, and renames it to `path` when the block ends well. When it does not,
-    the new file is removed and `path` stays as it was: whatever happens, nobody sees half a file.
+    the new file is removed and `path` stays as it was: whatever happens, nobody sees half a file. Where `path` is a
+    link, the file that it leads to is replaced; what is no file (`/dev/stdout`) is written to as it is.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     # Not a file of `tempfile`: those are readable by their owner only, and would stay so.
     beside = path.with_name(f".{path.stem[:40]}-{uuid.uuid4().hex[:12]}{path.suffix}")
     try:

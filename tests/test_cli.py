@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from rmn_hub import EXPRESSIONS
+from rmn_hub import EXPRESSIONS, plots
 from rmn_hub.cli import main
 
 from test_images import BAD, bomb, encode  # isort: skip
@@ -123,6 +123,21 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(predict, photos, tmp_p
         Image.open(out / name).load()
 
 
+def test_one_kind_of_output_does_not_overwrite_the_other(predict, photos, astronaut, tmp_path):
+    astronaut.save(photos / "a-attention.jpg")
+    arguments = [photos / "a.jpg", photos / "a-attention.jpg"]
+    assert predict(*arguments, "--annotate", tmp_path / "out", "--attention", tmp_path / "out").exit_code == 0
+    names = ["a-2-attention.jpg", "a-attention-attention.jpg", "a-attention.jpg", "a.jpg"]
+    assert files_of(tmp_path / "out") == names
+
+
+def test_one_face_has_the_whole_panel_and_several_share_one(predict, photos, recognizer, tmp_path):
+    assert predict(photos, "--attention", tmp_path / "out").exit_code == 0
+    for name, draw in (("a", lambda faces: plots.attention_panel(faces[0])), ("more/a", plots.group_panel)):
+        expected = draw(recognizer(photos / f"{name}.jpg", attention=True))
+        assert Image.open(tmp_path / "out" / f"{name}-attention.jpg").size == expected.size
+
+
 def test_a_folder_keeps_its_form_and_outputs_in_it_are_no_inputs(predict, photos, astronaut):
     for _ in range(2):
         result = predict(photos, "--annotate", photos / "out", "--json")
@@ -183,16 +198,20 @@ BAD_FILES = {
     "pixel.png": encode(Image.new("RGB", (1, 1)), "PNG"),
     "bomb.png": bomb(),
     "folder": None,
+    "endless.png": None,
+    "long" * 2000: None,
 }
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
+@pytest.mark.parametrize("name", BAD_FILES, ids=lambda name: name[:12])
 def test_bad_input_is_one_sentence_and_exit_code_2(predict, tmp_path, astronaut, name):
     if name == "truncated.png":
         whole = encode(astronaut, "PNG")
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     elif name == "folder":
         (tmp_path / name).mkdir()
+    elif name == "endless.png":
+        (tmp_path / name).symlink_to(tmp_path / name)
     elif BAD_FILES[name] is not None:
         (tmp_path / name).write_bytes(BAD_FILES[name])
     result = predict(tmp_path / name, "--json", "--csv", tmp_path / "faces.csv", "--annotate", tmp_path / "out")
@@ -213,6 +232,21 @@ def test_a_bad_picture_among_others_is_reported_and_the_others_go_on(predict, ph
     assert "aa.png is not a picture" in first + second
     assert last == "rmn-hub: 2 of 5 inputs could not be used"
     assert len((tmp_path / "faces.csv").read_text().splitlines()) == 10
+
+
+def test_a_folder_in_a_folder_that_cannot_be_read_is_reported(predict, photos, monkeypatch):
+    scandir = os.scandir
+
+    def closed(path):
+        if Path(path) == photos / "more":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    result = predict(photos, "--json")
+    assert result.exit_code == 1
+    assert len(lines_of(result)) == 2
+    assert "more cannot be read: Permission denied" in result.stderr
 
 
 @pytest.mark.parametrize(

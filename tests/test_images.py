@@ -2,7 +2,9 @@
 
 import io
 import os
+import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +152,50 @@ def test_a_folder_is_searched_in_order(tmp_path, photo):
     (tmp_path / "empty" / "notes.txt").write_text("x")
     with pytest.raises(InputError, match="folder without pictures"):
         find_images(tmp_path / "empty")
+
+
+def test_a_folder_in_it_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    for name in ("a.png", "closed/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    scandir = os.scandir
+
+    def closed(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    errors = []
+    assert find_images(tmp_path, on_error=errors.append) == [tmp_path / "a.png"]
+    assert [str(error) for error in errors] == [f"{tmp_path / 'closed'} cannot be read: Permission denied"]
+    for folder in (tmp_path, tmp_path / "closed"):
+        with pytest.raises(InputError, match="closed cannot be read"):
+            find_images(folder)
+
+
+def test_names_that_nothing_can_have(tmp_path):
+    endless = tmp_path / "endless.png"
+    endless.symlink_to(endless)
+    for path in (endless, tmp_path / ("long" * 2000)):
+        assert find_images(path) == [path]
+        with pytest.raises(InputError, match=r"does not exist|cannot be read"):
+            load_image(path)
+
+
+def test_files_are_closed_when_they_are_read_or_refused(tmp_path, photo):
+    photo.save(tmp_path / "animated.gif", save_all=True, append_images=[Image.new("RGB", photo.size)])
+    photo.save(tmp_path / "photo.mpo", save_all=True, append_images=[photo])
+    photo.resize((5, 5)).save(tmp_path / "small.png")
+    (tmp_path / "truncated.png").write_bytes(encode(photo, "PNG")[:20000])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in ("animated.gif", "photo.mpo"):
+            assert load_image(tmp_path / name).image.resize((40, 30)).getbbox()
+        for name in ("small.png", "truncated.png"):
+            with pytest.raises(InputError):
+                load_image(tmp_path / name)
+    assert not [warning.message for warning in caught if warning.category is ResourceWarning]
 
 
 def bomb():

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import sys
 
 import numpy as np
@@ -148,6 +149,19 @@ def test_replacing_writes_beside_and_renames(tmp_path):
         assert beside.suffix == ".png"
         assert path.read_text() == "old"
     assert [file.read_text() for file in tmp_path.iterdir()] == ["new"]
+
+
+def test_replacing_follows_links_and_leaves_what_is_no_file(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "faces.csv").write_text("old")
+    (tmp_path / "faces.csv").symlink_to(tmp_path / "there" / "faces.csv")
+    to_csv(make_result(1), tmp_path / "faces.csv")
+    assert (tmp_path / "faces.csv").is_symlink()
+    assert (tmp_path / "there" / "faces.csv").read_text().startswith("source,")
+    os.mkfifo(tmp_path / "pipe")  # as /dev/stdout may be one
+    with replacing(tmp_path / "pipe") as path:
+        assert path == tmp_path / "pipe"
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_replacing_leaves_nothing_when_it_is_interrupted(tmp_path):

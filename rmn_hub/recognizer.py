@@ -17,12 +17,14 @@ from transformers.utils import logging
 from . import BUNDLED_CHECKPOINT
 from .faces import MARGIN, FaceDetector, MTCNNDetector, crop_face
 from .image_processing_rmn import RMNImageProcessor
-from .images import LoadedImage, load_image
+from .images import MAX_PIXELS, LoadedImage, is_folder, load_image
 from .modeling_rmn import RMNModel
 from .results import Attention, Expression, Face, InputError, Result
 
 # Faces wait for a full batch as crops of their photo's resolution. Beyond this much of them the batch goes early.
 MAX_WAITING_BYTES = 64_000_000
+# A crop is a square: of a strip of 10 x 1,000,000 pixels it would have a terabyte. The largest of a photo's faces fits.
+MAX_CROP_PIXELS = 2 * MAX_PIXELS
 
 # The form of an id on the Hub: whatever else is no folder is a path that was mistyped.
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -60,7 +62,7 @@ class ExpressionRecognizer:
         margin: how much wider the square crop is than the longer side of the face's box (see `faces.MARGIN`).
 
     Raises:
-        InputError: a setting is out of range, or the device is not there.
+        InputError: a setting is out of range, the device is not there, or the detector is none.
 
     Example:
         >>> recognizer = ExpressionRecognizer.from_pretrained()  # doctest: +SKIP
@@ -84,6 +86,8 @@ class ExpressionRecognizer:
     ) -> None:
         if detector is not None and not (min_face is None and threshold is None and max_faces is None):
             raise InputError("min_face, threshold and max_faces are settings of MTCNN: set your own detector's itself")
+        if detector is not None and not isinstance(detector, FaceDetector):
+            raise InputError(f"a {type(detector).__name__} is no detector: it needs a method detect(images)")
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be at least 1")
         if not -1 < margin < math.inf:
@@ -139,24 +143,28 @@ class ExpressionRecognizer:
         }
         checkpoint = os.fspath(checkpoint)
         folder = Path(checkpoint)
-        if not folder.is_dir() and not _HUB_ID.fullmatch(checkpoint):
+        if not is_folder(folder) and not _HUB_ID.fullmatch(checkpoint):
             raise InputError(
                 f"there is no checkpoint {checkpoint}: give the folder of one, or the id of a model on the Hub"
             )
-        if folder.is_dir() and not (folder / "config.json").is_file():
-            raise InputError(f"{checkpoint} has no config.json: give the folder of a checkpoint")
-        # Below, transformers would print a table of every tensor that does not fit.
-        verbosity = logging.get_verbosity()
+        if is_folder(folder) and not (folder / "config.json").is_file():
+            raise InputError(f"{folder} has no config.json: give the folder of a checkpoint")
+        # Below, transformers would print a table of every tensor that does not fit, and for a moment a bar.
+        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
+        if is_folder(folder):
+            logging.disable_progress_bar()
         try:
             model, report = RMNModel.from_pretrained(
                 checkpoint, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **where
             )
             processor = RMNImageProcessor.from_pretrained(checkpoint, **where)
-        except (OSError, ValueError, TypeError, RuntimeError, StrictDataclassError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
             raise InputError(f"the checkpoint {checkpoint} cannot be loaded: {' '.join(str(error).split())}") from error
         finally:
             logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
         wrong = sorted([*report["missing_keys"], *report["unexpected_keys"]])
         wrong += sorted(name for name, *_ in report["mismatched_keys"])
         if wrong:
@@ -208,6 +216,7 @@ class ExpressionRecognizer:
             images = list(images)
         except TypeError:
             images = [images]  # loading it says what it is
+        boxes = None if boxes is None else list(boxes)
         if boxes is not None and len(boxes) != len(images):
             raise InputError(f"there are {len(images)} images but {len(boxes)} lists of boxes: give one for each image")
         return list(
@@ -287,10 +296,19 @@ class ExpressionRecognizer:
             faces = _checked_boxes(boxes, picture)
             message = None if faces else NO_BOXES
         else:
-            faces = _checked_boxes(self.detector.detect([picture.image])[0], picture)
+            found = self.detector.detect([picture.image])
+            if not isinstance(found, Sequence) or len(found) != 1:
+                raise InputError("the detector does not give one list of faces for each picture: see FaceDetector")
+            faces = _checked_boxes(found[0], picture)
             message = None if faces else NO_FACE
         faces.sort(key=lambda face: face.box[:2])
         margin = 0.0 if faces_only else self.margin
+        for x0, y0, x1, y1 in (face.box for face in faces):
+            if ((1 + margin) * max(x1 - x0, y1 - y0)) ** 2 > MAX_CROP_PIXELS:
+                raise InputError(
+                    f"{x1 - x0:.0f} x {y1 - y0:.0f} pixels of {picture.source} are too many for the square around a "
+                    "face: give the crop or the box of one face"
+                )
         crops = [crop_face(picture.image, face.box, margin) for face in faces]
         sentences = [sentence for sentence in (picture.message, message) if sentence]
         return _Waiting(picture.source, width, height, " ".join(sentences) or None, faces, crops)

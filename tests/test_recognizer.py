@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.utils import logging
 
 from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, ExpressionRecognizer, Face, RMNImageProcessor, RMNModel
 from rmn_hub import recognizer as room
@@ -184,6 +185,8 @@ def test_own_boxes(recognizer, astronaut, faceless):
     assert [face.face.box[0] for face in several[0]] == [10.0, 300.0]
     assert several[1].faces == ()
     assert "box" in several[1].message
+    # Any iterable of lists will do.
+    assert_same(recognizer([astronaut], boxes=(boxes for boxes in [[found.face]]))[0], [found])
     # A box may leave the picture a little, as a face at its border does.
     assert len(recognizer(astronaut, boxes=[(-30, -10, 80, 90)])) == 1
 
@@ -226,6 +229,25 @@ def test_an_own_detector(tiny_checkpoint, astronaut):
     assert [[face.face.box[0] for face in result] for result in results] == [[180.0, 300.0]] * 2
     assert results[0][0].face.score is None
     assert detector.calls == 2
+
+
+def test_what_is_no_detector_is_one_sentence(tiny_checkpoint, astronaut):
+    with pytest.raises(InputError, match="a str is no detector"):
+        ExpressionRecognizer.from_pretrained(tiny_checkpoint, detector="mtcnn")
+    detector = CountingDetector()
+    recognizer = ExpressionRecognizer.from_pretrained(tiny_checkpoint, device="cpu", detector=detector)
+    # None, no picture's faces, and what facenet-pytorch's own MTCNN answers: arrays of boxes and of scores.
+    for answer in (None, [], (np.zeros((1, 1, 4)), np.ones((1, 1)))):
+        detector.detect = lambda images, answer=answer: answer
+        with pytest.raises(InputError, match="one list of faces for each picture"):
+            recognizer(astronaut)
+
+
+def test_a_strip_is_no_face(recognizer, astronaut):
+    # As a square it would have 400 million pixels.
+    with pytest.raises(InputError, match="20000 x 10 pixels of image 1 are too many"):
+        recognizer(np.zeros((10, 20_000), np.uint8), faces_only=True)
+    assert len(recognizer(np.zeros((10, 2_000), np.uint8), faces_only=True)) == 1
 
 
 def test_a_loaded_model_and_processor(tiny_checkpoint, crops, recognizer):
@@ -364,6 +386,7 @@ def test_checkpoints_that_cannot_be_loaded(tiny_checkpoint, tmp_path, capfd):
         broken("wider", set_in_config(hidden_sizes=[8, 8, 16, 32])): "tensors differ",
         broken("unmasked", set_in_config(mask_depths=None)): "tensors differ",
         broken("impossible", set_in_config(dropout=3)): "dropout",
+        broken("list", lambda folder: (folder / "config.json").write_text("[]")): "cannot be loaded",
     }
     for checkpoint, words in cases.items():
         capfd.readouterr()
@@ -372,6 +395,13 @@ def test_checkpoints_that_cannot_be_loaded(tiny_checkpoint, tmp_path, capfd):
         assert "\n" not in str(caught.value)
         assert not re.search("MISSING|MISMATCH|UNEXPECTED", capfd.readouterr().err)  # transformers' table
         assert str(checkpoint) in str(caught.value)
+
+
+def test_loading_from_the_disk_prints_nothing(tiny_checkpoint, capfd):
+    logging.enable_progress_bar()
+    ExpressionRecognizer.from_pretrained(tiny_checkpoint, device="cpu")
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled()
 
 
 def test_weights_that_are_not_numbers_are_not_an_answer(tiny_checkpoint, crops):

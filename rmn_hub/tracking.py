@@ -63,6 +63,8 @@ class FaceTracker:
     ) -> None:
         if detect_every < 1 or patience < 0:
             raise ValueError(f"detect_every={detect_every} must be at least 1 and patience={patience} at least 0")
+        if max_faces is not None and max_faces < 1:
+            raise ValueError(f"max_faces={max_faces} must be at least 1, or None for all")
         self.detector = detector
         self.detect_every = detect_every
         self.patience = patience

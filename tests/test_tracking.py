@@ -129,6 +129,8 @@ def test_only_the_largest_faces_are_followed_and_a_new_size_starts_anew():
     assert anew.id > track.id
     with pytest.raises(ValueError, match="detect_every=0"):
         FaceTracker(SquareDetector(), detect_every=0)
+    with pytest.raises(ValueError, match="max_faces=0"):
+        FaceTracker(SquareDetector(), max_faces=0)
 
 
 def test_two_tracks_on_one_face_become_the_older_one():

@@ -1,11 +1,12 @@
 """What a checkpoint costs: parameters, multiply-adds, milliseconds and memory. `rmn-hub benchmark`."""
 
+import contextlib
 import math
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,12 +94,15 @@ def benchmark(
         progress: is told what is being measured.
 
     Raises:
-        InputError: a batch size is less than 1, or a form is unknown.
+        InputError: a batch size is less than 1 or its images do not fit into memory, a form is unknown, or `seconds` is
+            no time.
     """
     if not batch_sizes or min(batch_sizes) < 1:
         raise InputError(f"batch sizes {tuple(batch_sizes)} must be numbers of at least 1")
     if unknown := set(forms) - set(FORMS):
         raise InputError(f"the form {unknown.pop()!r} is unknown: choose of {', '.join(FORMS)}")
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"seconds={seconds} must be a finite number of at least 0")
     model.eval()
     skipped = None
     timings = []
@@ -190,15 +194,26 @@ def _random_images(model: RMNModel, batch_size: int, image_size: int | None = No
     """Noise in 0..1 of the shape `(batch_size, num_channels, image_size, image_size)`, on the model's device."""
     size = image_size or model.config.image_size
     shape = (batch_size, model.config.num_channels, size, size)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(model.device, model.dtype)
+    with _within_memory(batch_size, model.device):
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(model.device, model.dtype)
 
 
 def _run(network: Callable[[Tensor], Any], pixel_values: Tensor) -> None:
     """One pass without gradients, waited for."""
-    with torch.inference_mode():
+    with torch.inference_mode(), _within_memory(len(pixel_values), pixel_values.device):
         network(pixel_values)
     if pixel_values.is_cuda:
         torch.cuda.synchronize(pixel_values.device)
+
+
+@contextlib.contextmanager
+def _within_memory(batch_size: int, device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise InputError(f"batches of {batch_size} do not fit into memory of {device}: give smaller ones") from error
 
 
 def _take_turns(networks: dict[str, nn.Module], pixel_values: Tensor, seconds: float) -> list[Timing]:
@@ -230,7 +245,8 @@ def _reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is in use now
+        with contextlib.suppress(OSError):  # some containers do not allow it
+            Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is in use now
 
 
 def _peak_memory(device: torch.device) -> float:
@@ -239,12 +255,14 @@ def _peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "linux":
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        return int(status["VmHWM"].split()[0]) * 1024
+        if "VmHWM" in status:
+            return int(status["VmHWM"].split()[0]) * 1024
     try:
         import resource
     except ModuleNotFoundError:  # Windows
         return math.nan
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the process so far; macOS counts bytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the process so far
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 __all__ = ["BATCH_SIZES", "FORMS", "Benchmark", "Timing", "benchmark", "load", "multiply_adds", "table"]

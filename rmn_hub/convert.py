@@ -1,5 +1,6 @@
 """The authors' weights in: a pickle of their training to a checkpoint that `from_pretrained` loads."""
 
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .configuration_rmn import EXPRESSIONS, RMNConfig
@@ -33,9 +35,10 @@ def convert(
     processor.
 
     Args:
-        source: the file, or a Hub id (`owner/name`) whose file is `filename`, or both in one (`owner/name/file`).
+        source: the file, or a Hub id (`owner/name`) or folder whose file is `filename`, or both in one
+            (`owner/name/file`).
         output: the folder to make; it may exist when it is empty.
-        filename: the file in the Hub repository `source`.
+        filename: the file in `source`.
         revision: branch, tag or commit of that repository.
         token: for a private one.
 
@@ -56,16 +59,24 @@ def convert(
     with torch.device("meta"):
         model = RMNModel(config)
     model.load_state_dict(state_dict, strict=True, assign=True)
+    # An existing folder stays, as it may be where somebody stands, a link, or another disk.
+    parent = output if output.exists() else output.parent
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as beside:
-            folder = Path(beside) / output.name
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".rmn-hub-") as beside:
+            folder = Path(beside) / "checkpoint"
             model.save_pretrained(folder)
             size = {"height": config.image_size, "width": config.image_size}
             RMNImageProcessor(size=size).save_pretrained(folder)
-            folder.replace(output)
+            if parent == output:
+                for path in folder.iterdir():
+                    path.replace(output / path.name)
+            else:
+                folder.replace(output)
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror or error}") from error
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise InputError(f"{output} cannot be written: {error}") from error
     return output
 
 
@@ -84,9 +95,13 @@ def load_original(path: str | Path) -> Mapping[str, Tensor]:
     except OSError as error:
         raise InputError(f"it cannot be read: {error.strerror or error}") from error
     except Exception as error:  # what is no checkpoint makes the unpickler raise nearly everything
+        # torch's own text advises to run the pickle's code.
+        if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+            raise InputError(
+                f"it holds {code[1]}, and none of a pickle's code is run: give one of tensors and plain values alone"
+            ) from error
         raise InputError(
-            "it is no checkpoint of tensors and plain values, or it is damaged: give a file that `torch.save` wrote "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            "it is no checkpoint of tensors and plain values, or it is damaged: give a file that `torch.save` wrote"
         ) from error
     state_dict = content.get("net", content) if isinstance(content, dict) else None
     if not isinstance(state_dict, Mapping) or not any(isinstance(value, Tensor) for value in state_dict.values()):
@@ -142,7 +157,11 @@ def convert_state_dict(
 def _find(source: str | Path, filename: str | None, revision: str | None, token: str | bool | None) -> Path:
     """The file itself, downloaded if need be."""
     path = Path(source)
-    if filename is None and (path.exists() or len(path.parts) < 3 or path.is_absolute()):
+    if filename is not None and path.is_dir():
+        source = path = path / filename
+        filename = None
+    here = path.exists() or len(path.parts) < 3 or path.is_absolute() or str(source).startswith((".", "~"))
+    if filename is None and here:
         if path.is_file():
             return path
         reason = "is a folder" if path.is_dir() else "does not exist"
@@ -156,6 +175,9 @@ def _find(source: str | Path, filename: str | None, revision: str | None, token:
         raise InputError(f"{source} has no file {filename}: look at its files on the Hub") from error
     except (OSError, ValueError) as error:
         raise InputError(loading_problem(source, revision or "main", error)) from error
+    except Exception as error:  # of the network library under the client
+        reason = " ".join(str(error).split())
+        raise InputError(f"{filename} of {source} could not be downloaded, try again: {reason}") from error
 
 
 def _original_name(name: str, mask_depths: Sequence[int]) -> str:
@@ -199,7 +221,7 @@ def _conv_or_bn(kind: str, number: int) -> str:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    return ", ".join(map(str, names[:NAMED])) + more
 
 
 __all__ = ["convert", "convert_state_dict", "load_original"]

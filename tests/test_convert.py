@@ -1,15 +1,17 @@
 """The authors' pickles in: no tensor lost, nothing doubtful taken, none of a pickle's code run."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 from reference_weights import consistent, original_state_dict, pixel_values
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from rmn_hub import RMNImageProcessor, RMNModel
 from rmn_hub.cli import main
-from rmn_hub.convert import convert_state_dict
+from rmn_hub.convert import convert, convert_state_dict
 from rmn_hub.results import InputError
 
 
@@ -70,11 +72,13 @@ class Malicious:
         return (open, (str(self.path), "w"))
 
 
-@pytest.mark.parametrize("kind", ["code", "text", "empty", "folder", "missing", "no state dict"])
+@pytest.mark.parametrize("kind", ["code", "raw code", "text", "empty", "folder", "missing", "no state dict"])
 def test_what_is_no_checkpoint_ends_with_a_sentence(tmp_path, kind):
     source = tmp_path / "source"
     if kind == "code":
-        source.write_bytes(pickle.dumps({"net": Malicious(tmp_path / "ran")}))
+        torch.save({"net": Malicious(tmp_path / "ran")}, source)
+    elif kind == "raw code":
+        source.write_bytes(pickle.dumps({"net": Malicious(tmp_path / "ran")}, protocol=2))
     elif kind == "text":
         source.write_text("not a checkpoint")
     elif kind == "empty":
@@ -87,8 +91,55 @@ def test_what_is_no_checkpoint_ends_with_a_sentence(tmp_path, kind):
     assert result.exit_code == 2
     assert str(source) in result.stderr.replace("\n", "")
     assert "Traceback" not in result.output
+    assert "weights_only" not in result.output  # torch advises to switch it off
+    assert ("io.open" in result.stderr) == ("code" in kind)
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("source", ["../no.pt", "./no/such/file.pt", "~/no/such/file.pt", "no.pt"])
+def test_a_local_name_is_not_looked_for_on_the_hub(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        convert(source, tmp_path / "out")
+
+
+@pytest.fixture
+def small(tiny_checkpoint, monkeypatch):
+    """A source whose conversion takes no time."""
+    model = RMNModel.from_pretrained(tiny_checkpoint)
+    monkeypatch.setattr("rmn_hub.convert.load_original", lambda path: {})
+    monkeypatch.setattr("rmn_hub.convert.convert_state_dict", lambda original: (model.config, model.state_dict()))
+    return tiny_checkpoint / "model.safetensors"
+
+
+@pytest.mark.parametrize("output", ["new/folder", "empty", ".", "link"])
+def test_it_is_written_where_it_was_asked_for(output, small, tmp_path, monkeypatch):
+    for folder in ("here", "empty", "linked"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "linked")
+    (tmp_path / "here" / "empty").mkdir()
+    here = tmp_path / ("empty" if output == "." else "here")
+    monkeypatch.chdir(here)
+    convert(small.parent, output, filename=small.name)
+    assert len(list(Path(output).iterdir())) == 3
+    assert RMNModel.from_pretrained(here / output).config.image_size == 32
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+@pytest.mark.parametrize("output", ["new", "empty"])
+def test_a_full_disk_leaves_nothing_behind(output, error, small, tmp_path, monkeypatch):
+    def fails(model, folder):
+        folder.mkdir()
+        (folder / "model.safetensors").touch()
+        raise error
+
+    monkeypatch.setattr(RMNModel, "save_pretrained", fails)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        convert(small, tmp_path / output)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
 def test_a_folder_with_content_is_not_written_over(original, tmp_path):

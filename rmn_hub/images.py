@@ -125,6 +125,8 @@ def _open_path(path: Path) -> Image.Image:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder: give the path of a picture")
+        if path.parts[:1] in (("http:",), ("https:",)):
+            raise InputError(f"{path} is an address: download the picture first")
         if not path.exists():
             raise InputError(f"{path} does not exist: check the path")
         if not path.is_file():

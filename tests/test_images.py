@@ -234,6 +234,7 @@ BAD = {
     "a number": (7, "is of type int"),
     "nothing": (None, "is of type NoneType"),
     "a null byte": ("a\0b", "does not exist"),
+    "an address": ("https://example.com/photo.jpg", "is an address: download the picture first"),
 }
 
 

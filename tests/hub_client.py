@@ -61,6 +61,12 @@ def publish(checkpoint, repo_id, **where):
     assert not RMNModel.is_remote_code()  # what is saved later carries no code
 
 
+def convert(source, output, **where):
+    from rmn_hub.convert import convert
+
+    return str(convert(source, output, **where))
+
+
 def evaluate(checkpoint, data):
     from rmn_hub.training.evaluate import evaluate
 
@@ -83,7 +89,7 @@ def main():
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"{os.environ['HF_ENDPOINT']}/-/{urllib.parse.quote(step['name'])}").close()
         try:
-            action = {"model": model, "auto": auto, "push": push, "publish": publish, "evaluate": evaluate}[step["do"]]
+            action = globals()[step["do"]]
             results[step["name"]] = {"answer": action(**step["with"])}
         except Exception as error:
             results[step["name"]] = {"error": type(error).__name__, "message": str(error)}

@@ -131,7 +131,10 @@ def answers(hub, home, checkpoint, tmp_path_factory):
             "truncated": own_cache("truncated"),
             "after it was repaired": own_cache("truncated"),
             "breaks off": own_cache("flaky"),
+            "convert breaks off": ("convert", {"source": "org/flaky/model.safetensors", "output": "never"}),
             "after it broke off": own_cache("flaky"),
+            "convert no checkpoint": ("convert", {"source": "org/no-weights/pytorch_model.bin", "output": "never"}),
+            "convert no file": ("convert", {"source": OK, "filename": "no.pt", "output": "never"}),
             "no config": own_cache("no-config"),
             "no weights": own_cache("no-weights"),
             "damaged config": own_cache("damaged-config"),
@@ -249,6 +252,9 @@ def test_transformers_finds_it_without_being_told(answers):
         ("not in the cache", "OSError", "org/flaky-too at main is not in the cache"),
         ("no folder", "OSError", "./no/such/folder is neither a local folder nor a model on the Hub"),
         ("a pickle", "ValueError", "RMN loads safetensors only"),
+        ("convert breaks off", "InputError", "model.safetensors of org/flaky could not be downloaded, try again"),
+        ("convert no checkpoint", "InputError", "org/no-weights/pytorch_model.bin: it is no checkpoint of tensors"),
+        ("convert no file", "InputError", "org/rmn has no file no.pt"),
     ],
 )
 def test_each_failure_is_one_sentence(answers, step, error, sentence):
@@ -264,6 +270,7 @@ def assert_a_sentence(message):
 
 def test_a_failure_leaves_nothing_half_written(answers, hub, home, checkpoint):
     assert not list(home.rglob("*.incomplete"))
+    assert not (home / "never").exists()
     for link in home.rglob("snapshots/*/*"):
         repo = link.parents[2].name.removeprefix("models--").replace("--", "/")
         assert link.read_bytes() == hub.repos[repo]["commits"][link.parent.name][link.name], link

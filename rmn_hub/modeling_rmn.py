@@ -282,6 +282,13 @@ class RMNMaskingBlock(nn.Module):
         self.out_layer = RMNBasicLayer(widths[0], channels, out_activation=mask_activation == "softmax")
 
     def forward(self, hidden_state: Tensor) -> Tensor:
+        height, width = hidden_state.shape[-2:]
+        halvings = len(self.up_samplers)
+        if height < 2**halvings or width < 2**halvings:
+            raise ValueError(
+                f"pixel_values are too small: a stage's features of {height} x {width} pixels cannot be halved "
+                f"{halvings} times by their mask, give larger ones"
+            )
         skips: list[Tensor] = []
         for level, layer in enumerate(self.down_layers):
             hidden_state = layer(self.pooler(hidden_state) if level else hidden_state)
@@ -483,7 +490,7 @@ class RMNModel(RMNPreTrainedModel):
             kwargs: passed on to the loss.
 
         Raises:
-            ValueError: `pixel_values` that are not `(batch, num_channels, height, width)`.
+            ValueError: `pixel_values` that are not `(batch, num_channels, height, width)`, or too small to be masked.
         """
         return_dict = return_dict if return_dict is not None else self.config.return_dict
         if output_masks is None:

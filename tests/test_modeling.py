@@ -140,6 +140,13 @@ def test_wrong_channels_are_named(tiny, shape):
         tiny(torch.rand(shape))
 
 
+def test_pictures_too_small_to_be_masked_are_refused():
+    model = RMNModel(RMNConfig(**{**TINY, "mask_depths": (4, 2, 1, 1)})).eval()
+    assert model(torch.rand(1, 3, 16, 15)).logits.shape == (1, 7)
+    with pytest.raises(ValueError, match=r"8 x 7 pixels cannot be halved 3 times .* give larger ones"):
+        model(torch.rand(1, 3, 16, 14))
+
+
 def test_a_bottleneck_network_works():
     model = RMNModel(RMNConfig(**{**TINY, "layer_type": "bottleneck"})).eval()
     assert model(torch.rand(2, 3, 32, 32)).logits.shape == (2, 7)

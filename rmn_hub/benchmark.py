@@ -145,12 +145,17 @@ def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu")
     The network of a checkpoint, a folder or a Hub id.
 
     Raises:
-        InputError: it cannot be loaded, or the device is not there.
+        InputError: it cannot be loaded, its weights are not those of its network, or the device is not there.
     """
     try:
-        model = RMNModel.from_pretrained(checkpoint)
-    except (OSError, ValueError, RuntimeError, StrictDataclassError) as error:
+        model, report = RMNModel.from_pretrained(checkpoint, output_loading_info=True)
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
         raise InputError(" ".join(str(error).split())) from error
+    if wrong := sorted([*report["missing_keys"], *report["unexpected_keys"]]):
+        raise InputError(
+            f"the weights of {checkpoint} are not of the network that its config.json describes: {len(wrong)} tensors "
+            f"differ, {wrong[0]} for one"
+        )
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:

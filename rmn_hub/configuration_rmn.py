@@ -132,7 +132,7 @@ class RMNConfig(PreTrainedConfig):
         """
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         # In both cases transformers goes on, and a network of random weights comes out.
-        model_type = config_dict.get("model_type")
+        model_type = config_dict.get("model_type") if isinstance(config_dict, dict) else None
         if model_type is None:
             raise OSError(f"{pretrained_model_name_or_path} has no config.json with a model_type: give a checkpoint")
         if model_type != cls.model_type:

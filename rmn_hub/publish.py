@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import StrictDataclassError
 
+from .benchmark import load
 from .configuration_rmn import RMNConfig
 from .image_processing_rmn import RMNImageProcessor
 from .modeling_rmn import RMNModel
 from .results import InputError
 
-CARD = "README.md"
+# What a checkpoint has beside its network, and what to do where it is not there.
+NEEDED = {
+    "README.md": "write its card with `rmn-hub card`, or by hand",
+    "preprocessor_config.json": "save its RMNImageProcessor there",
+}
 # What else of a checkpoint's folder goes along: the numbers and pictures that its card tells of.
 BESIDE = (".csv", ".jpg", ".json", ".md", ".png", ".svg")
 
@@ -68,16 +72,17 @@ def write_repository(checkpoint: str | Path, folder: str | Path) -> None:
     Writes what a Hub repository of a checkpoint holds; see [`publish`].
 
     Raises:
-        InputError: `checkpoint` is no checkpoint or has no card.
+        InputError: `checkpoint` is no checkpoint, or has no card or image processor.
     """
     checkpoint, folder = Path(checkpoint), Path(folder)
-    if not (checkpoint / CARD).is_file():
-        raise InputError(f"{checkpoint} has no {CARD}: write its card with `rmn-hub card`, or by hand")
+    for name, remedy in NEEDED.items():
+        if not (checkpoint / name).is_file():
+            raise InputError(f"{checkpoint} has no {name}: {remedy}")
+    model = load(checkpoint)
     try:
-        model = RMNModel.from_pretrained(checkpoint)
         processor = RMNImageProcessor.from_pretrained(checkpoint)
-    except (OSError, ValueError, RuntimeError, StrictDataclassError) as error:
-        raise InputError(" ".join(str(error).split())) from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{checkpoint} has an image processor that cannot be loaded: {error}") from error
     folder.mkdir(parents=True)
     for path in checkpoint.iterdir():
         if path.suffix in BESIDE:

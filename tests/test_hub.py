@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -310,6 +311,30 @@ def test_what_has_no_card_is_not_published(folder, tmp_path):
     result = CliRunner().invoke(main, ["publish", str(tmp_path / folder), "org/never"])
     assert result.exit_code == 2
     assert "has no README.md: write its card" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("preprocessor_config.json", None, "has no preprocessor_config.json: save its RMNImageProcessor there"),
+        ("preprocessor_config.json", lambda content: b"[]", "has an image processor that cannot be loaded"),
+        ("config.json", None, "has no config.json"),
+        ("config.json", lambda content: b"[]", "has no config.json with a model_type"),
+        ("config.json", lambda content: json.dumps({**json.loads(content), "mask_depths": None}).encode(), "differ"),
+        ("model.safetensors", lambda content: content[:-9], "are truncated or damaged"),
+    ],
+)
+def test_what_is_not_whole_is_not_published(name, change, sentence, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "copy")
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if change:
+        assert change(content) != content
+        (folder / name).write_bytes(change(content))
+    result = CliRunner().invoke(main, ["publish", str(folder), "org/never"])
+    assert result.exit_code == 2, result.output
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output
 
 
 def test_what_was_published_runs_without_the_package(answers, home, hub, tmp_path):

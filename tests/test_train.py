@@ -86,6 +86,9 @@ def test_a_short_run_beats_chance_by_far(bars, tmp_path):
     assert float(rows[-1]["learning_rate"]) < float(rows[1]["learning_rate"]) / 10
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     assert (tmp_path / "run" / "curves.png").is_file()
+    # The model card tells of both, and a checkpoint goes to the Hub without the rest of its run.
+    for name in ("run.json", "metrics.csv"):
+        assert (result.checkpoint / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_end(bars, tmp_path):

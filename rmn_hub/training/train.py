@@ -286,6 +286,10 @@ class Trainer:
 
             with replacing(self.output / "curves.png") as beside:
                 training_curves(self.history).save(beside)
+            if (self.output / "best").is_dir():  # for its model card
+                for name in ("run.json", "metrics.csv"):
+                    with replacing(self.output / "best" / name) as beside:
+                        shutil.copyfile(self.output / name, beside)
         return TrainingResult(self.output / "best", self.best, self.epoch)
 
     def _progress(self) -> float:
@@ -431,7 +435,7 @@ def train(
 
     The folder holds `state.pt` (to resume from), `run.json` (recipe, budget, seed), `metrics.csv`, `curves.png` and
     the checkpoint `best`: the moving average of the weights with the best single-view accuracy on the validation
-    split. A run that is killed loses the current epoch only.
+    split, with a copy of `run.json` and `metrics.csv` at the end. A run that is killed loses the current epoch only.
 
     Args:
         data: file or folder, see [`load_faces`].

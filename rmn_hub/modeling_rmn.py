@@ -91,7 +91,7 @@ class RMNConvLayer(nn.Module):
         self.convolution = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
         )
-        self.normalization = nn.BatchNorm2d(out_channels)
+        self.normalization = nn.BatchNorm2d(out_channels, dtype=torch.float32)
         self.activation = nn.ReLU() if activation else nn.Identity()
 
     def forward(self, hidden_state: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class RMNUpLayer(nn.Module):
         super().__init__()
         # The bias has no effect before a BatchNorm; it is here because the original's checkpoints carry it.
         self.convolution = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
-        self.normalization = nn.BatchNorm2d(out_channels)
+        self.normalization = nn.BatchNorm2d(out_channels, dtype=torch.float32)
         self.activation = nn.ReLU()
 
     def forward(self, hidden_state: Tensor) -> Tensor:
@@ -369,7 +369,7 @@ class RMNPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     # Recomputing a block would update its BatchNorm statistics a second time.
     supports_gradient_checkpointing = False
-    # Running variances overflow in float16 and are coarse in bfloat16.
+    # Running variances overflow in float16 and are coarse in bfloat16. The layers make them in float32, too.
     _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["normalization"]
     # What adds or concatenates tensors of its own layers stays on one device.
     _no_split_modules: ClassVar[list[str]] = ["RMNBasicLayer", "RMNBottleneckLayer", "RMNMaskingBlock"]

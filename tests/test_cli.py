@@ -296,7 +296,13 @@ def run_slowly(tiny_checkpoint, folder, *arguments, **settings):
     command = [sys.executable, "-m", "rmn_hub", "predict", str(folder), "--json", "--checkpoint", str(tiny_checkpoint)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, **settings
+        [*command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        # What a shell runs in the background ignores SIGINT, and so would what these tests start there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **settings,
     )
 
 

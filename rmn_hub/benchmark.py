@@ -16,7 +16,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .modeling_rmn import RMNModel
+from .modeling_rmn import RMNModel, weights_problem
 from .results import InputError
 
 if TYPE_CHECKING:
@@ -151,11 +151,8 @@ def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu")
         model, report = RMNModel.from_pretrained(checkpoint, output_loading_info=True)
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
         raise InputError(" ".join(str(error).split())) from error
-    if wrong := sorted([*report["missing_keys"], *report["unexpected_keys"]]):
-        raise InputError(
-            f"the weights of {checkpoint} are not of the network that its config.json describes: {len(wrong)} tensors "
-            f"differ, {wrong[0]} for one"
-        )
+    if problem := weights_problem(checkpoint, report):
+        raise InputError(problem)
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:

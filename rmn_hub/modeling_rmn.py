@@ -341,6 +341,18 @@ def loading_problem(name: str | os.PathLike | None, revision: str, error: BaseEx
     return message
 
 
+def weights_problem(name: str | os.PathLike, report: dict[str, Any]) -> str | None:
+    """One sentence when `from_pretrained`'s loading info says that the weights are of another network, else `None`."""
+    wrong = sorted([*report["missing_keys"], *report["unexpected_keys"]])
+    wrong += sorted(tensor for tensor, *_ in report["mismatched_keys"])
+    if not wrong:
+        return None
+    return (
+        f"the weights of {name} are not of the network that its config.json describes: {len(wrong)} tensors differ, "
+        f"{wrong[0]} for one"
+    )
+
+
 @contextmanager
 def _without_conversion_bot() -> Iterator[None]:
     """

@@ -18,7 +18,7 @@ from . import BUNDLED_CHECKPOINT
 from .faces import MARGIN, FaceDetector, MTCNNDetector, crop_face
 from .image_processing_rmn import RMNImageProcessor
 from .images import MAX_PIXELS, LoadedImage, is_folder, load_image
-from .modeling_rmn import RMNModel
+from .modeling_rmn import RMNModel, weights_problem
 from .results import Attention, Expression, Face, InputError, Result
 
 # Faces wait for a full batch as crops of their photo's resolution. Beyond this much of them the batch goes early.
@@ -165,13 +165,8 @@ class ExpressionRecognizer:
             logging.set_verbosity(verbosity)
             if bars:
                 logging.enable_progress_bar()
-        wrong = sorted([*report["missing_keys"], *report["unexpected_keys"]])
-        wrong += sorted(name for name, *_ in report["mismatched_keys"])
-        if wrong:
-            raise InputError(
-                f"the weights of {checkpoint} are not of the network that its config.json describes: {len(wrong)} "
-                f"tensors differ, {wrong[0]} for one"
-            )
+        if problem := weights_problem(checkpoint, report):
+            raise InputError(problem)
         return cls(model, processor, **settings)
 
     def __call__(

@@ -374,14 +374,16 @@ def calibrate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the CPU when not given.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Faces at once.")] = 32,
 ) -> None:
-    """Fits one temperature and folds it into the checkpoint, so that its probabilities mean what they say."""
+    """Fits a temperature per expression and folds them into the checkpoint: probabilities then mean what they say."""
     with failing_on_bad_input(), _training_extra():
         from .training.calibrate import calibrate as fit
 
         with _face_progress() as report:
             record = fit(checkpoint, data, split, device=device, batch_size=batch_size, progress=report)
+    temperatures = ", ".join(f"{name} {value:.3f}" for name, value in record["temperatures"].items())
     before, after = (record[when]["expected_calibration_error"] for when in ("before", "after"))
-    typer.echo(f"temperature {record['fitted']:.3f}: expected calibration error {before:.3f} -> {after:.3f} on {split}")
+    typer.echo(f"temperatures: {temperatures}")
+    typer.echo(f"expected calibration error {before:.3f} -> {after:.3f} on {split}")
 
 
 @main.command()

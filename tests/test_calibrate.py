@@ -1,4 +1,4 @@
-"""`rmn-hub calibrate`: the temperature, and that it changes nothing but the sureness."""
+"""`rmn-hub calibrate`: the temperatures, and that they change nothing but the classifier."""
 
 import json
 import shutil
@@ -12,33 +12,54 @@ from typer.testing import CliRunner
 
 from rmn_hub import RMNModel
 from rmn_hub.cli import main
+from rmn_hub.configuration_rmn import EXPRESSIONS
 from rmn_hub.results import InputError
 from rmn_hub.training import calibrate as room
-from rmn_hub.training.calibrate import calibrate, fit_temperature
+from rmn_hub.training.calibrate import calibrate, fit_temperatures
 from rmn_hub.training.evaluate import calibration, softmax
 
 COUNT = 150
 
 
-@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
-def test_the_temperature_is_found(temperature):
+def drawn(logits, rng):
+    """Labels drawn from the probabilities of the logits."""
+    return np.minimum((softmax(logits).cumsum(1) < rng.random((len(logits), 1))).sum(1), 6)
+
+
+@pytest.mark.parametrize("common", [0.4, 1.0, 2.5])
+def test_the_temperature_of_each_expression_is_found(common):
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=(20_000, 7)) * 2
-    chances = softmax(logits / temperature).cumsum(1)
-    labels = np.minimum((chances < rng.random((20_000, 1))).sum(1), 6)
-    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.05)
+    temperatures = common * np.array([0.7, 1.3, 1.0, 0.9, 1.1, 0.8, 1.25])
+    logits = rng.normal(size=(50_000, 7)) * 2
+    found = fit_temperatures(logits, drawn(logits / temperatures, rng))
+    np.testing.assert_allclose(found, temperatures, rtol=0.08)
 
 
 def test_nothing_near_is_better():
     rng = np.random.default_rng(1)
-    logits, labels = rng.normal(size=(300, 7)).astype(np.float32) * 5, rng.integers(0, 7, 300)
-    labels[:200] = logits[:200].argmax(1)
-    best = fit_temperature(logits, labels)
+    logits = rng.normal(size=(3000, 7)).astype(np.float32) * 5
+    labels = np.where(rng.random(3000) < 0.6, logits.argmax(1), rng.integers(0, 7, 3000))
+    best = fit_temperatures(logits, labels)
 
-    def loss(temperature):
-        return -np.log(softmax(logits / temperature)[np.arange(300), labels]).mean()
+    def loss(temperatures):
+        logarithms = np.log(temperatures)
+        prior = ((logarithms - logarithms.mean()) ** 2).sum() / (2 * room.SPREAD**2)
+        return prior - np.log(softmax(logits / temperatures)[np.arange(3000), labels]).sum()
 
-    assert all(loss(best) < loss(best * factor) for factor in (0.5, 0.9, 0.99, 1.01, 1.1, 2))
+    for index in range(7):
+        for factor in (0.5, 0.9, 0.99, 1.01, 1.1, 2):
+            assert loss(best) < loss(best * np.where(np.arange(7) == index, factor, 1))
+
+
+def test_few_faces_give_nearly_one_temperature():
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(50_000, 7)) * 2
+    labels = drawn(logits / np.array([0.5, 2.0, 1, 1, 1, 1, 1]), rng)
+
+    def spread(count):
+        return np.log(fit_temperatures(logits[:count], labels[:count])).std()
+
+    assert spread(5) < 0.1 < 0.3 < spread(50_000)
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +82,17 @@ def world(original, tmp_path):
     return {**original, "checkpoint": Path(shutil.copytree(original["checkpoint"], tmp_path / "checkpoint"))}
 
 
-def test_calibration_keeps_the_answers_and_mends_the_sureness(world):
+def test_calibration_changes_the_classifier_alone_and_mends_the_sureness(world):
     before = load_file(world["checkpoint"] / "model.safetensors")
     record = calibrate(world["checkpoint"], world["data"])
-    assert 2.5 < record["fitted"] < 6
-    assert record["after"]["expected_calibration_error"] < record["before"]["expected_calibration_error"] / 2
-    assert record["after"]["correct"] == record["before"]["correct"]
+    temperatures = np.array([record["temperatures"][name] for name in EXPRESSIONS])
+    assert 2.5 < np.exp(np.log(temperatures).mean()) < 6
+    assert record["after"]["expected_calibration_error"] < record["before"]["expected_calibration_error"] * 0.6
     assert record["after"]["negative_log_likelihood"] < record["before"]["negative_log_likelihood"]
 
     logits = answers_of(world["checkpoint"], world["pictures"])
-    np.testing.assert_array_equal(logits.argmax(1), world["logits"].argmax(1))
-    np.testing.assert_allclose(logits, world["logits"] / record["fitted"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits, world["logits"] / temperatures, rtol=1e-4, atol=1e-4)
+    assert record["after"]["correct"] == (logits.argmax(1) == world["labels"]).sum()
     after = load_file(world["checkpoint"] / "model.safetensors")
     changed = {name for name in before if not before[name].equal(after[name])}
     assert changed == {"classifier.weight", "classifier.bias"}
@@ -85,8 +106,9 @@ def test_calibration_keeps_the_answers_and_mends_the_sureness(world):
 def test_again_finds_nothing_left_to_do(world):
     first = calibrate(world["checkpoint"], world["data"])
     second = calibrate(world["checkpoint"], world["data"])
-    assert second["fitted"] == pytest.approx(1, abs=1e-3)
-    assert second["temperature"] == pytest.approx(first["temperature"], rel=1e-3)
+    assert second["temperatures"] == pytest.approx(first["temperatures"], rel=1e-3)
+    for score, value in second["before"].items():
+        assert second["after"][score] == pytest.approx(value, rel=1e-3), score
     assert second["sha256_before"] == first["sha256"]
     assert json.loads((world["checkpoint"] / "calibration.json").read_text()) == second
 

@@ -90,7 +90,8 @@ def test_numbers_are_those_of_the_files(checkpoint):
     for name in EXPRESSIONS:
         assert f"| {name} | {100 * private['per_expression'][name]['precision']:.1f} |" in text
     record = json.loads((checkpoint / "calibration.json").read_text())
-    assert f"T = {record['temperature']:.3f}" in text
+    for name, temperature in record["temperatures"].items():
+        assert f"{name} {temperature:.3f}" in text
     assert record["command"] in text
     assert "masks off" in text
     assert "| FER2013 PublicTest |" in text
@@ -130,7 +131,7 @@ def test_missing_parts_are_said_to_be_missing(tmp_path):
         patch.setattr(evaluation, "_TIMING_SECONDS", 0.0)
         evaluate(folder, tmp_path / "photos.parquet", "all", json_file=folder / "eval.json")
     text = make_card(folder).text
-    assert "no temperature was fitted" in text
+    assert "no temperatures were fitted" in text
     assert "No network without masks was trained" in text
     assert "They were not looked for" in text
     assert "In this checkpoint the masks are off." in text

@@ -333,11 +333,13 @@ def _calibration(record: dict[str, Any] | None) -> dict[str, Any] | None:
     if record is None:
         return None
     return {
-        "temperature": f"{record['temperature']:.3f}",
+        "temperatures": ", ".join(f"{name} {value:.3f}" for name, value in record["temperatures"].items()),
         "faces": f"{record['faces']:,}",
         "split": _title(record["split"]),
         "before": f"{record['before']['expected_calibration_error']:.3f}",
         "after": f"{record['after']['expected_calibration_error']:.3f}",
+        "accuracy_before": f"{100 * record['before']['accuracy']:.1f}",
+        "accuracy_after": f"{100 * record['after']['accuracy']:.1f}",
         "command": record["command"],
     }
 

@@ -188,6 +188,16 @@ def test_another_seed_does_not_go_on_with_a_run(bars, tmp_path):
         train(bars, tmp_path, RECIPE, epochs=1, seed=1, cpu=True)
 
 
+@pytest.mark.parametrize("content", [b"", b"not a zip", {"of": "something else"}])
+def test_a_state_of_something_else_is_refused(bars, tmp_path, content):
+    if isinstance(content, bytes):
+        (tmp_path / "state.pt").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "state.pt")
+    with pytest.raises(InputError, match="is not what rmn-hub train wrote"):
+        train(bars, tmp_path, RECIPE, epochs=1, cpu=True)
+
+
 def test_an_ensemble_teaches_a_student(bars, tmp_path):
     """Two members, four views, one file; the student learns from it what the labels alone would not tell it so soon."""
     checkpoints = [

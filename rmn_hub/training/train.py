@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -398,7 +399,13 @@ class Trainer:
 
     def _resume(self) -> float:
         """Goes on after the last saved epoch. Returns the minutes spent on it."""
-        state = torch.load(self.output / "state.pt", map_location=self.device, weights_only=True)
+        path = self.output / "state.pt"
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            if not {"seed", "module", "average", "optimizer", "spent"} <= set(state):
+                raise ValueError("it lacks parts of a run")
+        except (OSError, RuntimeError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(f"{path} is not what rmn-hub train wrote: give another --output") from error
         shapes = {name: tensor.shape for name, tensor in self.module.state_dict().items()}
         if state["seed"] != self.seed or {name: tensor.shape for name, tensor in state["module"].items()} != shapes:
             raise InputError(

@@ -93,7 +93,13 @@ def test_numbers_are_those_of_the_files(checkpoint):
     for name, temperature in record["temperatures"].items():
         assert f"{name} {temperature:.3f}" in text
     assert record["command"] in text
-    assert "masks off" in text
+    assert "| masks off | " in text
+    on, off = (run["sets"]["public_test"] for run in json.loads((checkpoint / "ablation.json").read_text())["runs"])
+    only_on = sum(a > b for a, b in zip(on["right"], off["right"]))
+    assert f"{only_on} faces are right with masks only" in text
+    assert on["command"] in text
+    assert off["command"] in text
+    assert text.count("from chance.") + text.count("does not explain it.") == 1
     assert "| FER2013 PublicTest |" in text
     assert "On faces of another origin (wild, 21 faces)" in text
 
@@ -159,7 +165,7 @@ def test_training_is_told(checkpoint, tmp_path):
     finally:
         (checkpoint / "run.json").unlink()
         (checkpoint / "metrics.csv").unlink()
-    assert "budget of 90 minutes, seed 7: 41 epochs in 90 minutes" in text
+    assert "`rmn-hub train --recipe RECIPE.yaml --minutes 90 --seed 7`: 41 epochs in 90 minutes" in text
     assert "32 px for 50%, then 48 px for 50%" in text
 
 
@@ -193,6 +199,16 @@ def test_ablation_needs_both_kinds_of_network(checkpoint, tmp_path):
     off["checkpoint"]["masks"], off["sets"] = False, {"elsewhere": off["sets"]["wild"]}
     (tmp_path / "off.json").write_text(json.dumps(off))
     with pytest.raises(InputError, match="were not scored on one set"):
+        write_ablation(checkpoint, [tmp_path / "off.json", on])
+    off["sets"] = json.loads(on.read_text())["sets"]
+    for numbers in off["sets"].values():
+        numbers["data"]["sha256"] = "of other faces"
+    (tmp_path / "off.json").write_text(json.dumps(off))
+    with pytest.raises(InputError, match="were not scored on one set"):
+        write_ablation(checkpoint, [tmp_path / "off.json", on])
+    del off["sets"]["wild"]["right"]
+    (tmp_path / "off.json").write_text(json.dumps(off))
+    with pytest.raises(InputError, match="lacks 'right'"):
         write_ablation(checkpoint, [tmp_path / "off.json", on])
 
 

@@ -114,6 +114,18 @@ def test_per_expression_and_confusion_matrix(world, numbers):
         assert row["precision"] == pytest.approx(matrix[index, index] / max(1, matrix[:, index].sum()))
 
 
+def test_paired_difference_by_hand():
+    """Of ten faces the one network alone has four right, the other alone one: p = 2 (1 + 5) / 2^5."""
+    one, other = [1, 1, 1, 1, 0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]
+    result = room.paired_difference(one, other)
+    assert (result["only_first"], result["only_second"]) == (4, 1)
+    assert result["difference"] == pytest.approx(0.3)
+    assert result["p_value"] == pytest.approx(0.375)
+    half = 1.96 * np.std([1, 1, 1, 1, -1, 0, 0, 0, 0, 0]) / np.sqrt(10)
+    assert result["interval"] == pytest.approx([0.3 - half, 0.3 + half])
+    assert room.paired_difference(one, one)["p_value"] == 1
+
+
 def test_expected_calibration_error_by_hand():
     # Confidences 0.9, 0.9 and 0.55 fall into bins 14, 14 and 9 of 15; two of the three are right.
     probabilities = np.array([[0.9, 0.1, 0], [0.9, 0.1, 0], [0.55, 0.45, 0]])

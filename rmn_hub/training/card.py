@@ -16,7 +16,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..configuration_rmn import EXPRESSIONS
 from ..results import InputError
 from .calibrate import RECORD
-from .evaluate import WEIGHTS, checkpoint_folder, file_hash, write_json, write_text
+from .evaluate import WEIGHTS, checkpoint_folder, file_hash, paired_difference, write_json, write_text
+from .recipe import RECIPES, Recipe
 
 EVALUATION = "eval.json"
 ABLATION = "ablation.json"
@@ -76,12 +77,12 @@ def write_ablation(checkpoint: str | Path, evaluations: Sequence[str | Path]) ->
 
     Args:
         checkpoint: folder of the checkpoint whose card is to tell about them.
-        evaluations: files of `rmn-hub evaluate --json`. A `run.json` beside one of them says how that network was
-            trained.
+        evaluations: files of `rmn-hub evaluate --json`. A `run.json`, a `metrics.csv` and a `calibration.json`
+            beside one of them say how that network was trained and calibrated.
 
     Raises:
-        InputError: a file cannot be read, they do not hold a network with masks and one without, or no set that was
-            scored with all of them.
+        InputError: a file cannot be read, they do not hold a network with masks and one without, or no set of which all
+            of them scored the same faces.
     """
     runs = []
     for path in map(Path, evaluations):
@@ -89,15 +90,54 @@ def write_ablation(checkpoint: str | Path, evaluations: Sequence[str | Path]) ->
         if document is None or not {"checkpoint", "sets"} <= set(document):
             raise InputError(f"{path} is no file of rmn-hub evaluate --json")
         name = "masks on" if document["checkpoint"]["masks"] else "masks off"
-        runs.append({"name": name, **document, "run": _read(path.with_name("run.json"))})
+        try:
+            sets = {
+                title: {key: numbers[key] for key in ("command", "data", "single_view", "flip_averaged", "right")}
+                for title, numbers in document["sets"].items()
+            }
+        except KeyError as error:
+            raise InputError(f"{path} lacks {error}: make it again with rmn-hub evaluate --json") from error
+        calibration = _read(path.with_name(RECORD)) or {}
+        runs.append(
+            {
+                "name": name,
+                "checkpoint": document["checkpoint"],
+                "run": _read(path.with_name("run.json")),
+                "trained": _trained(path.parent),
+                "calibration": calibration.get("command"),
+                "sets": sets,
+            }
+        )
     if {run["name"] for run in runs} != {"masks on", "masks off"}:
         raise InputError("an ablation compares a network with masks and one without: give the results of both")
-    if not set.intersection(*(set(run["sets"]) for run in runs)):
+    if not _common_sets(runs):
         raise InputError("these networks were not scored on one set: evaluate them with the same --data and --split")
-    runs.sort(key=lambda run: run["name"], reverse=True)
+    runs.sort(key=lambda run: run["name"], reverse=True)  # with masks first
     path = checkpoint_folder(checkpoint) / ABLATION
     write_json(path, {"runs": runs})
     return path
+
+
+def _common_sets(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """The sets of which all evaluations hold the very same faces, the scored one of FER2013 first."""
+    common = [
+        name
+        for name, numbers in runs[0]["sets"].items()
+        if all(
+            name in run["sets"] and run["sets"][name]["data"]["sha256"] == numbers["data"]["sha256"] for run in runs[1:]
+        )
+    ]
+    return sorted(common, key=lambda name: name != "private_test")
+
+
+def _trained(folder: Path) -> dict[str, float] | None:
+    """How long the run went whose `metrics.csv` lies in a folder: `epochs` and `minutes`; `None` without one."""
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {"epochs": int(rows[-1]["epoch"]), "minutes": float(rows[-1]["minutes"])} if rows else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -306,20 +346,27 @@ def _main(title: str, numbers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _budget(run: dict[str, Any]) -> str:
-    return f"{run['minutes']:g} minutes" if run["minutes"] else f"{run['epochs']} epochs"
+def _train_command(run: dict[str, Any]) -> str:
+    """The command of a run, but for its data and its folder."""
+    recipe = next(
+        (path.stem for path in sorted(RECIPES.glob("*.yaml")) if Recipe.load(path.stem).to_dict() == run["recipe"]),
+        "RECIPE.yaml",  # `run.json` has it
+    )
+    budget = f"--minutes {run['minutes']:g}" if run["minutes"] else f"--epochs {run['epochs']}"
+    return f"rmn-hub train --recipe {recipe} {budget} --seed {run['seed']}"
+
+
+def _duration(trained: dict[str, float]) -> str:
+    return f"{trained['epochs']} epochs in {trained['minutes']:.0f} minutes"
 
 
 def _training(folder: Path, run: dict[str, Any] | None) -> str:
     if run is None:
         return ""
-    text = f"`rmn-hub train` with a budget of {_budget(run)}, seed {run['seed']}"
-    metrics = folder / "metrics.csv"
-    if metrics.exists():
-        with metrics.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if rows:
-            text += f": {rows[-1]['epoch']} epochs in {float(rows[-1]['minutes']):.0f} minutes"
+    text = f"`{_train_command(run)}`"
+    trained = _trained(folder)
+    if trained is not None:
+        text += f": {_duration(trained)}"
     recipe = run["recipe"]
     sizes = ", then ".join(f"{size} px for {100 * part:.0f}%" for part, size in recipe["sizes"])
     return (
@@ -348,34 +395,40 @@ def _ablation(ablation: dict[str, Any] | None) -> dict[str, Any] | None:
     if ablation is None:
         return None
     runs = ablation["runs"]
+    names = _common_sets(runs)
     rows = [
         {
             "name": run["name"],
-            "budget": _budget(run["run"]) if run["run"] else "",
+            "training": _duration(run["trained"]) if run["trained"] else "",
             "multiply_adds": _in_words(run["checkpoint"]["multiply_adds"]),
             "parameters": _in_words(run["checkpoint"]["parameters"]),
             "title": _title(name),
-            "single_view": _accuracy(numbers["single_view"]),
-            "flip_averaged": _accuracy(numbers["flip_averaged"]),
+            "single_view": _accuracy(run["sets"][name]["single_view"]),
+            "flip_averaged": _accuracy(run["sets"][name]["flip_averaged"]),
         }
+        for name in names
         for run in runs
-        for name, numbers in run["sets"].items()
     ]
-    name = next(name for name in runs[0]["sets"] if all(name in run["sets"] for run in runs))
-    on, off = (
-        next(run["sets"][name]["single_view"] for run in runs if run["name"] == kind)
-        for kind in ("masks on", "masks off")
+    on, off = (next(run["sets"] for run in runs if run["name"] == kind) for kind in ("masks on", "masks off"))
+    commands = [_train_command(run["run"]) for run in runs if run["run"]]
+    commands += [run["calibration"] for run in runs if run["calibration"]]
+    commands += [run["sets"][name]["command"] for run in runs for name in names]
+    verdicts = [_masks_verdict(_title(name), on[name], off[name]) for name in names]
+    return {"rows": rows, "verdicts": verdicts, "commands": commands}
+
+
+def _masks_verdict(title: str, on: dict[str, Any], off: dict[str, Any]) -> str:
+    """What two evaluations of the same faces say about the masks, single view."""
+    values = paired_difference(*([digit == "1" for digit in numbers["right"]] for numbers in (on, off)))
+    low, high = values["interval"]
+    chance = "This is no difference that one could tell from chance."
+    verdict = chance if low <= 0 <= high else "Chance over these faces does not explain it."
+    return (
+        f"On {title}, single view, the masks change the accuracy by {100 * values['difference']:+.1f} points (95% "
+        f"interval over the faces {100 * low:+.1f} to {100 * high:+.1f}): {values['only_first']} faces are right with "
+        f"masks only, {values['only_second']} without only (McNemar's exact test: p = {values['p_value']:.2g}). "
+        + verdict
     )
-    points = 100 * (on["accuracy"] - off["accuracy"])
-    overlap = on["interval"][0] <= off["interval"][1] and off["interval"][0] <= on["interval"][1]
-    verdict = f"On {_title(name)}, single view, the network with masks is {abs(points):.1f} points "
-    verdict += "better. " if points > 0 else "worse. " if points < 0 else "apart. "
-    verdict += (
-        "The two intervals overlap: one run of each does not tell whether masks make a difference."
-        if overlap
-        else "The two intervals do not overlap. It is one run of each."
-    )
-    return {"rows": rows, "verdict": verdict}
 
 
 def _faithfulness(title: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rmn_hub.training import calibrate as room
 from rmn_hub.training.calibrate import calibrate, fit_temperatures
 from rmn_hub.training.evaluate import calibration, softmax
 
-COUNT = 150
+COUNT = 300
 
 
 def drawn(logits, rng):
@@ -32,7 +32,7 @@ def test_the_temperature_of_each_expression_is_found(common):
     temperatures = common * np.array([0.7, 1.3, 1.0, 0.9, 1.1, 0.8, 1.25])
     logits = rng.normal(size=(50_000, 7)) * 2
     found = fit_temperatures(logits, drawn(logits / temperatures, rng))
-    np.testing.assert_allclose(found, temperatures, rtol=0.08)
+    np.testing.assert_allclose(found, temperatures, rtol=0.05)
 
 
 def test_nothing_near_is_better():
@@ -87,7 +87,7 @@ def test_calibration_changes_the_classifier_alone_and_mends_the_sureness(world):
     record = calibrate(world["checkpoint"], world["data"])
     temperatures = np.array([record["temperatures"][name] for name in EXPRESSIONS])
     assert 2.5 < np.exp(np.log(temperatures).mean()) < 6
-    assert record["after"]["expected_calibration_error"] < record["before"]["expected_calibration_error"] * 0.6
+    assert record["after"]["expected_calibration_error"] < record["before"]["expected_calibration_error"] / 2
     assert record["after"]["negative_log_likelihood"] < record["before"]["negative_log_likelihood"]
 
     logits = answers_of(world["checkpoint"], world["pictures"])

@@ -224,6 +224,13 @@ class Mean:
     mean: float
     interval: tuple[float, float]
 
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Mean":
+        """The mean of one value per face, floats `(N,)`. One face tells nothing of others: its interval is infinite."""
+        mean = float(values.mean())
+        half = _Z * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+        return cls(mean, (mean - half, mean + half))
+
 
 @dataclass(frozen=True)
 class Removal:
@@ -360,11 +367,11 @@ def faithfulness(
         Removal(
             stage=stage + 1,
             fraction=float(fraction),
-            map=_mean(by_map[stage, index]),
-            random=_mean(by_chance[index]),
-            features=_mean(by_features[stage, index]),
-            map_minus_random=_mean(by_map[stage, index] - by_chance[index]),
-            map_minus_features=_mean(by_map[stage, index] - by_features[stage, index]),
+            map=Mean.of(by_map[stage, index]),
+            random=Mean.of(by_chance[index]),
+            features=Mean.of(by_features[stage, index]),
+            map_minus_random=Mean.of(by_map[stage, index] - by_chance[index]),
+            map_minus_features=Mean.of(by_map[stage, index] - by_features[stage, index]),
         )
         for stage in range(stages)
         for index, fraction in enumerate(fractions)
@@ -393,11 +400,6 @@ def _block_pixels(removed: Tensor, blocks: int, size: int) -> Tensor:
     """Blocks `(batch, blocks^2)` as pixels `(batch, 1, size, size)`."""
     index = torch.arange(size, device=removed.device) * blocks // size
     return removed.view(-1, 1, blocks, blocks)[:, :, index][:, :, :, index]
-
-
-def _mean(values: np.ndarray) -> Mean:
-    mean, half = float(values.mean()), _Z * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return Mean(mean, (mean - half, mean + half))
 
 
 __all__ = [

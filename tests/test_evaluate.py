@@ -121,9 +121,10 @@ def test_paired_difference_by_hand():
     assert (result["only_first"], result["only_second"]) == (4, 1)
     assert result["difference"] == pytest.approx(0.3)
     assert result["p_value"] == pytest.approx(0.375)
-    half = 1.96 * np.std([1, 1, 1, 1, -1, 0, 0, 0, 0, 0]) / np.sqrt(10)
+    half = 1.959964 * np.std([1, 1, 1, 1, -1, 0, 0, 0, 0, 0], ddof=1) / np.sqrt(10)
     assert result["interval"] == pytest.approx([0.3 - half, 0.3 + half])
     assert room.paired_difference(one, one)["p_value"] == 1
+    assert room.paired_difference([1], [0])["interval"] == [-np.inf, np.inf]
 
 
 def test_expected_calibration_error_by_hand():

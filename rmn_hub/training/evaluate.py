@@ -225,12 +225,14 @@ def paired_difference(right: Sequence[bool], others_right: Sequence[bool]) -> di
     """
     from scipy.stats import binomtest
 
+    from ..attention import Mean
+
     differences = np.asarray(right, float) - np.asarray(others_right, float)
     first, second = int((differences > 0).sum()), int((differences < 0).sum())
-    mean, error = float(differences.mean()), float(differences.std() / np.sqrt(len(differences)))
+    difference = Mean.of(differences)
     return {
-        "difference": mean,
-        "interval": [mean - 1.96 * error, mean + 1.96 * error],
+        "difference": difference.mean,
+        "interval": list(difference.interval),
         "only_first": first,
         "only_second": second,
         "p_value": float(binomtest(first, first + second).pvalue) if first + second else 1.0,

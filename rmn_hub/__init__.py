@@ -1,62 +1,91 @@
 """
-The Residual Masking Network: facial expressions from face pictures, and where the network looked.
+The Residual Masking Network: expressions of faces in images, and where the masks acted.
 
     from rmn_hub import ExpressionRecognizer
 
     recognizer = ExpressionRecognizer.from_pretrained()
     print(recognizer("photo.jpg").to_dict())
 
-Importing downloads nothing and prints nothing. It registers the model with transformers' Auto classes; everything that
-needs facenet-pytorch, matplotlib or gradio is imported when it is used.
+Importing this package is cheap: it imports neither torch nor transformers. A name is loaded when it is first used, and
+transformers' Auto classes learn about RMN when transformers is imported, before or after this package.
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
-
-from .configuration_rmn import EXPRESSIONS, RMNConfig
-from .image_processing_rmn import RMNImageProcessor
-from .modeling_rmn import RMNModel
-from .results import Expression, Face
+from . import _auto
+from .checkpoints import BUNDLED_CHECKPOINT
+from .errors import CheckpointError, InputError, RMNError, TrainingError
+from .expressions import EXPRESSIONS
 
 if TYPE_CHECKING:
+    from .detection.detector import FaceDetector
+    from .detection.mtcnn import MTCNNDetector
+    from .drawing.photo import annotate
+    from .model.configuration_rmn import RMNConfig
+    from .model.image_processing_rmn import RMNImageProcessor
+    from .model.modeling_rmn import RMNModel, RMNOutput
     from .recognizer import ExpressionRecognizer
+    from .results import Attention, Face, FaceExpression, ImageResult
+    from .video.tracking import FaceTracker, Track
 
 try:
     __version__ = version("rmn-hub")
 except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
-BUNDLED_CHECKPOINT = str(Path(__file__).parent / "checkpoints" / "rmn-fer2013")
+_LAZY = {
+    "Attention": "results",
+    "ExpressionRecognizer": "recognizer",
+    "Face": "results",
+    "FaceDetector": "detection.detector",
+    "FaceExpression": "results",
+    "FaceTracker": "video.tracking",
+    "ImageResult": "results",
+    "MTCNNDetector": "detection.mtcnn",
+    "RMNConfig": "model.configuration_rmn",
+    "RMNImageProcessor": "model.image_processing_rmn",
+    "RMNModel": "model.modeling_rmn",
+    "RMNOutput": "model.modeling_rmn",
+    "Track": "video.tracking",
+    "annotate": "drawing.photo",
+}
 
-AutoConfig.register("rmn", RMNConfig, exist_ok=True)
-AutoModel.register(RMNConfig, RMNModel, exist_ok=True)
-AutoModelForImageClassification.register(RMNConfig, RMNModel, exist_ok=True)
-# One class for both backends: with "pil" alone every first load would warn that there is no torchvision version.
-AutoImageProcessor.register(
-    RMNConfig, image_processor_classes={"pil": RMNImageProcessor, "torchvision": RMNImageProcessor}, exist_ok=True
-)
+_auto.register()
 
 
 def __getattr__(name: str) -> Any:
-    # Late, because the recognizer's room itself asks this one where the bundled checkpoint is.
-    if name == "ExpressionRecognizer":
-        from .recognizer import ExpressionRecognizer
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    return value
 
-        return ExpressionRecognizer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
 
 
 __all__ = [
     "BUNDLED_CHECKPOINT",
     "EXPRESSIONS",
-    "Expression",
+    "Attention",
+    "CheckpointError",
     "ExpressionRecognizer",
     "Face",
+    "FaceDetector",
+    "FaceExpression",
+    "FaceTracker",
+    "ImageResult",
+    "InputError",
+    "MTCNNDetector",
     "RMNConfig",
+    "RMNError",
     "RMNImageProcessor",
     "RMNModel",
+    "RMNOutput",
+    "Track",
+    "TrainingError",
     "__version__",
+    "annotate",
 ]

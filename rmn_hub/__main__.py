@@ -1,5 +1,5 @@
 """`python -m rmn_hub`, which is how `accelerate launch -m rmn_hub train ...` starts a run."""
 
-from .cli import main
+from .cli.shared import main
 
 main()

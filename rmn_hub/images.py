@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from .results import InputError
+from .errors import InputError
 
 # Four times the pixels of a good phone's photo: 240 MB as RGB. Checked in a file's header, before anything is decoded.
 MAX_PIXELS = 80_000_000

@@ -14,21 +14,22 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers.utils import logging
 
-from . import BUNDLED_CHECKPOINT
-from .faces import MARGIN, FaceDetector, MTCNNDetector, crop_face
-from .image_processing_rmn import RMNImageProcessor
+from .checkpoints import BUNDLED_CHECKPOINT
+from .detection.detector import MARGIN, FaceDetector, crop_face
+from .detection.mtcnn import MTCNNDetector
+from .errors import InputError
+from .hub.checkpoint import weights_problem
 from .images import MAX_PIXELS, LoadedImage, is_folder, load_image
-from .modeling_rmn import RMNModel, weights_problem
-from .results import Attention, Expression, Face, InputError, Result
+from .model.image_processing_rmn import RMNImageProcessor
+from .model.modeling_rmn import RMNModel
+from .results import Attention, Face, FaceExpression, ImageResult, reading_order
 
 # Faces wait for a full batch as crops of their photo's resolution. Beyond this much of them the batch goes early.
 MAX_WAITING_BYTES = 64_000_000
 # A crop is a square: of a strip of 10 x 1,000,000 pixels it would have a terabyte. The largest of a photo's faces fits.
 MAX_CROP_PIXELS = 2 * MAX_PIXELS
-
 # The form of an id on the Hub: whatever else is no folder is a path that was mistyped.
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-
 NO_FACE = "No face was found: look for smaller ones (min_face), or skip the detection if this is a face (faces_only)."
 NO_BOXES = "No box was given for this picture."
 
@@ -41,6 +42,7 @@ class _Waiting:
     width: int
     height: int
     message: str | None
+    image: Any
     faces: list[Face]
     crops: list[Image.Image]
 
@@ -177,7 +179,7 @@ class ExpressionRecognizer:
         faces_only: bool = False,
         attention: bool = False,
         min_confidence: float | None = None,
-    ) -> Result | list[Result]:
+    ) -> ImageResult | list[ImageResult]:
         """
         The expressions of one picture, or of each of several.
 
@@ -191,8 +193,8 @@ class ExpressionRecognizer:
             min_confidence: another one than the recognizer's, for this call.
 
         Returns:
-            one `Result` for one picture (not in a list), else a list of them in the same order. Faces are sorted from
-            left to right. The answers do not depend on the form of the picture nor on the others.
+            one `ImageResult` for one image (not in a list), else a list of them in the same order. Faces are sorted in
+            reading order. The answers do not depend on the form of the picture nor on the others.
 
         Raises:
             InputError: a picture cannot be used, or an argument cannot be what it is.
@@ -227,7 +229,7 @@ class ExpressionRecognizer:
         attention: bool = False,
         min_confidence: float | None = None,
         on_error: Callable[[InputError], None] | None = None,
-    ) -> Iterator[Result]:
+    ) -> Iterator[ImageResult]:
         """
         The result of each picture, in order, in memory that does not grow with their number: pictures are read when it
         is their turn, and nothing of them is kept. Up to `batch_size` of them are read ahead.
@@ -259,7 +261,7 @@ class ExpressionRecognizer:
         attention: bool,
         min_confidence: float,
         on_error: Callable[[InputError], None] | None,
-    ) -> Iterator[Result]:
+    ) -> Iterator[ImageResult]:
         waiting: list[_Waiting] = []
         faces = size = 0
         all_boxes = None if boxes is None else iter(boxes)
@@ -296,7 +298,7 @@ class ExpressionRecognizer:
                 raise InputError("the detector does not give one list of faces for each picture: see FaceDetector")
             faces = _checked_boxes(found[0], picture)
             message = None if faces else NO_FACE
-        faces.sort(key=lambda face: face.box[:2])
+        faces = [faces[place] for place in reading_order([face.box for face in faces])]
         margin = 0.0 if faces_only else self.margin
         for x0, y0, x1, y1 in (face.box for face in faces):
             if ((1 + margin) * max(x1 - x0, y1 - y0)) ** 2 > MAX_CROP_PIXELS:
@@ -306,10 +308,10 @@ class ExpressionRecognizer:
                 )
         crops = [crop_face(picture.image, face.box, margin) for face in faces]
         sentences = [sentence for sentence in (picture.message, message) if sentence]
-        return _Waiting(picture.source, width, height, " ".join(sentences) or None, faces, crops)
+        return _Waiting(picture.source, width, height, " ".join(sentences) or None, image, faces, crops)
 
     @torch.inference_mode()
-    def _classify(self, waiting: list[_Waiting], attention: bool, min_confidence: float) -> list[Result]:
+    def _classify(self, waiting: list[_Waiting], attention: bool, min_confidence: float) -> list[ImageResult]:
         """The pictures' results, their faces together in batches."""
         crops = [crop for picture in waiting for crop in picture.crops]
         probabilities: list[list[float]] = []
@@ -336,29 +338,34 @@ class ExpressionRecognizer:
                 maps += [None] * len(batch)
         answers = zip(probabilities, maps)
         return [
-            Result(
+            ImageResult(
                 source=picture.source,
                 width=picture.width,
                 height=picture.height,
                 faces=tuple(
-                    self._expression(face, *answer, min_confidence) for face, answer in zip(picture.faces, answers)
+                    self._expression(number, face, *answer, min_confidence)
+                    for number, (face, answer) in enumerate(zip(picture.faces, answers), start=1)
                 ),
                 message=picture.message,
+                image=picture.image,
             )
             for picture in waiting
         ]
 
     def _expression(
-        self, face: Face, values: list[float], attention: Attention | None, min_confidence: float
-    ) -> Expression:
+        self, index: int, face: Face, values: list[float], attention: Attention | None, min_confidence: float
+    ) -> FaceExpression:
         probability = max(values)
-        return Expression(
-            face=face,
+        return FaceExpression(
+            box=face.box,
+            landmarks=face.landmarks,
+            score=face.score,
             expression=self.expressions[values.index(probability)],
             probability=probability,
             probabilities=dict(zip(self.expressions, values)),
             uncertain=probability < min_confidence,
             attention=attention,
+            index=index,
         )
 
 

@@ -1,21 +1,19 @@
-"""What every way from a picture to expressions answers with: `Face`, `Expression`, `Result`, and tables of them."""
+"""The types that every call returns: `Face`, `FaceExpression`, `ImageResult`."""
 
-import contextlib
-import csv
+import io
 import json
 import os
-import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from .configuration_rmn import EXPRESSIONS
-
 if TYPE_CHECKING:
     import pandas
+    import supervision
+    from PIL import Image
 
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
@@ -24,19 +22,15 @@ Point = tuple[float, float]
 LANDMARKS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 
 
-class InputError(ValueError):
-    """An input that cannot be used. `str(error)` is one sentence for its user: what is wrong, and what to do."""
-
-
 @dataclass(frozen=True)
 class Face:
     """
-    One face of a picture.
+    One face of an image, as a detector finds it.
 
     Args:
-        box: `(x0, y0, x1, y1)` in pixels of the upright picture (EXIF rotation applied), x to the right and y down.
-        landmarks: the five points `LANDMARKS` as `(x, y)` in the same pixels, or `None` where nobody looked for them.
-        score: the detector's score in 0..1, or `None` where no detector was asked.
+        box: `(x0, y0, x1, y1)` in pixels of the upright image (EXIF rotation applied), x to the right and y down.
+        landmarks: the five points `LANDMARKS` as `(x, y)` in the same pixels, or `None` without landmarks.
+        score: the detector's score in 0..1, or `None` without a detector.
     """
 
     box: Box
@@ -44,7 +38,7 @@ class Face:
     score: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The face in lists, numbers and `None` only, ready for JSON."""
+        """Return the face as lists, numbers and `None`, ready for JSON."""
         return {
             "box": [float(value) for value in self.box],
             "landmarks": None if self.landmarks is None else [[float(x), float(y)] for x, y in self.landmarks],
@@ -55,13 +49,13 @@ class Face:
 @dataclass(frozen=True, eq=False)
 class Attention:
     """
-    Where the network looked on one face, stage by stage (made by `rmn_hub.attention`).
+    Where the masks acted on one face, stage by stage (made by `rmn_hub.attention`).
 
     Args:
         maps: the attention map of each stage, float32 `H x W` in 0..1, normalised per stage and of the mask's own size.
         before: per stage, float32 `H x W` in 0..1: the strength of the stage's features before masking.
         after: per stage, the same after masking, on the scale of `before`.
-        crop: the crop as it was cut from the photo, `H x W x 3` uint8 RGB.
+        crop: the crop as it was cut from the image, `H x W x 3` uint8 RGB.
     """
 
     maps: tuple[np.ndarray, ...] = field(repr=False)
@@ -70,68 +64,117 @@ class Attention:
     crop: np.ndarray = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Expression:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FaceExpression:
     """
-    What the network sees in one face.
+    The expression of one face.
 
     Args:
-        face: where the face is.
+        box: `(x0, y0, x1, y1)` in pixels of the upright image, x to the right and y down.
+        landmarks: the five points `LANDMARKS` as `(x, y)` in the same pixels, or `None` without landmarks.
+        score: the detector's score in 0..1, or `None` without a detector.
         expression: the most probable expression.
         probability: its probability in 0..1.
         probabilities: the probability of every expression by name, in the checkpoint's class order; they sum to 1.
         uncertain: whether `probability` lies below the `min_confidence` that was asked for.
         attention: the attention maps, when they were asked for.
+        index: the number of the face in its image: from 1, in reading order (see [`reading_order`]).
+        track_id: the identity of the face over the frames of a video, or `None` for a single image.
     """
 
-    face: Face
+    box: Box
+    landmarks: tuple[Point, ...] | None = None
+    score: float | None = None
     expression: str
     probability: float
     probabilities: dict[str, float] = field(hash=False)
     uncertain: bool = False
-    attention: Attention | None = field(default=None, compare=False, repr=False)
+    attention: Attention | None = field(default=None, compare=False)
+    index: int = 1
+    track_id: int | None = None
+
+    @property
+    def face(self) -> Face:
+        """The face without its expression."""
+        return Face(self.box, self.landmarks, self.score)
 
     def to_dict(self) -> dict[str, Any]:
-        """The face's dictionary and the expression's values, ready for JSON. Attention maps are left out."""
-        return {
+        """Return the values ready for JSON. Attention maps are left out, and so is a `track_id` of `None`."""
+        values = {
+            "index": int(self.index),
             **self.face.to_dict(),
             "expression": self.expression,
             "probability": float(self.probability),
             "probabilities": {name: float(value) for name, value in self.probabilities.items()},
             "uncertain": bool(self.uncertain),
         }
+        return values if self.track_id is None else {**values, "track_id": int(self.track_id)}
+
+    def __repr__(self) -> str:
+        box = ", ".join(f"{value:.0f}" for value in self.box)
+        unsure = ", uncertain" if self.uncertain else ""
+        track = "" if self.track_id is None else f", track {self.track_id}"
+        return f"<FaceExpression {self.index}: {self.expression} {self.probability:.1%}{unsure}, box ({box}){track}>"
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class ImageResult:
     """
-    All faces of one picture, from left to right. It has a length, an index and an iteration: those of `faces`.
+    All faces of one image, in reading order. Length, index and iteration are those of `faces`; a result is true even
+    without a face.
 
     Args:
-        source: the path of the picture, or `"image 3"` for the third of a list of pictures without one.
-        width: width of the upright picture in pixels.
+        source: the path of the image, or `"image 3"` for the third of a list of images without one.
+        width: width of the upright image in pixels.
         height: its height in pixels.
-        faces: one `Expression` per face, sorted by the left edge of its box; empty when no face was found.
-        message: a sentence when there is something to say (no face was found, only the first frame was read).
+        faces: one `FaceExpression` per face, numbered from 1 by their `index`; empty when no face was found.
+        message: a sentence about what the caller may not expect (no face was found, only the first frame was read).
+        image: the image as it was handed over (a path stays a path), which `plot`, `save` and Jupyter draw on.
     """
 
     source: str
     width: int
     height: int
-    faces: tuple[Expression, ...] = ()
+    faces: tuple[FaceExpression, ...] = ()
     message: str | None = None
+    image: Any = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.faces)
 
-    def __iter__(self) -> Iterator[Expression]:
+    def __bool__(self) -> bool:
+        # `if result:` asks whether there is a result; `if len(result):` whether it has faces.
+        return True
+
+    def __iter__(self) -> Iterator[FaceExpression]:
         return iter(self.faces)
 
-    def __getitem__(self, index: int) -> Expression:
+    def __getitem__(self, index: int) -> FaceExpression:
         return self.faces[index]
 
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{face.expression} {face.probability:.0%}" for face in self.faces[:4])
+        more = f", {len(self.faces) - 4} more" if len(self.faces) > 4 else ""
+        return f"<ImageResult {self.source!r}, {self.width} x {self.height}: {shown + more or 'no face'}>"
+
+    def scaled(self, width: int, height: int) -> "ImageResult":
+        """Return the result for the same image at `width x height` pixels: boxes and landmarks move along."""
+        x_scale, y_scale = width / self.width, height / self.height
+
+        def moved(face: FaceExpression) -> FaceExpression:
+            x0, y0, x1, y1 = face.box
+            points = face.landmarks
+            return replace(
+                face,
+                box=(x0 * x_scale, y0 * y_scale, x1 * x_scale, y1 * y_scale),
+                landmarks=None if points is None else tuple((x * x_scale, y * y_scale) for x, y in points),
+            )
+
+        faces = tuple(moved(face) for face in self.faces)
+        return replace(self, width=width, height=height, faces=faces, image=None)
+
     def to_dict(self) -> dict[str, Any]:
-        """The picture as a line of `rmn-hub predict --json` has it; `message` is there only when there is one."""
+        """Return the line of `rmn-hub predict --json`; it has a `message` only when there is one."""
         line: dict[str, Any] = {
             "source": self.source,
             "width": int(self.width),
@@ -142,147 +185,116 @@ class Result:
             line["message"] = self.message
         return line
 
+    def to_json(self, indent: int | None = None) -> str:
+        """Return `to_dict` as JSON text: one line, or indented by `indent` spaces."""
+        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
 
-# One of them, or any iterable of them.
-Results: TypeAlias = Result | Expression | Face | Iterable[Result | Expression | Face]
+    def to_csv(self, path_or_file: str | os.PathLike[str] | IO[str]) -> None:
+        """Write one row per face; see [`rmn_hub.tables.to_csv`]."""
+        from .tables import to_csv
+
+        to_csv(self, path_or_file)
+
+    def to_df(self) -> "pandas.DataFrame":
+        """
+        Return one row per face as a pandas frame; see [`rmn_hub.tables.to_frame`].
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        from .tables import to_frame
+
+        return to_frame(self)
+
+    def to_supervision(self) -> "supervision.Detections":
+        """
+        Return the faces as supervision's `Detections`: `xyxy`, `confidence` (the expression's probability), `class_id`
+        (its place in the class order), `tracker_id` where there are tracks, and `data["class_name"]`.
+
+        Raises:
+            ImportError: supervision is not installed.
+        """
+        from .tables import to_supervision
+
+        return to_supervision(self)
+
+    def plot(self, **options: Any) -> "Image.Image":
+        """
+        Return the image with its faces as a PIL image; see [`rmn_hub.drawing.photo.annotate`] for `options`.
+
+        Raises:
+            InputError: the result does not carry its image, or the image cannot be read any more.
+        """
+        from .drawing.photo import annotate
+        from .errors import InputError
+
+        if self.image is None:
+            raise InputError("this result does not carry its image: draw with rmn_hub.annotate(image, result)")
+        return annotate(self.image, self, **options)
+
+    def save(self, path: str | os.PathLike[str], **options: Any) -> Path:
+        """
+        Write the image with its faces to a file whose suffix names the format, and return the file's path.
+
+        Raises:
+            InputError: the image cannot be drawn or the file cannot be written.
+        """
+        from .errors import InputError
+        from .files import replacing
+
+        picture, path = self.plot(**options), Path(path)
+        try:
+            with replacing(path) as beside:
+                picture.save(beside)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        return path
+
+    def _repr_png_(self) -> bytes | None:
+        """Return what Jupyter shows: the annotated image, or nothing where it cannot be drawn any more."""
+        from .errors import InputError
+
+        try:
+            picture = self.plot()
+        except InputError:
+            return None
+        picture.thumbnail((1280, 1280))
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        return buffer.getvalue()
 
 
-def to_records(results: Results) -> list[dict[str, Any]]:
+def reading_order(boxes: Sequence[Box]) -> list[int]:
     """
-    One flat dictionary per face, for tables.
+    Return the indices of boxes in reading order: rows from top to bottom, and from left to right in each row.
 
-    Args:
-        results: one result, or any iterable of results, expressions or faces (of one kind).
-
-    Returns:
-        For a face of a result: `source`, `width`, `height`, `face` (its number in the picture, from 0), `x0`, `y0`,
-        `x1`, `y1`, `score`, `expression`, `probability`, `uncertain`, one column per expression with its probability,
-        and `left_eye_x`, `left_eye_y`, ... for the five landmarks. An expression by itself has no `source`, `width`,
-        `height` and `face`, and a face by itself only its box, score and landmarks. A picture without faces has no
-        row. What is not known is `None`.
+    Boxes are of one row when the centre of each lies within the height of the row's first (topmost) box.
     """
-    return list(_records(results))
+    waiting = sorted(range(len(boxes)), key=lambda index: (boxes[index][1] + boxes[index][3], boxes[index][0]))
+    order: list[int] = []
+    while waiting:
+        bottom = boxes[waiting[0]][3]
+        row = [index for index in waiting if (boxes[index][1] + boxes[index][3]) / 2 <= bottom]
+        order += sorted(row, key=lambda index: (boxes[index][0], boxes[index][1]))
+        waiting = [index for index in waiting if index not in row]
+    return order
 
 
-def to_csv(results: Results, path_or_file: str | os.PathLike[str] | IO[str]) -> None:
-    """
-    Writes the rows of `to_records` as CSV with a header line, row by row, so `results` may be a generator.
-
-    Args:
-        results: as `to_records` takes them.
-        path_or_file: a path (UTF-8; the file appears only when it is complete) or a file opened for text with
-            `newline=""`.
-    """
-    if hasattr(path_or_file, "write"):
-        _write_csv(results, path_or_file)
-    else:
-        with replacing(path_or_file) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-            _write_csv(results, file)
-
-
-def to_json_lines(results: Results) -> str:
-    """
-    One line of JSON, with its newline, per result (as `rmn-hub predict --json` prints it), expression or face.
-    """
-    return "".join(json.dumps(item.to_dict(), allow_nan=False) + "\n" for item in _as_items(results))
-
-
-def to_frame(results: Results) -> "pandas.DataFrame":
-    """
-    The rows of `to_records` as a pandas frame; without any face it has all columns and no row.
-
-    Raises:
-        ImportError: pandas is not installed.
-    """
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError(
-            "a frame needs pandas: install it with `pip install pandas`, or use to_records or to_csv"
-        ) from error
-    records = to_records(results)
-    return pandas.DataFrame(records, columns=None if records else _columns())
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """
-    Yields a new path beside `path` to write to, and renames it to `path` when the block ends well. When it does not,
-    the new file is removed and `path` stays as it was: whatever happens, nobody sees half a file. Where `path` is a
-    link, the file that it leads to is replaced; what is no file (`/dev/stdout`) is written to as it is.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
-    # Not a file of `tempfile`: those are readable by their owner only, and would stay so.
-    beside = path.with_name(f".{path.stem[:40]}-{uuid.uuid4().hex[:12]}{path.suffix}")
-    try:
-        yield beside
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def _as_items(results: Results) -> Iterable[Result | Expression | Face]:
-    return [results] if isinstance(results, (Result, Expression, Face)) else results
-
-
-def _records(results: Results) -> Iterator[dict[str, Any]]:
-    for item in _as_items(results):
-        if isinstance(item, Result):
-            for number, face in enumerate(item.faces):
-                picture = {"source": item.source, "width": int(item.width), "height": int(item.height), "face": number}
-                yield {**picture, **_face_record(face)}
-        else:
-            yield _face_record(item)
-
-
-def _face_record(item: Expression | Face) -> dict[str, Any]:
-    values = item.to_dict()
-    record = dict(zip(("x0", "y0", "x1", "y1"), values.pop("box")))
-    points = values.pop("landmarks") or [[None, None]] * len(LANDMARKS)
-    probabilities = values.pop("probabilities", {})
-    record |= values | probabilities
-    for name, (x, y) in zip(LANDMARKS, points):
-        record |= {f"{name}_x": x, f"{name}_y": y}
-    return record
-
-
-def _columns() -> list[str]:
-    """The columns of a table without rows, which has no record to take them from."""
-    nobody = Expression(Face((0.0, 0.0, 0.0, 0.0)), "", 0.0, dict.fromkeys(EXPRESSIONS, 0.0))
-    return list(to_records(Result("", 0, 0, (nobody,)))[0])
-
-
-def _write_csv(results: Results, file: IO[str]) -> None:
-    writer = None
-    for record in _records(results):
-        if writer is None:
-            writer = csv.DictWriter(file, list(record))
-            writer.writeheader()
-        # A file name may hold bytes that are no UTF-8 (Python keeps them as surrogates, which no file takes).
-        if "source" in record:
-            record["source"] = record["source"].encode("utf-8", "backslashreplace").decode("utf-8")
-        writer.writerow(record)
-    if writer is None:
-        csv.writer(file).writerow(_columns())
+def numbered(faces: Iterable[FaceExpression]) -> tuple[FaceExpression, ...]:
+    """Return the faces in reading order, with their `index` set from 1."""
+    faces = tuple(faces)
+    order = reading_order([face.box for face in faces])
+    return tuple(replace(faces[place], index=number) for number, place in enumerate(order, start=1))
 
 
 __all__ = [
     "LANDMARKS",
     "Attention",
     "Box",
-    "Expression",
     "Face",
-    "InputError",
+    "FaceExpression",
+    "ImageResult",
     "Point",
-    "Result",
-    "replacing",
-    "to_csv",
-    "to_frame",
-    "to_json_lines",
-    "to_records",
+    "numbered",
+    "reading_order",
 ]

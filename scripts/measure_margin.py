@@ -16,9 +16,10 @@ import argparse
 import numpy as np
 from PIL import Image
 
-from rmn_hub.faces import MTCNNDetector
+from rmn_hub.data.faces import FER_SIZE, FacePictures
+from rmn_hub.data.sources import load_pictures
+from rmn_hub.detection.mtcnn import MTCNNDetector
 from rmn_hub.results import Face
-from rmn_hub.training.data import FER_SIZE, FacePictures, load_pictures
 
 ENLARGED = 4
 BORDER = FER_SIZE // 2

@@ -1,4 +1,4 @@
-"""The Space's start: `python app.py`, or `rmn-hub demo`."""
+"""The Space's start: `python app.py`. On a computer of one's own, `rmn-hub demo` does the same."""
 
 import argparse
 import contextlib
@@ -8,39 +8,7 @@ from collections.abc import Sequence
 with contextlib.suppress(ImportError):
     import spaces  # noqa: F401  (ZeroGPU wants to be imported before torch)
 
-from rmn_space.folder import PrivateFolder
-
-
-def main(checkpoint: str | None = None, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> None:
-    """
-    Serves the page until the process is told to stop.
-
-    Args:
-        checkpoint: folder or Hub id; the bundled checkpoint when not given.
-        host: address to listen on.
-        port: port to listen on; the next free one from 7860 when not given.
-        share: whether to ask gradio for a public address.
-
-    Raises:
-        rmn_hub.results.InputError: the checkpoint cannot be loaded, the port is taken, or uploads have no folder.
-    """
-    # These are read when torch and gradio are imported.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        folder = PrivateFolder()
-    except OSError as error:
-        from rmn_hub.results import InputError
-
-        raise InputError(f"the page has no folder to write to: {error}") from error
-    folder.use()
-    try:
-        from rmn_space.page import serve
-        from rmn_space.service import Service
-
-        serve(Service(checkpoint), folder, host, port, share)
-    finally:
-        folder.remove()
+from rmn_space.start import main
 
 
 def _arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from rmn_hub import RMNConfig, RMNImageProcessor, RMNModel
-from rmn_hub.configuration_rmn import EXPRESSIONS
+from rmn_hub.expressions import EXPRESSIONS
 
 SIZE = 32
 

@@ -55,20 +55,20 @@ def push(checkpoint, repo_id, changed=False):
 
 def publish(checkpoint, repo_id, **where):
     from rmn_hub import RMNModel
-    from rmn_hub.publish import publish
+    from rmn_hub.hub.publish import publish
 
     publish(checkpoint, repo_id, **where)
     assert not RMNModel.is_remote_code()  # what is saved later carries no code
 
 
 def convert(source, output, **where):
-    from rmn_hub.convert import convert
+    from rmn_hub.hub.convert import convert
 
     return str(convert(source, output, **where))
 
 
 def evaluate(checkpoint, data):
-    from rmn_hub.training.evaluate import evaluate
+    from rmn_hub.evaluation.evaluate import evaluate
 
     return evaluate(checkpoint, data)
 

@@ -8,17 +8,10 @@ import torch
 from skimage import data
 from torch import Tensor, nn
 
-from rmn_hub.attention import (
-    attention_from_outputs,
-    attention_maps,
-    faithfulness,
-    normalize,
-    overlay,
-    place,
-    reduce_mask,
-)
-from rmn_hub.configuration_rmn import RMNConfig
-from rmn_hub.modeling_rmn import RMNModel, RMNOutput
+from rmn_hub.attention import attention_from_outputs, attention_maps, normalize, overlay, place, reduce_mask
+from rmn_hub.evaluation.faithfulness import faithfulness
+from rmn_hub.model.configuration_rmn import RMNConfig
+from rmn_hub.model.modeling_rmn import RMNModel, RMNOutput
 
 TINY = {
     "image_size": 32,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from rmn_hub.errors import InputError
 from rmn_hub.images import MAX_PIXELS, find_images, load_image
-from rmn_hub.results import InputError
 
 EXIF_ORIENTATION = 0x0112
 # What undoes each EXIF orientation's turn, so that a viewer that applies it shows the original.

@@ -15,8 +15,8 @@ from transformers.utils import logging
 
 from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, ExpressionRecognizer, Face, RMNImageProcessor, RMNModel
 from rmn_hub import recognizer as room
-from rmn_hub.faces import crop_face
-from rmn_hub.results import InputError
+from rmn_hub.detection.detector import crop_face
+from rmn_hub.errors import InputError
 
 EXIF_ORIENTATION = 0x0112
 
@@ -53,7 +53,7 @@ def test_the_astronaut_is_happy(bundled, astronaut):
     result = bundled(astronaut)
     assert (result.width, result.height, result.message) == (512, 512, None)
     [face] = result
-    x0, y0, x1, y1 = face.face.box
+    x0, y0, x1, y1 = face.box
     assert x0 < 205 < 247 < x1
     assert y0 < 102 < 142 < y1
     assert face.expression == "happy"
@@ -67,7 +67,7 @@ def test_the_astronaut_is_happy(bundled, astronaut):
 def test_eight_faces_from_left_to_right(bundled, collage):
     result = bundled(collage)
     assert len(result) == 8
-    assert [face.face.box[0] for face in result] == sorted(face.face.box[0] for face in result)
+    assert [face.box[0] for face in result] == sorted(face.box[0] for face in result)
 
 
 def test_no_face_is_empty_with_a_sentence(recognizer, faceless):
@@ -134,7 +134,7 @@ def test_other_pictures_in_the_list_make_no_difference(recognizer, astronaut, co
 
 def test_it_answers_what_the_plain_model_answers(bundled, astronaut):
     [face] = bundled(astronaut)
-    crop = crop_face(astronaut, face.face.box)
+    crop = crop_face(astronaut, face.box)
     model = RMNModel.from_pretrained(BUNDLED_CHECKPOINT).eval()
     pixel_values = RMNImageProcessor.from_pretrained(BUNDLED_CHECKPOINT)(crop, return_tensors="pt")
     with torch.no_grad():
@@ -170,19 +170,19 @@ def test_a_crop_of_48_pixels_is_not_searched(tiny_checkpoint, crops):
 def test_a_crop_that_is_not_square_is_padded_and_not_distorted(recognizer, astronaut):
     crop = astronaut.crop((180, 60, 270, 170))
     [face] = recognizer(crop, faces_only=True, attention=True)
-    assert face.face.box == (0.0, 0.0, 90.0, 110.0)
+    assert face.box == (0.0, 0.0, 90.0, 110.0)
     assert face.attention.crop.shape == (110, 110, 3)
     np.testing.assert_array_equal(face.attention.crop[:, 10:100], np.asarray(crop))
 
 
 def test_own_boxes(recognizer, astronaut, faceless):
     [found] = recognizer(astronaut)
-    for boxes in ([found.face.box], np.array([found.face.box]), [list(found.face.box)]):
+    for boxes in ([found.box], np.array([found.box]), [list(found.box)]):
         assert_same(recognizer(astronaut, boxes=boxes), [found])
     [face] = recognizer(astronaut, boxes=[found.face])
     assert face.face == found.face
     several = recognizer([astronaut, faceless], boxes=[[(300, 10, 350, 60), (10, 10, 60, 70)], []])
-    assert [face.face.box[0] for face in several[0]] == [10.0, 300.0]
+    assert [face.box[0] for face in several[0]] == [10.0, 300.0]
     assert several[1].faces == ()
     assert "box" in several[1].message
     # Any iterable of lists will do.
@@ -226,8 +226,8 @@ def test_an_own_detector(tiny_checkpoint, astronaut):
     detector = CountingDetector((300.0, 0.0, 400.0, 100.0), (180.0, 60.0, 270.0, 170.0))
     recognizer = ExpressionRecognizer.from_pretrained(tiny_checkpoint, device="cpu", detector=detector)
     results = recognizer([astronaut, astronaut])
-    assert [[face.face.box[0] for face in result] for result in results] == [[180.0, 300.0]] * 2
-    assert results[0][0].face.score is None
+    assert [[face.box[0] for face in result] for result in results] == [[180.0, 300.0]] * 2
+    assert results[0][0].score is None
     assert detector.calls == 2
 
 
@@ -275,7 +275,7 @@ def test_attention_is_of_each_face_of_its_own(recognizer, collage, astronaut):
         for face in result:
             maps = face.attention.maps
             assert [len(values) for values in maps] == [16, 8, 4, 2]
-            np.testing.assert_array_equal(face.attention.crop, np.asarray(crop_face(photo, face.face.box)))
+            np.testing.assert_array_equal(face.attention.crop, np.asarray(crop_face(photo, face.box)))
             alone = recognizer(photo, boxes=[face.face], attention=True)[0].attention
             np.testing.assert_allclose(maps[0], alone.maps[0], atol=1e-3)
             np.testing.assert_allclose(face.attention.after[2], alone.after[2], atol=1e-3)

@@ -10,20 +10,29 @@ import sys
 import numpy as np
 import pytest
 
-from rmn_hub import EXPRESSIONS, Expression, Face
-from rmn_hub.results import Attention, Result, replacing, to_csv, to_frame, to_json_lines, to_records
+from rmn_hub import EXPRESSIONS, Face, FaceExpression
+from rmn_hub.files import replacing
+from rmn_hub.results import Attention, ImageResult
+from rmn_hub.tables import to_csv, to_frame, to_json_lines, to_records
 
 POINTS = ((10.0, 11.0), (20.0, 11.5), (15.0, 16.0), (11.0, 20.0), (19.0, 20.0))
 PROBABILITIES = {name: (0.4 if name == "happy" else 0.1) for name in EXPRESSIONS}
 
 
 def make_expression(**changes):
-    face = Face(box=(1.5, 2.0, 30.0, 40.0), landmarks=POINTS, score=0.99)
-    return dataclasses.replace(Expression(face, "happy", 0.4, PROBABILITIES), **changes)
+    expression = FaceExpression(
+        box=(1.5, 2.0, 30.0, 40.0),
+        landmarks=POINTS,
+        score=0.99,
+        expression="happy",
+        probability=0.4,
+        probabilities=PROBABILITIES,
+    )
+    return dataclasses.replace(expression, **changes)
 
 
 def make_result(count=2, source="photo.jpg", message=None):
-    return Result(source, 640, 480, tuple(make_expression() for _ in range(count)), message)
+    return ImageResult(source, 640, 480, tuple(make_expression() for _ in range(count)), message)
 
 
 def test_they_are_frozen_and_compare_by_value():
@@ -73,9 +82,15 @@ def test_the_dictionary_is_the_line_of_predict():
 
 
 def test_numpy_numbers_become_plain_ones():
-    face = Face(tuple(np.float32([1, 2, 3, 4])), score=np.float32(0.5))
-    item = Expression(face, "sad", np.float32(0.25), {"sad": np.float32(0.25)}, uncertain=np.bool_(True))
-    text = to_json_lines(Result("a", np.int64(3), np.int64(4), (item,)))
+    item = FaceExpression(
+        box=tuple(np.float32([1, 2, 3, 4])),
+        score=np.float32(0.5),
+        expression="sad",
+        probability=np.float32(0.25),
+        probabilities={"sad": np.float32(0.25)},
+        uncertain=np.bool_(True),
+    )
+    text = to_json_lines(ImageResult("a", np.int64(3), np.int64(4), (item,)))
     assert json.loads(text)["faces"][0]["score"] == 0.5
 
 

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from ..modeling_rmn import RMNModel
-from ..results import InputError, replacing
+from ..baselines.ensemble import ensemble_probabilities
+from ..data.faces import FaceSet
+from ..errors import InputError
+from ..files import replacing
+from ..model.modeling_rmn import RMNModel
 from .augment import Augmentation, augment
-from .data import FaceSet
-from .ensemble import ensemble_probabilities
+from .loop import EpochFaces, TrainingResult, train
 from .recipe import Recipe
-from .train import EpochFaces, TrainingResult, train
 
 CHUNK = 1024  # faces augmented at a time; a part of what makes a view reproducible, so it is fixed
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from ..results import InputError
+from ..errors import InputError
 from .augment import Augmentation
 
 RECIPES = Path(__file__).parent / "recipes"

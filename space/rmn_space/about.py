@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from rmn_hub import EXPRESSIONS
-from rmn_hub.plots import color_of
+from rmn_hub.drawing.palette import color_of
 
 from . import render
 from .service import Service

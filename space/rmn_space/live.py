@@ -11,10 +11,10 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from rmn_hub import Expression
+from rmn_hub import FaceExpression
 from rmn_hub.attention import place
-from rmn_hub.plots import label_of, percent
-from rmn_hub.tracking import FaceTracker, ProbabilitySmoother, Track
+from rmn_hub.drawing.palette import label_of, percent
+from rmn_hub.video.tracking import FaceTracker, ProbabilitySmoother, Track
 
 from . import render
 from .inputs import FRAME_SIZE, CameraInput
@@ -65,13 +65,13 @@ class Visit:
         milliseconds = 1000 * (time.perf_counter() - started)
         return self._layer(frame, calm, attention), self._panel(tracks, calm, seen, milliseconds)
 
-    def _layer(self, frame: Image.Image, faces: list[Expression], attention: bool) -> str:
+    def _layer(self, frame: Image.Image, faces: list[FaceExpression], attention: bool) -> str:
         boxes = []
         for face in faces:
             heat = ""
             if attention and face.attention is not None and face.attention.maps:
                 heat = self._heat(face, frame)
-            low = " rmn-below" if face.face.box[1] < 0.1 * frame.height else ""
+            low = " rmn-below" if face.box[1] < 0.1 * frame.height else ""
             boxes.append(
                 f'{heat}<div class="rmn-live-face{low}" style="{render.place(face, *frame.size)}">'
                 f'<span class="rmn-tag">{escape(label_of(face))}</span></div>'
@@ -82,7 +82,7 @@ class Visit:
             f'data-faces="{len(faces)}" data-at="{self.times[-1]:.2f}">{"".join(boxes)}</div>'
         )
 
-    def _heat(self, face: Expression, frame: Image.Image) -> str:
+    def _heat(self, face: FaceExpression, frame: Image.Image) -> str:
         """The mean of the stages' attention maps over the place of the crop."""
         x0, y0, x1, y1 = self.service.crop_box(face.face)
         maps = [place(values, render.GLOW_SIZE, render.GLOW_SIZE) for values in face.attention.maps]
@@ -93,7 +93,7 @@ class Visit:
         )
 
     def _panel(
-        self, tracks: tuple[Track, ...], calm: list[Expression], raw: list[Expression], milliseconds: float
+        self, tracks: tuple[Track, ...], calm: list[FaceExpression], raw: list[FaceExpression], milliseconds: float
     ) -> str:
         count = {0: "no face", 1: "1 face"}.get(len(calm), f"{len(calm)} faces")
         status = (
@@ -106,7 +106,7 @@ class Visit:
         ids = [track.id for track in tracks]
         if self.chosen not in ids:
             # The chart stays with one face as long as it is there; it starts with the largest.
-            areas = [(face.face.box[2] - face.face.box[0]) * (face.face.box[3] - face.face.box[1]) for face in calm]
+            areas = [(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]) for face in calm]
             self.chosen = ids[areas.index(max(areas))]
         index = ids.index(self.chosen)
         face = calm[index]
@@ -189,7 +189,7 @@ def build(service: Service) -> None:
     )
 
 
-def _calmed(face: Expression, probabilities: dict[str, float]) -> Expression:
+def _calmed(face: FaceExpression, probabilities: dict[str, float]) -> FaceExpression:
     best = max(probabilities, key=probabilities.__getitem__)
     return replace(face, expression=best, probability=probabilities[best], probabilities=probabilities)
 

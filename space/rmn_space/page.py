@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from rmn_hub.results import InputError
+from rmn_hub.errors import InputError
 
 from . import about, live, photo
 from .folder import PrivateFolder

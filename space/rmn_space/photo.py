@@ -7,7 +7,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from rmn_hub.results import InputError, Result
+from rmn_hub.errors import InputError
+from rmn_hub.results import ImageResult
 
 from . import render
 from .inputs import Answer, Photo, PhotoInput
@@ -16,7 +17,9 @@ from .service import Service
 
 log = logging.getLogger(__name__)
 
-EXAMPLES_FOLDER = Path(__file__).resolve().parent.parent / "examples"
+# A wheel has the examples inside the package, a checkout or a Space beside it.
+_HERE = Path(__file__).resolve().parent
+EXAMPLES_FOLDER = next(folder for folder in (_HERE / "examples", _HERE.parent / "examples") if folder.is_dir())
 # File, name, and source as it is shown under the picture; licences are in examples/README.md.
 EXAMPLES = (
     ("astronaut.jpg", "Astronaut", "Eileen Collins, NASA, public domain."),
@@ -147,7 +150,7 @@ def answer(service: Service, photo: Photo, min_face: int, min_confidence: float,
     return render.result(result, image, note)
 
 
-def welcome(service: Service) -> tuple[str, Result]:
+def welcome(service: Service) -> tuple[str, ImageResult]:
     """The page's first sight, the first example with its answer, as HTML and as it is. It also warms the network up."""
     photo, note = open_example(EXAMPLES[0][0])
     result, image = service.recognize(photo, attention=True, between=2)

@@ -4,17 +4,17 @@ import base64
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from html import escape
 
 import numpy as np
 from PIL import Image
 
-from rmn_hub import Expression
+from rmn_hub import FaceExpression
 from rmn_hub.attention import overlay
 from rmn_hub.attention import place as place_map
-from rmn_hub.plots import annotate, color_of, ink_on, label_of, percent
-from rmn_hub.results import Attention, Result
+from rmn_hub.drawing.palette import color_of, ink_on, label_of, percent
+from rmn_hub.drawing.photo import annotate
+from rmn_hub.results import Attention, ImageResult
 
 # Long side of the shown photo, of the photo to download, and of a shown crop, in pixels.
 SHOWN_SIZE = 1200
@@ -30,7 +30,7 @@ NO_FACE = (
 )
 
 
-def result(result: Result, image: Image.Image, note: str = "") -> str:
+def result(result: ImageResult, image: Image.Image, note: str = "") -> str:
     """
     Everything about one photo; which face and which stage is shown is chosen in the browser, without asking again.
 
@@ -65,7 +65,7 @@ def result(result: Result, image: Image.Image, note: str = "") -> str:
 </section>"""
 
 
-def photo(result: Result, image: Image.Image) -> str:
+def photo(result: ImageResult, image: Image.Image) -> str:
     """The photo with a button over every face."""
     faces = "".join(_face_button(number, face, result) for number, face in enumerate(result.faces))
     count = "one face" if len(result) == 1 else f"{len(result)} faces"
@@ -73,7 +73,7 @@ def photo(result: Result, image: Image.Image) -> str:
   <img src="{_shown(image)}" alt="Your photo with {count}">{faces}</div>"""
 
 
-def chart(face: Expression, raw: Mapping[str, float] | None = None) -> str:
+def chart(face: FaceExpression, raw: Mapping[str, float] | None = None) -> str:
     """
     Seven bars in a fixed order, with their numbers; the numbers sum to 100.0.
 
@@ -121,11 +121,11 @@ def percentages(probabilities: Mapping[str, float]) -> dict[str, float]:
     return {name: value / 10 for name, value in whole.items()}
 
 
-def place(face: Expression, width: int, height: int) -> str:
+def place(face: FaceExpression, width: int, height: int) -> str:
     """A face's box as CSS, in shares of the picture."""
     # A face at the border may reach over it.
-    x0, x1 = (min(max(value, 0), width) for value in face.face.box[::2])
-    y0, y1 = (min(max(value, 0), height) for value in face.face.box[1::2])
+    x0, x1 = (min(max(value, 0), width) for value in face.box[::2])
+    y0, y1 = (min(max(value, 0), height) for value in face.box[1::2])
     color = color_of(face.expression)
     return (
         f"left:{100 * x0 / width:.2f}%;top:{100 * y0 / height:.2f}%;width:{100 * (x1 - x0) / width:.2f}%;"
@@ -172,15 +172,15 @@ def _shown(image: Image.Image) -> str:
     return data_url(limited(image, SHOWN_SIZE), quality=85)
 
 
-def _ratio(result: Result) -> str:
+def _ratio(result: ImageResult) -> str:
     return f"{result.width / result.height:.4f}"
 
 
-def _face_button(number: int, face: Expression, result: Result) -> str:
-    share = (face.face.box[2] - face.face.box[0]) / result.width
+def _face_button(number: int, face: FaceExpression, result: ImageResult) -> str:
+    share = (face.box[2] - face.box[0]) / result.width
     numbered = len(result) > 1 and share < NARROW
     classes = ["rmn-face", *(["rmn-numbered"] if numbered else []), *(["rmn-doubtful"] if face.uncertain else [])]
-    if face.face.box[1] < 0.08 * result.height:
+    if face.box[1] < 0.08 * result.height:
         classes.append("rmn-below")
     text = str(number + 1) if numbered else escape(label_of(face))
     return (
@@ -190,7 +190,7 @@ def _face_button(number: int, face: Expression, result: Result) -> str:
     )
 
 
-def _chooser(result: Result) -> str:
+def _chooser(result: ImageResult) -> str:
     if len(result) == 1:
         return ""
     pills = "".join(
@@ -201,7 +201,7 @@ def _chooser(result: Result) -> str:
     return f'<div class="rmn-chooser" role="group" aria-label="Choose a face">{pills}</div>'
 
 
-def _chart_panel(number: int, face: Expression, count: int) -> str:
+def _chart_panel(number: int, face: FaceExpression, count: int) -> str:
     which = f"Face {number + 1} of {count}" if count > 1 else "The face"
     doubt = (
         '<p class="rmn-doubt">Uncertain: the probability lies below the confidence you asked for.</p>'
@@ -214,7 +214,7 @@ def _chart_panel(number: int, face: Expression, count: int) -> str:
 </div>"""
 
 
-def _attention_panel(number: int, face: Expression) -> str:
+def _attention_panel(number: int, face: FaceExpression) -> str:
     attention = face.attention
     if attention is None or not attention.maps:
         return f"""<div class="rmn-panel" data-panel="{number}"{_hidden(number)}>
@@ -259,10 +259,9 @@ def _steps(stage: int, attention: Attention, crop: np.ndarray) -> str:
     )
 
 
-def _downloads(result: Result, image: Image.Image) -> str:
-    scale = min(1.0, DOWNLOAD_SIZE / max(image.size))
+def _downloads(result: ImageResult, image: Image.Image) -> str:
     small = limited(image, DOWNLOAD_SIZE)
-    drawn = data_url(annotate(small, scaled(result, scale, small.size)), quality=90)
+    drawn = data_url(annotate(small, result.scaled(*small.size)), quality=90)
     text = json.dumps(result.to_dict(), ensure_ascii=False, indent=2)
     encoded = base64.b64encode(text.encode()).decode()
     stem = escape(result.source.rsplit(".", 1)[0] or "photo", quote=True)
@@ -270,21 +269,6 @@ def _downloads(result: Result, image: Image.Image) -> str:
 <a class="rmn-button" download="{stem}-expressions.jpg" href="{drawn}">Annotated picture</a>
 <a class="rmn-button" download="{stem}-expressions.json" href="data:application/json;base64,{encoded}">JSON</a>
 <span class="rmn-muted">Both are in this page already: nothing is fetched, nothing was kept.</span></div>"""
-
-
-def scaled(result: Result, scale: float, size: tuple[int, int]) -> Result:
-    """The result for the picture at another size."""
-
-    def move(face: Expression) -> Expression:
-        points = face.face.landmarks
-        moved = replace(
-            face.face,
-            box=tuple(value * scale for value in face.face.box),
-            landmarks=None if points is None else tuple((x * scale, y * scale) for x, y in points),
-        )
-        return replace(face, face=moved)
-
-    return replace(result, width=size[0], height=size[1], faces=tuple(move(face) for face in result.faces))
 
 
 def _pressed(number: int) -> str:

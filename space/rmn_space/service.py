@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
-from rmn_hub import BUNDLED_CHECKPOINT, Expression, ExpressionRecognizer, Face
-from rmn_hub.faces import MTCNNDetector
+from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer, Face, FaceExpression
+from rmn_hub.detection.mtcnn import MTCNNDetector
+from rmn_hub.errors import InputError
 from rmn_hub.images import load_image
-from rmn_hub.results import InputError, Result
+from rmn_hub.results import ImageResult
 
 from .inputs import Photo
 from .safety import MAX_FACES
@@ -95,7 +96,7 @@ class Service:
         min_confidence: float = 0.0,
         attention: bool = False,
         between: int = 1,
-    ) -> tuple[Result, Image.Image]:
+    ) -> tuple[ImageResult, Image.Image]:
         """
         The answer for a photo, as the command line gives it, and the upright photo.
 
@@ -120,7 +121,7 @@ class Service:
 
     def _recognize_here(
         self, image: Image.Image, min_face: int | None, min_confidence: float, attention: bool
-    ) -> Result:
+    ) -> ImageResult:
         boxes = None
         if min_face is not None:
             if min_face not in self._detectors:
@@ -130,12 +131,12 @@ class Service:
             boxes = self._detectors[min_face].detect([image])[0]
         return self.recognizer(image, boxes=boxes, min_confidence=min_confidence, attention=attention)
 
-    def expressions(self, frame: Image.Image, faces: Sequence[Face], attention: bool) -> list[Expression]:
+    def expressions(self, frame: Image.Image, faces: Sequence[Face], attention: bool) -> list[FaceExpression]:
         """The expressions of known faces of a camera's frame, in the order of `faces`."""
         result = self.live_recognizer(frame, boxes=list(faces), attention=attention and self.has_masks)
         # The recognizer sorts from left to right and hands the faces through.
-        order = {id(face): number for number, face in enumerate(faces)}
-        return sorted(result, key=lambda expression: order[id(expression.face)])
+        order = {face.box: number for number, face in enumerate(faces)}
+        return sorted(result, key=lambda expression: order[expression.box])
 
     def crop_box(self, face: Face) -> tuple[float, float, float, float]:
         """The square of the picture that the network sees of a face (as `rmn_hub.faces.crop_face` cuts it)."""

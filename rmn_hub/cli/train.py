@@ -1,0 +1,126 @@
+"""cli.train"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    pass
+from .shared import failing_on_bad_training, main
+
+Data = Annotated[
+    Path, typer.Option(help="FER2013 (CSV, folders, parquet), or your own faces: a folder per expression.")
+]
+RunFolder = Annotated[Path, typer.Option("--output", help="Folder of the run. A run found there goes on.")]
+Minutes = Annotated[
+    float | None, typer.Option(min=0.01, help="Wall-clock budget over all sittings. The recipe's when not given.")
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Budget in epochs instead.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of weights, order, augmentation and dropout.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, to try a recipe out.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Stay on the CPU although there is a GPU.")]
+
+
+@main.command()
+def train(
+    data: Data,
+    output: RunFolder = Path("runs/rmn"),
+    recipe: Annotated[str, typer.Option(help="cpu, gpu, original, cpu-no-masks, or a YAML file.")] = "cpu",
+    minutes: Minutes = None,
+    epochs: Epochs = None,
+    seed: Seed = 0,
+    start_from: Annotated[str | None, typer.Option(help="Checkpoint (folder or Hub id) to start from.")] = None,
+    train_split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
+    validation_split: Annotated[str, typer.Option(help="Split that chooses the checkpoint.")] = "public_test",
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    steps: Steps = None,
+    cpu: Cpu = False,
+) -> None:
+    """
+    Trains a network. Interrupt it as you like: the same command goes on after the last whole epoch.
+    """
+    with failing_on_bad_training():
+        from ..training.loop import train as run
+        from ..training.recipe import Recipe
+
+        chosen = Recipe.load(recipe).changed(batch_size=batch_size, learning_rate=learning_rate)
+        result = run(
+            data,
+            output,
+            chosen,
+            minutes=minutes,
+            epochs=epochs,
+            seed=seed,
+            start_from=start_from,
+            train_split=train_split,
+            validation_split=validation_split,
+            limit_steps=steps,
+            cpu=cpu,
+        )
+    typer.echo(f"{result.checkpoint}: {result.accuracy:.1%} on {validation_split} after {result.epochs} epochs")
+
+
+@main.command()
+def teach(
+    members: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="The ensemble's networks.")],
+    data: Data,
+    output: Annotated[Path, typer.Option(help="File for the probabilities.")] = Path("runs/teacher.npz"),
+    recipe: Annotated[str, typer.Option(help="Recipe whose augmentation makes the views.")] = "cpu",
+    views: Annotated[int, typer.Option(min=1, help="Augmented views of every face.")] = 24,
+    seed: Seed = 0,
+) -> None:
+    """
+    Keeps what an ensemble says of augmented views of the training faces, for `distill`.
+    """
+    with failing_on_bad_training():
+        import torch
+
+        from ..data.sources import load_faces
+        from ..hub.checkpoint import load_checkpoint
+        from ..training.distill import teach as run
+        from ..training.recipe import Recipe
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        models = [load_checkpoint(member, device)[0] for member in members]
+        teacher = run(
+            models, members, load_faces(data, "train"), Recipe.load(recipe).augmentation, views=views, seed=seed
+        )
+        output.parent.mkdir(parents=True, exist_ok=True)
+        teacher.save(output)
+    typer.echo(f"{output}: {views} views by {len(members)} networks, {output.stat().st_size / 1e6:.1f} MB")
+
+
+@main.command()
+def distill(
+    teacher: Annotated[Path, typer.Argument(help="File of `rmn-hub teach`.")],
+    data: Data,
+    output: RunFolder = Path("runs/student"),
+    recipe: Annotated[str, typer.Option(help="The student's recipe.")] = "cpu",
+    minutes: Minutes = None,
+    epochs: Epochs = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    cpu: Cpu = False,
+) -> None:
+    """
+    Trains one network on an ensemble's probabilities.
+    """
+    with failing_on_bad_training():
+        from ..training.distill import Teacher
+        from ..training.distill import distill as run
+        from ..training.recipe import Recipe
+
+        result = run(
+            Teacher.load(teacher),
+            data,
+            output,
+            Recipe.load(recipe),
+            minutes=minutes,
+            epochs=epochs,
+            seed=seed,
+            limit_steps=steps,
+            cpu=cpu,
+        )
+    typer.echo(f"{result.checkpoint}: {result.accuracy:.1%} on public_test after {result.epochs} epochs")

@@ -1,0 +1,127 @@
+"""drawing.photo"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..attention import attention_of, overlay
+from ..images import load_image
+from ..results import FaceExpression
+from .labels import Label, _clipped, _font, place_labels
+from .palette import color_of, ink_on, label_of
+
+# A picture whose longer side is less than this many pixels is enlarged: no readable label fits on it ...
+MIN_ANNOTATED = 320
+# ... and one with a crowd of faces goes on growing until there is room for all labels, but not beyond this.
+MAX_ENLARGED = 1280
+
+
+def annotate(
+    image: Any, faces: Iterable[FaceExpression], *, stage: int | None = None, enlarge: bool = True
+) -> Image.Image:
+    """
+    A photo with its faces: a box in the expression's colour, and a label with the expression and its percentage. An
+    uncertain answer has a dashed box, a hollow label and a question mark.
+
+    Labels stay within the picture, off each other and off other faces. They lie beside their own face; where there is
+    no room, further away with a line to it; and in a crowd without any room inside its box, as small as need be. (A
+    face too small even for that has its box alone. Faces whose boxes overlap may have to share their place.)
+
+    Args:
+        image: the picture, in any form that [`load_image`] takes; boxes are in pixels of the upright picture.
+        faces: a `ImageResult`, or any expressions.
+        stage: 1, 2, ... lays that stage's attention map over each face; the faces must have their attention maps.
+        enlarge: whether a picture becomes a whole number of times larger when its longer side is below
+            `MIN_ANNOTATED`, or when a small one has no room for all labels. `False` keeps the size, for frames of a
+            video.
+
+    Returns:
+        a new RGB picture.
+
+    Raises:
+        InputError: the picture cannot be read.
+        ValueError: `stage` is asked for and a face has no such attention map.
+    """
+    picture = load_image(image).image.copy()  # a picture that was upright RGB already is the caller's own
+    faces = tuple(faces)
+    if stage is not None:
+        for face in faces:
+            _lay_over(picture, face, stage)
+    factor = max(1, math.ceil(MIN_ANNOTATED / max(picture.size))) if enlarge else 1
+    texts = [label_of(face) for face in faces]
+    while True:
+        width, height = factor * picture.width, factor * picture.height
+        boxes = [_clipped([factor * value for value in face.box], width, height) for face in faces]
+        labels = place_labels(texts, boxes, width, height)
+        if None not in labels or not enlarge or (factor + 1) * max(picture.size) > MAX_ENLARGED:
+            break
+        factor += 1
+    if factor > 1:
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    typical = float(np.median([box[2] - box[0] for box in boxes])) if boxes else 0.0
+    thickness = max(2, round(min(max(picture.size) / 300, 0.035 * typical)))
+
+    draw = ImageDraw.Draw(picture)
+    for face, label in zip(faces, labels):
+        if label is not None and label.pointer is not None:
+            draw.line(label.pointer, fill=ink_on(color_of(face.expression)), width=thickness + 2)
+            draw.line(label.pointer, fill=color_of(face.expression), width=thickness)
+    for face, box in zip(faces, boxes):
+        _draw_box(draw, box, color_of(face.expression), thickness, dashed=face.uncertain)
+    for face, label in zip(faces, labels):
+        if label is not None:
+            _draw_label(draw, label, color_of(face.expression), thickness, hollow=face.uncertain)
+    return picture
+
+
+def _draw_label(draw: ImageDraw.ImageDraw, label: Label, color: str, thickness: int, hollow: bool) -> None:
+    x0, y0, x1, y1 = label.box
+    fill = "#ffffff" if hollow else color
+    edge = max(1, thickness // 2) if hollow else 0
+    draw.rounded_rectangle((x0, y0, x1 - 1, y1 - 1), radius=label.pad, fill=fill, outline=color, width=edge)
+    font = _font(label.size)
+    for number, line in enumerate(label.lines):
+        top = y0 + label.pad // 2 + number * sum(font.getmetrics())
+        draw.text((x0 + label.pad, top), line, font=font, fill=ink_on(fill))
+
+
+def _draw_box(
+    draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], color: str, thickness: int, dashed: bool
+) -> None:
+    """A frame with an edge, dark or light, that lets it be seen on every background."""
+    # Pillow counts the last pixel in.
+    x0, y0, x1, y1 = box[0], box[1], box[2] - 1, box[3] - 1
+    if not dashed:
+        draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=ink_on(color), width=thickness + 2)
+        draw.rectangle((x0, y0, x1, y1), outline=color, width=thickness)
+        return
+    dashes = []
+    for start, end, upright in ((x0, x1, False), (y0, y1, True)):
+        # An odd number of parts: dashes meet in the corners.
+        parts = max(3, 2 * round((end - start) / (8 * thickness)) + 1)
+        marks = np.linspace(start, end, parts + 1).round().astype(int)
+        for first, last in zip(marks[:-1:2], marks[1::2]):
+            if upright:
+                dashes += [(x0, first, x0 + thickness - 1, last), (x1 - thickness + 1, first, x1, last)]
+            else:
+                dashes += [(first, y0, last, y0 + thickness - 1), (first, y1 - thickness + 1, last, y1)]
+    for left, top, right, bottom in dashes:
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=ink_on(color))
+    for dash in dashes:
+        draw.rectangle(dash, fill=color)
+
+
+def _lay_over(picture: Image.Image, face: FaceExpression, stage: int) -> None:
+    """Lays a stage's map over a face, within its box."""
+    attention = attention_of(face)
+    if not 1 <= stage <= len(attention.maps):
+        raise ValueError(f"stage={stage} does not exist: choose 1 to {len(attention.maps)}")
+    shown = Image.fromarray(overlay(attention.crop, attention.maps[stage - 1]))
+    # The crop and the box have the same centre.
+    x0, y0, x1, y1 = face.box
+    left, top = round((x0 + x1 - shown.width) / 2), round((y0 + y1 - shown.height) / 2)
+    inside = _clipped(face.box, *picture.size)
+    picture.paste(shown.crop((inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top)), inside[:2])

@@ -1,0 +1,176 @@
+"""Calibration: `rmn-hub calibrate`. One temperature per expression, folded into the classifier.
+
+A network's probabilities are too bold or too shy, and not to the same degree for every expression: label smoothing
+leaves the easy ones too shy and the hard ones too bold, which one temperature for all cannot mend. So each expression's
+logit is divided by a temperature of its own: vector scaling (Guo et al., "On calibration of modern neural networks",
+2017, section 4.2) without its bias, which would teach the network how frequent each expression is in one data set.
+Folded into the classifier's weight and bias, it costs nothing and reaches every runtime, exported ones too.
+"""
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..data.faces import split_role
+from ..data.sources import load_pictures
+from ..errors import InputError
+from ..expressions import EXPRESSIONS
+from ..files import file_hash, replacing, write_json
+from ..hub.checkpoint import WEIGHTS, checkpoint_folder, load_checkpoint
+from .evaluate import predict
+from .metrics import scores, softmax
+from .report import command_line
+from .report import versions as package_versions
+
+RECORD = "calibration.json"
+# Temperatures beyond these mean a network that knows nothing, or labels that say nothing.
+LIMITS = (0.05, 20.0)
+# How far, in nats, an expression's temperature is expected from that of the others: the standard deviation of a normal
+# prior. Thousands of faces outvote it; with few, the temperatures stay near a common one.
+SPREAD = 0.3
+
+
+def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """
+    The temperatures T > 0, floats `(classes,)`, under which softmax(logits / T) has the least negative log-likelihood,
+    each drawn to their geometric mean by a normal prior on its logarithm (`SPREAD`). The mean is kept within `LIMITS`.
+
+    Args:
+        logits: floats `(N, classes)`.
+        labels: int64 `(N,)`.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
+
+    logits, hot = logits.astype(np.float64), np.eye(logits.shape[1])[labels]
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        own = parameters[1:]
+        scaled = logits * np.exp(parameters[0] + own)
+        log_probabilities = log_softmax(scaled, axis=1)
+        slope = ((np.exp(log_probabilities) - hot) * scaled).sum(0)
+        value = -(log_probabilities * hot).sum() + (own**2).sum() / (2 * SPREAD**2)
+        return value / len(labels), np.concatenate([[slope.sum()], slope + own / SPREAD**2]) / len(labels)
+
+    bounds = [tuple(np.log(1 / np.array(LIMITS[::-1])))] + [(None, None)] * logits.shape[1]
+    found = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14})
+    return np.exp(-found.x[0] - found.x[1:])
+
+
+def calibrate(
+    checkpoint: str | Path,
+    data: str | Path,
+    split: str = "public_test",
+    *,
+    device: str | None = None,
+    batch_size: int = 32,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> dict[str, Any]:
+    """
+    Fits the temperatures on one split's faces, seen once as they are, folds them into the checkpoint's weights and
+    writes down what was done in `calibration.json` beside them. Done again on the same faces, it changes nothing.
+
+    Args:
+        checkpoint: folder of the checkpoint, which is changed.
+        data: file or folder of labelled faces, see [`load_faces`].
+        split: the split to fit on: not one that was trained on, and not the one that is scored.
+        device: where to compute; the CPU when not given.
+        batch_size: faces at once.
+        progress: called with what is being done, how many more faces are done, and of how many.
+
+    Returns:
+        what `calibration.json` holds: `temperatures` (by expression, against the weights as they were before any
+        calibration), scores before and after, the weights' hash before and after, data, command, versions, date.
+
+    Raises:
+        InputError: checkpoint, data or split cannot be used; a split that was trained on or that is for scoring.
+    """
+    folder = checkpoint_folder(checkpoint)
+    role = split_role(split)
+    if role == "private_test":
+        raise InputError(
+            f"{split} is for scoring: fit the temperatures on public_test, or its error is not an honest one"
+        )
+    if role == "train" or split.lower() == "all":
+        raise InputError(
+            f"{split} has faces that the network was trained on, of which it is too sure: fit it on public_test"
+        )
+    faces = load_pictures(data, split)
+    model, processor = load_checkpoint(folder, device)
+    report = progress or (lambda *_: None)
+    report("predicting", 0, len(faces))
+    answers = predict(
+        model.for_inference(), processor, faces, batch_size, lambda done: report("predicting", done, len(faces))
+    )
+    before = file_hash(folder / WEIGHTS)
+    previous = _previous(folder / RECORD, before)
+    # Fitted to the logits as they were before any calibration: else the prior would pull anew each time.
+    temperatures = fit_temperatures(answers.logits * previous, faces.labels)
+    if not LIMITS[0] * 1.01 < np.exp(np.log(temperatures).mean()) < LIMITS[1] / 1.01:
+        raise InputError(
+            f"no temperature helps on the {len(faces)} faces of {split}: the network answers them at random, or they "
+            "are too few to fit it"
+        )
+
+    fold_temperatures(folder / WEIGHTS, temperatures / previous)
+    record = {
+        "temperatures": dict(zip(EXPRESSIONS, temperatures.tolist())),
+        "split": split,
+        "faces": len(faces),
+        "before": scores(softmax(answers.logits), faces.labels),
+        "after": scores(softmax(answers.logits * previous / temperatures), faces.labels),
+        "sha256_before": before,
+        "sha256": file_hash(folder / WEIGHTS),
+        "command": command_line("calibrate", checkpoint, {"--data": data, "--split": split, "--device": device}),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "versions": package_versions(),
+    }
+    write_json(folder / RECORD, record)
+    return record
+
+
+def fold_temperatures(weights: Path, temperatures: np.ndarray) -> None:
+    """
+    Divides each row of the classifier's weight and bias in a safetensors file by its expression's temperature; all else
+    stays as it is.
+
+    Args:
+        weights: the file, which is changed.
+        temperatures: floats `(classes,)`.
+
+    Raises:
+        InputError: the file has no classifier, or cannot be written.
+    """
+    with safe_open(weights, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    for name in ("classifier.weight", "classifier.bias"):
+        if name not in tensors:
+            raise InputError(f"{weights} has no {name}: it holds no RMN")
+        rows = torch.from_numpy(temperatures).view(-1, *[1] * (tensors[name].ndim - 1))
+        tensors[name] = (tensors[name].double() / rows).to(tensors[name].dtype)
+    try:
+        with replacing(weights) as beside:
+            save_file(tensors, beside, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{weights} cannot be written: {error}") from error
+
+
+def _previous(record: Path, sha256: str) -> np.ndarray:
+    """The temperatures that these very weights already have in them; ones when nothing is known about them."""
+    nothing = np.ones(len(EXPRESSIONS))
+    if not record.exists():
+        return nothing
+    try:
+        values = json.loads(record.read_text(encoding="utf-8"))
+        known = np.array([float(values["temperatures"][name]) for name in EXPRESSIONS])
+        return known if values["sha256"] == sha256 else nothing
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{record} is not what rmn-hub calibrate wrote: delete it") from error

@@ -1,0 +1,134 @@
+"""evaluation.metrics"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.faces import FacePictures
+from ..expressions import EXPRESSIONS
+
+CALIBRATION_BINS = 15
+CONFIDENCE = 0.95
+THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(20))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis, in double precision."""
+    return torch.from_numpy(logits).double().softmax(-1).numpy()
+
+
+# Numbers
+def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Share of right answers in 0..1, with its 95% interval (Wilson, 1927)."""
+    from scipy.stats import binomtest
+
+    correct = int((probabilities.argmax(1) == labels).sum())
+    interval = binomtest(correct, len(labels)).proportion_ci(CONFIDENCE, method="wilson")
+    return {
+        "accuracy": correct / len(labels),
+        "interval": [float(interval.low), float(interval.high)],
+        "correct": correct,
+        "faces": len(labels),
+    }
+
+
+def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> dict[str, Any]:
+    """
+    Expected calibration error: the mean over faces of |accuracy - confidence| of the bin of their confidence (the top
+    probability), with `bins` bins of equal width over 0..1 (Guo et al., "On calibration of modern neural networks",
+    2017, equation 3). Each bin holds lower < confidence <= upper.
+    """
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    edges = np.linspace(0, 1, bins + 1)
+    where = np.clip(np.digitize(confidence, edges, right=True) - 1, 0, bins - 1)
+    table, error = [], 0.0
+    for index in range(bins):
+        inside = where == index
+        count = int(inside.sum())
+        row: dict[str, Any] = {"lower": float(edges[index]), "upper": float(edges[index + 1]), "faces": count}
+        row["confidence"] = float(confidence[inside].mean()) if count else None
+        row["accuracy"] = float(right[inside].mean()) if count else None
+        if count:
+            error += count / len(labels) * abs(row["accuracy"] - row["confidence"])
+        table.append(row)
+    return {"expected_calibration_error": error, "bins": table}
+
+
+def coverage(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
+    """Share of the faces whose top probability reaches each threshold, and the accuracy (0..1) on those alone."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    rows = []
+    for threshold in THRESHOLDS:
+        answered = confidence >= threshold
+        share = float(answered.mean())
+        rows.append(
+            {"threshold": threshold, "coverage": share, "accuracy": float(right[answered].mean()) if share else None}
+        )
+    return rows
+
+
+def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Accuracy with its interval, negative log-likelihood in nats and expected calibration error of some answers."""
+    from sklearn.metrics import log_loss
+
+    return {
+        **accuracy(probabilities, labels),
+        "negative_log_likelihood": float(log_loss(labels, probabilities, labels=list(range(len(EXPRESSIONS))))),
+        "expected_calibration_error": calibration(probabilities, labels)["expected_calibration_error"],
+    }
+
+
+def paired_difference(right: Sequence[bool], others_right: Sequence[bool]) -> dict[str, Any]:
+    """
+    How much more accurate one network is than another on the same faces: the `difference` of accuracies (-1..1) with
+    its normal 95% interval over the faces, how many faces only the one (`only_first`) or only the other (`only_second`)
+    has right, and the exact `p_value` of McNemar's test (1947) on these.
+
+    Args:
+        right: for each face, whether the one network answers it right.
+        others_right: the same of the other network, for the same faces in the same order.
+    """
+    from scipy.stats import binomtest
+
+    from .faithfulness import Mean
+
+    differences = np.asarray(right, float) - np.asarray(others_right, float)
+    first, second = int((differences > 0).sum()), int((differences < 0).sum())
+    difference = Mean.of(differences)
+    return {
+        "difference": difference.mean,
+        "interval": list(difference.interval),
+        "only_first": first,
+        "only_second": second,
+        "p_value": float(binomtest(first, first + second).pvalue) if first + second else 1.0,
+    }
+
+
+def per_expression(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Precision, recall and F1 (0..1) and faces per expression, their plain means, and the confusion matrix."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    answers, classes = probabilities.argmax(1), list(range(len(EXPRESSIONS)))
+    values = precision_recall_fscore_support(labels, answers, labels=classes, zero_division=0)
+    present = np.unique(labels)
+    return {
+        "per_expression": {
+            name: {"precision": float(p), "recall": float(r), "f1": float(f), "faces": int(count)}
+            for name, p, r, f, count in zip(EXPRESSIONS, *values)
+        },
+        # Over the expressions that the set has: a set without fear says nothing about fear.
+        "mean_recall": float(values[1][present].mean()),
+        "mean_f1": float(values[2][present].mean()),
+        "confusion_matrix": confusion_matrix(labels, answers, labels=classes).tolist(),
+    }
+
+
+def votes_agreement(faces: FacePictures) -> float | None:
+    """Share of the faces whose most-voted FER+ label is their FER2013 label; `None` without votes."""
+    if faces.votes is None:
+        return None
+    # FER+'s order in indices of EXPRESSIONS; contempt, unknown and no-face are none of the seven.
+    own = np.array([6, 3, 5, 4, 0, 1, 2, -1, -1, -1])
+    return float((own[faces.votes.argmax(1)] == faces.labels).mean())

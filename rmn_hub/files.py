@@ -1,0 +1,72 @@
+"""Files that are never seen half-written, and their hashes."""
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """
+    Yield a new path beside `path` to write to, and rename it to `path` when the block ends without an exception.
+
+    After an exception the new file is removed and `path` stays as it was. Where `path` is a link, the file that it
+    leads to is replaced. A device or a pipe (`/dev/stdout`) is written to directly.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    # Not a file of `tempfile`: those are readable by their owner only, and would stay so.
+    beside = path.with_name(f".{path.stem[:40]}-{uuid.uuid4().hex[:12]}{path.suffix}")
+    try:
+        yield beside
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """
+    Write a JSON file, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written there.
+    """
+    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """
+    Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as beside:
+            beside.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+__all__ = ["file_hash", "replacing", "write_json", "write_text"]

@@ -1,0 +1,222 @@
+"""Configuration of the Residual Masking Network (RMN)."""
+
+import math
+import os
+from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import PreTrainedConfig
+
+# FER2013's class order (Goodfellow et al., 2013); every tensor, table and picture of the project keeps it.
+EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+STEMS = ("imagenet", "small")
+LAYER_TYPES = ("basic", "bottleneck")
+MASK_ACTIVATIONS = ("softmax", "sigmoid")
+PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
+# A mask block halves its input until its bottleneck is as near as it gets to this many pixels: the original goes
+# from 56, 28, 14 and 7 pixels to 7 (section III-B of the paper), a 48-pixel network from 24, 12 and 6 to 6.
+BOTTLENECK_SIZE = 6.5
+MAX_AUTO_MASK_DEPTH = 4
+
+
+@strict
+class RMNConfig(PreTrainedConfig):
+    r"""
+    Configuration of an [`RMNModel`]. The defaults are the original network of Pham, Vu and Tran, "Facial Expression
+    Recognition Using Residual Masking Network" (ICPR 2020): a ResNet34 with a masking block after each of its four
+    stages.
+
+    Args:
+        num_channels (`int`, defaults to 3): channels of `pixel_values`.
+        image_size (`int`, defaults to 224): height and width of `pixel_values` in pixels. It is what the image
+            processor resizes to and what `mask_depths="auto"` is computed from; the network itself takes other sizes.
+        stem (`str`, defaults to `"imagenet"`): `"imagenet"` is a 7x7 convolution of stride 2 and a 3x3 max-pool of
+            stride 2; `"small"` is one 3x3 convolution of stride `stem_stride`, for faces of about 48 pixels.
+        stem_stride (`int`, defaults to 2): stride of the `"small"` stem, 1 or 2. The `"imagenet"` stem ignores it.
+        embedding_size (`int`, defaults to 64): channels after the stem.
+        hidden_sizes (`tuple[int, ...]`, defaults to `(64, 128, 256, 512)`): channels of each stage.
+        depths (`tuple[int, ...]`, defaults to `(3, 4, 6, 3)`): residual blocks of each stage.
+        layer_type (`str`, defaults to `"basic"`): residual block of the stages, `"basic"` or `"bottleneck"`. The masks
+            always use basic blocks, as in the original.
+        mask_depths (`tuple[int, ...]`, `"auto"` or `None`, defaults to `(4, 3, 2, 1)`): levels of each stage's masking
+            block (1 is two residual blocks without pooling). `"auto"` chooses them from the stages' spatial sizes so
+            that the bottleneck is about 6 to 7 pixels wide. `None` switches the masks off, which leaves a plain ResNet.
+        mask_ratio (`float`, defaults to 1.0): inner width of the masking blocks against the original's, greater than 0.
+        mask_activation (`str`, defaults to `"softmax"`): `"softmax"` over the channels, as the original has it: a mask
+            sums to 1 over its channels at every place. `"sigmoid"`: every value of a mask lies in 0..1 by itself.
+        dropout (`float`, defaults to 0.4): dropout probability before the classifier, 0 <= dropout < 1.
+        initializer_range (`float`, defaults to 0.01): standard deviation of the classifier's initial weights.
+        kwargs: transformers' common settings. The labels are FER2013's seven unless `num_labels`, `id2label` or
+            `label2id` say otherwise; one of `id2label` and `label2id` is enough.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: a setting that cannot work, or has the wrong type; the message
+            names the setting. (A subclass of it wraps the `ValueError` or `TypeError`.)
+
+    Example:
+        >>> from rmn_hub import RMNConfig, RMNModel
+        >>> RMNConfig().mask_depths
+        (4, 3, 2, 1)
+        >>> small = RMNConfig(image_size=48, stem="small", hidden_sizes=(24, 48, 96, 192), depths=(2, 2, 2, 2),
+        ...                   embedding_size=24, mask_depths="auto", mask_ratio=0.25)
+        >>> small.resolved_mask_depths()
+        (3, 2, 1, 1)
+    """
+
+    model_type = "rmn"
+
+    num_channels: int = 3
+    image_size: int = 224
+    stem: str = "imagenet"
+    stem_stride: int = 2
+    embedding_size: int = 64
+    hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256, 512)
+    depths: list[int] | tuple[int, ...] = (3, 4, 6, 3)
+    layer_type: str = "basic"
+    mask_depths: list[int] | tuple[int, ...] | str | None = (4, 3, 2, 1)
+    mask_ratio: float | int = 1.0
+    mask_activation: str = "softmax"
+    dropout: float | int = 0.4
+    initializer_range: float | int = 0.01
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # JSON has only lists: a configuration that was saved and loaded must equal the one it came from.
+        self.hidden_sizes = tuple(self.hidden_sizes)
+        self.depths = tuple(self.depths)
+        if isinstance(self.mask_depths, list):
+            self.mask_depths = tuple(self.mask_depths)
+        self._check_labels(kwargs.get("num_labels"))
+        # transformers' default are two labels, and it does not make one of the two mappings from the other.
+        if self.id2label is None and self.label2id is not None:
+            self.id2label = {index: name for name, index in self.label2id.items()}
+        elif self.id2label is None and kwargs.get("num_labels") is None:
+            kwargs.pop("num_labels", None)
+            self.id2label = dict(enumerate(EXPRESSIONS))
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {name: int(index) for index, name in self.id2label.items()}
+        super().__post_init__(**kwargs)
+
+    def _check_labels(self, num_labels: Any) -> None:
+        """What transformers would stumble over before the other checks run, without a word about the setting."""
+
+        def numbers(values: Iterable[Any]) -> bool:
+            return all(str(value).isdecimal() for value in values)
+
+        id2label, label2id = self.id2label, self.label2id
+        if not (num_labels is None or isinstance(num_labels, Integral)):
+            name, reason = "num_labels", f"num_labels={num_labels!r} must be a whole number"
+        elif not (id2label is None or (isinstance(id2label, dict) and numbers(id2label))):
+            name, reason = "id2label", f"id2label={id2label!r} must be a dictionary from class numbers to names"
+        elif not (label2id is None or (isinstance(label2id, dict) and numbers(label2id.values()))):
+            name, reason = "label2id", f"label2id={label2id!r} must be a dictionary from names to class numbers"
+        else:
+            return
+        cause = TypeError(reason)
+        raise StrictDataclassFieldValidationError(name, cause) from cause
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        The content of a checkpoint's `config.json`, as transformers' own.
+
+        Raises:
+            OSError: there is none.
+            ValueError: it is another architecture's.
+        """
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        # In both cases transformers goes on, and a network of random weights comes out.
+        model_type = config_dict.get("model_type") if isinstance(config_dict, dict) else None
+        if model_type is None:
+            raise OSError(f"{pretrained_model_name_or_path} has no config.json with a model_type: give a checkpoint")
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} has model_type={model_type!r}, not {cls.model_type!r}: give the "
+                "checkpoint of an RMN, or load this one with transformers' Auto classes"
+            )
+        return config_dict, kwargs
+
+    # The checks run in the order of their names.
+    def validate_counts(self) -> None:
+        """Sizes and widths are positive, and there is one number for each stage."""
+        for name in ("num_channels", "image_size", "embedding_size", "num_labels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("hidden_sizes", "depths"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must hold one number of at least 1 for each stage")
+        if len(self.hidden_sizes) != len(self.depths):
+            raise ValueError(
+                f"hidden_sizes={self.hidden_sizes} and depths={self.depths} differ in length: give one each per stage"
+            )
+        if self.layer_type == "bottleneck" and any(size % 4 for size in self.hidden_sizes):
+            raise ValueError(f"hidden_sizes={self.hidden_sizes} must be multiples of 4 for layer_type='bottleneck'")
+
+    def validate_choices(self) -> None:
+        """Named choices exist and ratios are in range."""
+        for name, choices in (
+            ("stem", STEMS),
+            ("layer_type", LAYER_TYPES),
+            ("mask_activation", MASK_ACTIVATIONS),
+            ("problem_type", PROBLEM_TYPES),
+        ):
+            if getattr(self, name) not in choices:
+                known = ", ".join(map(str, choices))
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {known}")
+        if self.stem_stride not in (1, 2):
+            raise ValueError(f"stem_stride={self.stem_stride} is not possible: choose 1 or 2")
+        if not 0 < self.mask_ratio < math.inf:
+            raise ValueError(f"mask_ratio={self.mask_ratio} must be a finite number greater than 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be at least 0 and less than 1")
+        if not 0 < self.initializer_range < math.inf:
+            raise ValueError(f"initializer_range={self.initializer_range} must be a finite number greater than 0")
+        if sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(f"id2label={self.id2label} must name each class from 0 up without a gap")
+        if len(set(self.id2label.values())) < len(self.id2label):
+            raise ValueError(f"id2label={self.id2label} must give each class a name of its own")
+
+    def validate_mask_depths(self) -> None:
+        """There is one depth for each stage, and the stage is large enough to be halved that often."""
+        if self.mask_depths is None or self.mask_depths == "auto":
+            return
+        if isinstance(self.mask_depths, str):
+            raise ValueError(f"mask_depths={self.mask_depths!r} is unknown: give one depth per stage, 'auto' or None")
+        if len(self.mask_depths) != len(self.depths):
+            raise ValueError(
+                f"mask_depths={self.mask_depths} and depths={self.depths} differ in length: give one each per stage"
+            )
+        if min(self.mask_depths) < 1:
+            raise ValueError(f"mask_depths={self.mask_depths} must be at least 1 (None switches the masks off)")
+        for stage, (size, depth) in enumerate(zip(self.stage_sizes(), self.mask_depths), start=1):
+            if size < 2 ** (depth - 1):
+                raise ValueError(
+                    f"image_size={self.image_size} is too small for mask_depths={self.mask_depths}: stage {stage} is "
+                    f"{size} x {size} pixels and cannot be halved {depth - 1} times"
+                )
+
+    def stage_sizes(self) -> tuple[int, ...]:
+        """Height (and width) in pixels of every stage's features for an input of `image_size` pixels."""
+        size = self.image_size
+        strides = (2, 2) if self.stem == "imagenet" else (self.stem_stride,)
+        for stride in strides:
+            size = (size - 1) // stride + 1
+        sizes = [size]
+        for _ in self.depths[1:]:
+            size = (size - 1) // 2 + 1
+            sizes.append(size)
+        return tuple(sizes)
+
+    def resolved_mask_depths(self) -> tuple[int, ...] | None:
+        """The masking blocks' depths with `"auto"` worked out: one per stage, or `None` with the masks off."""
+        if self.mask_depths != "auto":
+            return self.mask_depths
+        halvings = (round(math.log2(size / BOTTLENECK_SIZE)) for size in self.stage_sizes())
+        return tuple(min(MAX_AUTO_MASK_DEPTH, 1 + max(0, count)) for count in halvings)
+
+
+__all__ = ["EXPRESSIONS", "RMNConfig"]

@@ -1,0 +1,54 @@
+"""How the page is started: the private folder first, then gradio, then the page."""
+
+import importlib.util
+import os
+import socket
+
+from rmn_hub import InputError
+
+from .folder import PrivateFolder
+
+
+def main(checkpoint: str | None = None, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> None:
+    """
+    Serve the page until the process is told to stop.
+
+    Args:
+        checkpoint: folder or Hub id; the bundled checkpoint when not given.
+        host: address to listen on: `"127.0.0.1"` for this computer only, `"0.0.0.0"` for all.
+        port: port to listen on; the next free one from 7860 when not given.
+        share: whether to ask gradio for a public address.
+
+    Raises:
+        InputError: gradio is not installed, the checkpoint cannot be loaded, the port is taken, or uploads have no
+            folder.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise InputError("the page needs gradio: install it with `pip install 'rmn-hub[demo]'`")
+    if port is not None:
+        _check_free(host, port)
+    # These are read when torch and gradio are imported.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        folder = PrivateFolder()
+    except OSError as error:
+        raise InputError(f"the page has no folder to write to: {error}") from error
+    folder.use()
+    try:
+        from .page import serve
+        from .service import Service
+
+        serve(Service(checkpoint), folder, host, port, share)
+    finally:
+        folder.remove()
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise `InputError` for a port that is taken: before half a minute of loading, not after it."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"port {port} of {host} cannot be used ({reason}): choose another --port or --host") from error

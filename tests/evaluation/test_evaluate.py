@@ -1,0 +1,294 @@
+"""`rmn-hub evaluate`: every number against another way to get it."""
+
+import hashlib
+import json
+import shlex
+
+import numpy as np
+import pytest
+from evaluation_helpers import answers_of, faces, labels_for, save_checkpoint, write_set
+from PIL import Image
+from typer.testing import CliRunner
+
+from rmn_hub.cli.shared import main
+from rmn_hub.errors import InputError
+from rmn_hub.evaluation import evaluate as room
+from rmn_hub.evaluation.evaluate import evaluate
+from rmn_hub.expressions import EXPRESSIONS
+
+COUNT = 60
+DUPLICATES = (3, 17, 42)
+
+
+@pytest.fixture(autouse=True)
+def _short_timing(monkeypatch):
+    monkeypatch.setattr(room, "_TIMING_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A checkpoint, a set with a training split of which three faces are tested, and what the network answers."""
+    root = tmp_path_factory.mktemp("evaluation")
+    checkpoint = save_checkpoint(root / "checkpoint", sharpness=2.0)
+    pictures = faces(COUNT, seed=3)
+    logits, mirrored = answers_of(checkpoint, pictures), answers_of(checkpoint, pictures, flip=True)
+    labels = labels_for(logits, 0.7)
+    train = [*faces(20, seed=4), *(pictures[index] for index in DUPLICATES)]
+    votes = np.eye(10, dtype=np.uint8)[np.array([4, 5, 6, 1, 3, 2, 0])[labels]]
+    votes[:15] = np.eye(10, dtype=np.uint8)[8]
+    write_set(root / "data" / "train.parquet", train, np.arange(23) % 7)
+    write_set(root / "data" / "public_test.parquet", pictures, labels, votes.tolist())
+    return {
+        "checkpoint": checkpoint,
+        "data": root / "data",
+        "labels": labels,
+        "single": softmax(logits),
+        "averaged": (softmax(logits) + softmax(mirrored)) / 2,
+    }
+
+
+def softmax(logits):
+    powers = np.exp(logits.astype(np.float64))
+    return powers / powers.sum(1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def numbers(world):
+    return evaluate(world["checkpoint"], world["data"])["sets"]["public_test"]
+
+
+def wilson(correct, count):
+    z, p = 1.959964, correct / count
+    middle, width = p + z**2 / (2 * count), z * np.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
+    return (middle - width) / (1 + z**2 / count), (middle + width) / (1 + z**2 / count)
+
+
+@pytest.mark.parametrize("view", ["single", "averaged"])
+def test_accuracy_and_interval(world, numbers, view):
+    block = numbers["single_view" if view == "single" else "flip_averaged"]
+    right = world[view].argmax(1) == world["labels"]
+    assert 0.3 < right.mean() < 0.95
+    assert block["correct"] == right.sum()
+    assert block["faces"] == COUNT
+    assert block["accuracy"] == pytest.approx(right.mean())
+    assert block["interval"] == pytest.approx(wilson(right.sum(), COUNT), abs=1e-6)
+    own = world[view][np.arange(COUNT), world["labels"]]
+    assert block["negative_log_likelihood"] == pytest.approx(-np.log(own).mean(), rel=1e-4)
+
+
+def test_duplicates_are_left_out(world, numbers):
+    kept = np.setdiff1d(np.arange(COUNT), DUPLICATES)
+    block = numbers["without_duplicates"]
+    assert block["duplicates"] == 3
+    for view in ("single", "averaged"):
+        values = block["single_view" if view == "single" else "flip_averaged"]
+        assert values["faces"] == COUNT - 3
+        assert values["correct"] == (world[view].argmax(1) == world["labels"])[kept].sum()
+
+
+def test_no_training_faces_no_duplicates(world, tmp_path):
+    alone = world["data"] / "public_test.parquet"
+    found = evaluate(world["checkpoint"], alone)["sets"]["public_test"]
+    assert found["without_duplicates"] is None
+    document = evaluate(world["checkpoint"], alone, training_data=world["data"])
+    assert document["sets"]["public_test"]["without_duplicates"]["duplicates"] == 3
+
+
+def test_all_faces_duplicates(world, tmp_path):
+    write_set(tmp_path / "d" / "train.parquet", faces(14, seed=4), np.arange(14) % 7)
+    write_set(tmp_path / "d" / "public_test.parquet", faces(7, seed=8), np.arange(7))
+    write_set(tmp_path / "d" / "private_test.parquet", faces(14, seed=4)[:7], np.arange(7))
+    block = evaluate(world["checkpoint"], tmp_path / "d", "test")["sets"]["private_test"]["without_duplicates"]
+    assert block == {"duplicates": 7, "single_view": None, "flip_averaged": None}
+
+
+def test_per_expression_and_confusion_matrix(world, numbers):
+    answers, labels = world["single"].argmax(1), world["labels"]
+    matrix = np.zeros((7, 7), int)
+    np.add.at(matrix, (labels, answers), 1)
+    assert numbers["confusion_matrix"] == matrix.tolist()
+    assert list(numbers["per_expression"]) == list(EXPRESSIONS)
+    for index, row in enumerate(numbers["per_expression"].values()):
+        assert row["faces"] == matrix[index].sum()
+        assert row["recall"] == pytest.approx(matrix[index, index] / max(1, matrix[index].sum()))
+        assert row["precision"] == pytest.approx(matrix[index, index] / max(1, matrix[:, index].sum()))
+
+
+def test_paired_difference_by_hand():
+    """Of ten faces the one network alone has four right, the other alone one: p = 2 (1 + 5) / 2^5."""
+    one, other = [1, 1, 1, 1, 0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]
+    result = room.paired_difference(one, other)
+    assert (result["only_first"], result["only_second"]) == (4, 1)
+    assert result["difference"] == pytest.approx(0.3)
+    assert result["p_value"] == pytest.approx(0.375)
+    half = 1.959964 * np.std([1, 1, 1, 1, -1, 0, 0, 0, 0, 0], ddof=1) / np.sqrt(10)
+    assert result["interval"] == pytest.approx([0.3 - half, 0.3 + half])
+    assert room.paired_difference(one, one)["p_value"] == 1
+    assert room.paired_difference([1], [0])["interval"] == [-np.inf, np.inf]
+
+
+def test_expected_calibration_error_by_hand():
+    # Confidences 0.9, 0.9 and 0.55 fall into bins 14, 14 and 9 of 15; two of the three are right.
+    probabilities = np.array([[0.9, 0.1, 0], [0.9, 0.1, 0], [0.55, 0.45, 0]])
+    result = room.calibration(probabilities, np.array([0, 1, 0]))
+    assert len(result["bins"]) == 15
+    assert [row["faces"] for row in result["bins"]] == [0] * 8 + [1] + [0] * 4 + [2, 0]
+    assert result["expected_calibration_error"] == pytest.approx(2 / 3 * abs(0.5 - 0.9) + 1 / 3 * abs(1 - 0.55))
+
+
+def test_confidence_of_one_has_a_bin():
+    result = room.calibration(np.array([[1.0, 0.0]]), np.array([0]))
+    assert result["bins"][-1]["faces"] == 1
+    assert result["expected_calibration_error"] == 0
+
+
+def test_coverage(world, numbers):
+    right, confidence = world["single"].argmax(1) == world["labels"], world["single"].max(1)
+    for row in numbers["coverage"]:
+        answered = confidence >= row["threshold"]
+        assert row["coverage"] == pytest.approx(answered.mean())
+        assert row["accuracy"] == (pytest.approx(right[answered].mean()) if answered.any() else None)
+    shares = [row["coverage"] for row in numbers["coverage"]]
+    assert shares[0] == 1
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_votes_agreement(numbers):
+    assert numbers["data"]["ferplus_agreement"] == pytest.approx(45 / 60)
+
+
+def test_every_number_has_its_origin(world, numbers):
+    words = shlex.split(numbers["command"])
+    assert words[:3] == ["rmn-hub", "evaluate", str(world["checkpoint"])]
+    assert words[words.index("--split") + 1] == "public_test"
+    assert {"rmn-hub", "torch", "transformers", "python", "scikit-learn"} <= set(numbers["versions"])
+    assert numbers["data"]["faces"] == COUNT
+    assert sum(numbers["data"]["per_expression"].values()) == COUNT
+    assert any("3,589" in note for note in numbers["data"]["notes"])
+    assert set(numbers["milliseconds_per_face"]["batch_32"]) == {"network", "with_processor"}
+
+
+def test_checkpoint_is_described(world):
+    document = evaluate(world["checkpoint"], world["data"])
+    weights = (world["checkpoint"] / "model.safetensors").read_bytes()
+    assert document["checkpoint"]["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert document["checkpoint"]["masks"] is True
+    assert document["checkpoint"]["multiply_adds"] > 1e5
+
+
+def test_file_gathers_sets_of_the_same_weights(world, tmp_path):
+    file = tmp_path / "numbers" / "eval.json"
+    evaluate(world["checkpoint"], world["data"], json_file=file)
+    photos = tmp_path / "my_photos"
+    rng = np.random.default_rng(0)
+    for index, name in enumerate(EXPRESSIONS):
+        (photos / name).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (70 + index, 51, 3), dtype=np.uint8)).save(photos / name / "a.png")
+    evaluate(world["checkpoint"], photos, "all", json_file=file)
+    document = json.loads(file.read_text())
+    assert list(document["sets"]) == ["public_test", "my_photos"]
+    assert document["sets"]["my_photos"]["without_duplicates"] is None
+    assert [path.name for path in file.parent.iterdir()] == ["eval.json"]
+
+    other = save_checkpoint(tmp_path / "other", sharpness=3.0)
+    words = ("--data", photos, "--split", "all", "--name", "portraits", "--json", file)
+    assert "held results of other weights" in run("evaluate", other, *words).stderr
+    assert list(json.loads(file.read_text())["sets"]) == ["portraits"]
+    assert "held results" not in run("evaluate", other, *words).stderr
+
+
+def test_figures(world, tmp_path):
+    evaluate(world["checkpoint"], world["data"], figures=tmp_path / "figures")
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    kinds = ("confusion_matrix", "reliability_diagram", "coverage", "failure_cases")
+    assert names == {f"public_test_{kind}.png" for kind in kinds}
+    for path in (tmp_path / "figures").iterdir():
+        with Image.open(path) as picture:
+            assert min(picture.size) > 200
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 10
+
+
+def test_faithfulness(world, tmp_path):
+    block = evaluate(world["checkpoint"], world["data"], with_faithfulness=True, figures=tmp_path)["sets"][
+        "public_test"
+    ]
+    assert block["faithfulness"]["faces"] == COUNT
+    assert block["faithfulness"]["probability"] == pytest.approx(world["single"].max(1).mean(), abs=1e-4)
+    assert "--faithfulness" in block["command"]
+    assert (tmp_path / "public_test_faithfulness.png").exists()
+    plain = save_checkpoint(tmp_path / "plain", mask_depths=None)
+    with pytest.raises(InputError, match="has no masks"):
+        evaluate(plain, world["data"], with_faithfulness=True)
+
+
+def run(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def test_command(world, tmp_path):
+    file = tmp_path / "eval.json"
+    result = run("evaluate", world["checkpoint"], "--data", world["data"], "--json", file, "--split", "public_test")
+    assert result.exit_code == 0
+    assert "public_test: 60 faces" in result.stdout
+    assert "single view without duplicates" in result.stdout
+    document = json.loads(file.read_text())
+    again = run(*shlex.split(document["sets"]["public_test"]["command"])[1:])
+    assert again.exit_code == 0
+    assert (
+        json.loads(file.read_text())["sets"]["public_test"]["single_view"]
+        == (document["sets"]["public_test"]["single_view"])
+    )
+
+
+@pytest.mark.parametrize("words", [("--json",), ("--json", "--split", "public_test"), ("--json", "-")])
+def test_json_without_a_file_goes_to_stdout(world, words):
+    result = run("evaluate", world["checkpoint"], "--data", world["data"], *words)
+    assert json.loads(result.stdout)["sets"]["public_test"]["single_view"]["faces"] == COUNT
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("{tmp}", "--data", "{data}"), "is not a checkpoint"),
+        (("{checkpoint}", "--data", "{tmp}/nowhere"), "there is no file or folder"),
+        (("{checkpoint}", "--data", "{data}", "--split", "monday"), "has no split 'monday'"),
+        (("{checkpoint}", "--data", "{data}", "--device", "toaster"), "device 'toaster' cannot be used"),
+        (("{checkpoint}", "--data", "{data}", "--json", "{checkpoint}/config.json"), "holds no results"),
+        (("{checkpoint}", "--data", "{data}", "--figures", "{checkpoint}/config.json"), "is a file"),
+        (("{checkpoint}", "--data", "{data}", "--batch-size", "0"), "--batch-size"),
+        (("{checkpoint}",), "--data"),
+    ],
+)
+def test_bad_input_is_one_sentence(world, tmp_path, words, sentence):
+    known = {"tmp": tmp_path, "data": world["data"], "checkpoint": world["checkpoint"]}
+    result = run("evaluate", *(word.format(**known) for word in words))
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+
+
+def test_other_classes_are_refused(world, tmp_path):
+    checkpoint = save_checkpoint(tmp_path / "c")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["id2label"] = dict(enumerate(reversed(EXPRESSIONS)))
+    config["label2id"] = {name: index for index, name in config["id2label"].items()}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="not the seven expressions"):
+        evaluate(checkpoint, world["data"])
+
+
+def test_truncated_weights_are_refused(world, tmp_path):
+    checkpoint = save_checkpoint(tmp_path / "c")
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(InputError, match="cannot be loaded as an RMN checkpoint"):
+        evaluate(checkpoint, world["data"])
+
+
+def test_weights_of_another_network_are_refused(world, tmp_path):
+    checkpoint = save_checkpoint(tmp_path / "c")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "mask_depths": None}))
+    with pytest.raises(InputError, match="weights of another network"):
+        evaluate(checkpoint, world["data"])

@@ -1,0 +1,542 @@
+"""The page without a browser: its parts, its HTTP interface beside the command line, its limits, and its end."""
+
+import ast
+import asyncio
+import base64
+import hashlib
+import html
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+from space_helpers import EXAMPLES, SPACE, as_data_url, serving
+from typer.testing import CliRunner
+
+from rmn_hub import EXPRESSIONS, FaceExpression
+from rmn_hub.cli.shared import main
+from rmn_hub.results import ImageResult
+
+pytest.importorskip("gradio", reason="the page is optional: install rmn-hub[demo]")
+
+from gradio.data_classes import ImageData
+from rmn_space import about, live, photo, render, safety
+from rmn_space.folder import PrivateFolder
+from rmn_space.inputs import CameraInput, Photo, PhotoInput
+from rmn_space.service import Service
+
+ASTRONAUT = EXAMPLES / "astronaut.jpg"
+FILE = {"_type": "gradio.FileData"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("space") / "temporary") as server:
+        print(f"\nfrom start to a page: {server.seconds:.1f} s")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service():
+    return Service()
+
+
+def a_face(probabilities=None, box=(10.0, 20.0, 30.0, 40.0), **more):
+    probabilities = probabilities or dict.fromkeys(EXPRESSIONS, 1 / 7)
+    best = max(probabilities, key=probabilities.get)
+    return FaceExpression(
+        box=box, expression=best, probability=probabilities[best], probabilities=probabilities, **more
+    )
+
+
+# The picture of a result
+
+
+def test_percentages_sum_to_100_and_stay_within_a_tenth():
+    values = dict(zip(EXPRESSIONS, (1 / 3, 1 / 3, 1 / 3 - 4e-4, 1e-4, 1e-4, 1e-4, 1e-4)))
+    shares = render.percentages(values)
+    assert list(shares) == list(EXPRESSIONS)
+    assert round(sum(shares.values()), 6) == 100
+    assert all(abs(shares[name] - 100 * values[name]) < 0.1 for name in EXPRESSIONS)
+
+
+def test_a_result_names_every_face_and_escapes_what_comes_from_outside():
+    face = a_face(dict(zip(EXPRESSIONS, (0.02, 0.02, 0.02, 0.9, 0.02, 0.01, 0.01))), box=(-5.0, 2.0, 30.0, 200.0))
+    result = ImageResult('<img src=x onerror="alert(1)">.jpg', 100, 100, (face, a_face(uncertain=True)))
+    html = render.result(result, Image.new("RGB", (100, 100)), note="<b>note</b>")
+    assert "<img src=x" not in html
+    assert "<b>note" not in html
+    assert 'aria-label="Face 1: happy 90%"' in html
+    assert 'aria-label="Face 2: angry? 14%"' in html
+    # A box that reaches over the border ends at the border.
+    assert "left:0.00%;top:2.00%;width:30.00%;height:98.00%" in html
+
+
+def test_the_photo_to_download_is_the_shown_one_with_its_boxes(service):
+    result, image = service.recognize(Photo("astronaut.jpg", ASTRONAUT.read_bytes()))
+    large = image.resize((3000, 3000))
+    html = render.result(render.scaled(result, 3000 / 512, large.size), large)
+    data = re.search(r'-expressions.jpg" href="data:image/jpeg;base64,([^"]+)', html).group(1)
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        assert picture.size == (render.DOWNLOAD_SIZE, render.DOWNLOAD_SIZE)
+        x0, y0, x1, _ = (round(value * render.DOWNLOAD_SIZE / 512) for value in result[0].box)
+        drawn = picture.convert("RGB").getpixel(((x0 + x1) // 2, y0))
+    # On the upper edge of the face is the blue of `happy`, where the photo has skin and hair.
+    assert drawn[2] > drawn[0] + 60
+    text = re.search(r'-expressions.json" href="data:application/json;base64,([^"]+)', html).group(1)
+    assert json.loads(base64.b64decode(text))["faces"][0]["expression"] == "happy"
+
+
+# What comes in
+
+
+def test_a_photo_is_handed_over_as_it_came(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    (tmp_path / "a").mkdir()
+    file = tmp_path / "a" / "me.jpg"
+    file.write_bytes(ASTRONAUT.read_bytes())
+    given = PhotoInput(render=False).preprocess(ImageData(path=str(file), orig_name="C:\\photos\\me.jpg"))
+    assert (given.name, given.data, given.problem) == ("me.jpg", ASTRONAUT.read_bytes(), None)
+    again = PhotoInput(render=False).preprocess(ImageData(url=as_data_url(ASTRONAUT)))
+    assert (again.name, again.data) == ("photo", ASTRONAUT.read_bytes())
+    assert PhotoInput(render=False).preprocess(None) is None
+
+
+def many_pixels():
+    buffer = io.BytesIO()
+    Image.new("1", (6000, 4001)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.mark.parametrize(
+    ("payload", "sentence"),
+    [
+        ({"path": "/etc/hostname"}, safety.NOT_UPLOADED),
+        ({"path": str(ASTRONAUT)}, safety.NOT_UPLOADED),
+        ({"path": "{folder}/../secret.png"}, safety.NOT_UPLOADED),
+        ({"path": "{folder}/link.png"}, safety.NOT_UPLOADED),
+        ({"path": "{folder}/gone.png"}, safety.GONE),
+        ({"path": "{folder}/large.png"}, safety.TOO_LARGE),
+        ({"path": "https://example.com/a.png"}, safety.NO_ADDRESSES),
+        ({"url": "http://127.0.0.1/a.png"}, safety.NO_ADDRESSES),
+        ({"url": "file:///etc/passwd"}, safety.NO_ADDRESSES),
+        ({"url": "data:image/png,hello"}, safety.NOT_A_PICTURE),
+        ({"url": "data:image/png;base64,%%%"}, safety.NOT_A_PICTURE),
+        ({"url": "data:image/png;base64," + "A" * (safety.MAX_BYTES // 3 * 4 + 400)}, safety.TOO_LARGE),
+        ({"url": "data:image/png;base64," + many_pixels()}, safety.TOO_MANY_PIXELS),
+    ],
+)
+def test_what_is_no_photo_of_the_visitor_gets_its_sentence(payload, sentence, tmp_path, monkeypatch):
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    (tmp_path / "secret.png").write_bytes(ASTRONAUT.read_bytes())
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    with (folder / "large.png").open("wb") as large:
+        large.truncate(safety.MAX_BYTES + 1)
+    payload = {name: value.replace("{folder}", str(folder)) for name, value in payload.items()}
+    given = PhotoInput(render=False).preprocess(ImageData(**payload))
+    assert given.problem == sentence
+    assert given.data == b""
+
+
+def test_camera_frames_are_small_pictures_or_nothing():
+    camera = CameraInput(streaming=True, sources=["webcam"], render=False)
+    frame = camera.preprocess(ImageData(url=as_data_url(ASTRONAUT)))
+    assert (frame.mode, frame.size) == ("RGB", (512, 512))
+    large = io.BytesIO()
+    Image.open(ASTRONAUT).resize((2000, 1500)).save(large, "JPEG")
+    assert max(camera.preprocess(ImageData(url=jpeg_url(large.getvalue()))).size) == 640
+    png = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(png, "PNG")
+    for junk in (b"", b"hello", ASTRONAUT.read_bytes()[:200], png.getvalue()):
+        assert camera.preprocess(ImageData(url=jpeg_url(junk))) is None
+    assert camera.preprocess(ImageData(path="/etc/hostname")) is None
+    assert camera.preprocess(None) is None
+
+
+def jpeg_url(data):
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+
+
+# Limits
+
+
+def test_the_rate_is_per_visitor_and_comes_back():
+    rate = safety.RateLimit(burst=3, per_second=2, visitors=2)
+    assert [rate.allows("anna", now=0) for _ in range(4)] == [True, True, True, False]
+    assert rate.allows("bert", now=0)
+    assert [rate.allows("anna", now=1) for _ in range(3)] == [True, True, False]
+    # A third visitor's bucket takes the place of the one used longest ago.
+    rate.allows("carl", now=1)
+    assert [rate.allows("bert", now=1) for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_proxys_word_counts_on_a_space_only(monkeypatch):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    assert safety.visitor_of("10.0.0.1", "1.2.3.4, 10.0.0.1") == "10.0.0.1"
+    monkeypatch.setenv("SPACE_ID", "somebody/rmn")
+    assert safety.visitor_of("10.0.0.1", "1.2.3.4, 10.0.0.1") == "1.2.3.4"
+
+
+def test_who_is_too_fast_gets_a_sentence(service):
+    import gradio
+    from rmn_space import page
+
+    anna, bert = (SimpleNamespace(client=SimpleNamespace(host=host), headers={}) for host in ("10.0.0.1", "10.0.0.2"))
+    fns = page.build(service, safety.RateLimit(burst=1, per_second=0)).fns.values()
+    show, predict = (next(fn.fn for fn in fns if fn.name == name) for name in ("show", "predict"))
+    given = Photo("astronaut.jpg", ASTRONAUT.read_bytes())
+    assert predict(given, anna)["faces"]
+    with pytest.raises(gradio.Error, match="Please wait a few seconds"):
+        predict(given, anna)
+    assert safety.TOO_FAST in show(given, None, photo.DEFAULT_MIN_FACE, 0, anna)
+    assert "rmn-chart" in show(given, None, photo.DEFAULT_MIN_FACE, 0, bert)
+
+
+def test_no_component_fetches_an_address(service):
+    import gradio
+
+    blocks = [block for block in build_page(service).blocks.values() if not isinstance(block, CameraInput)]
+    assert {"slider", "image", "checkbox", "html"} <= {block.get_block_name() for block in blocks}
+    for block in blocks:
+        with pytest.raises(gradio.Error, match="addresses are not opened here"):
+            asyncio.run(block.async_move_resource_to_block_cache("https://example.com/a.jpg"))
+
+
+def test_what_nobody_thought_of_gets_a_sentence(service, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("/a/path/of/the/server")
+
+    monkeypatch.setattr(service, "_recognize", broken)
+    given = Photo("astronaut.jpg", ASTRONAUT.read_bytes())
+    html = photo.answer(service, given, photo.DEFAULT_MIN_FACE, 0.0)
+    assert safety.UNEXPECTED in html
+    assert "/a/path" not in html
+
+
+def test_a_lent_gpu_is_asked_for_where_there_is_one(monkeypatch):
+    from rmn_space.service import on_gpu
+
+    def double(value):
+        return 2 * value
+
+    monkeypatch.setitem(sys.modules, "spaces", None)
+    assert on_gpu(double) is double
+    asked = []
+    spaces = SimpleNamespace(GPU=lambda duration: lambda function: asked.append(duration) or function)
+    monkeypatch.setitem(sys.modules, "spaces", spaces)
+    assert on_gpu(double)(21) == 42
+    assert len(asked) == 1
+
+
+def test_settings_reach_the_answer(service):
+    given = Photo("collage.jpg", (EXAMPLES / "collage.jpg").read_bytes())
+    everyone, _ = service.recognize(given)
+    large, _ = service.recognize(given, min_face=200, min_confidence=0.99)
+    assert len(everyone) == 8
+    assert 0 < len(large) < 8
+    assert [face.uncertain for face in large] == [face.probability < 0.99 for face in large]
+    assert large[0].landmarks is not None
+    html = photo.answer(service, given, min_face=photo.DEFAULT_MIN_FACE, min_confidence=0.9)
+    assert html.count('class="rmn-doubt"') == sum(face.probability < 0.9 for face in everyone)
+
+
+def test_more_faces_than_the_limit_are_said(service, monkeypatch):
+    monkeypatch.setattr(photo, "MAX_FACES", 3)
+    monkeypatch.setattr(service.recognizer.detector, "max_faces", 3)
+    html = photo.answer(service, Photo("c.jpg", (EXAMPLES / "collage.jpg").read_bytes()), photo.DEFAULT_MIN_FACE, 0.0)
+    assert "Only the 3 largest faces are shown." in html
+    assert html.count("rmn-pill") == 3
+
+
+def test_cores_are_shared_among_what_runs():
+    import torch
+    from rmn_space.service import Cores
+
+    before = torch.get_num_threads()
+    try:
+        cores = Cores()
+        cores.threads = 8
+        with cores.shared():
+            assert torch.get_num_threads() == 8
+            with cores.shared():
+                assert torch.get_num_threads() == 4
+        with cores.shared(between=3):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+# Live
+
+
+def test_a_visit_follows_a_face_and_lets_it_go(service):
+    visit = live.Visit(service)
+    head = Image.open(ASTRONAUT).crop((100, 0, 360, 260))
+    places = []
+    for step in range(6):
+        frame = Image.new("RGB", (640, 480), (90, 90, 90))
+        frame.paste(head, (60 + 40 * step, 100))
+        layer, panel = visit.see(frame, attention=step == 5, now=0.1 * step)
+        places.append(float(re.search(r'rmn-live-face[^"]*" style="left:([\d.]+)%', layer).group(1)))
+        assert layer.count("rmn-live-face") == 1
+        assert ("rmn-live-heat" in layer) == (step == 5)
+        # Seven bars in their fixed order, each with the mark of its raw value.
+        assert re.findall(r'<th scope="row">(\w+)', panel) == list(EXPRESSIONS)
+        assert panel.count('<i style="left:') == 7
+    assert all(30 / 6.4 < b - a < 50 / 6.4 for a, b in itertools.pairwise(places))
+    assert visit.rate() == pytest.approx(10)
+    layers = set()
+    for step in range(6, 10):
+        layer, panel = visit.see(Image.new("RGB", (640, 480), (90, 90, 90)), attention=True, now=0.1 * step)
+        layers.add(layer)
+    assert "rmn-live-face" not in layer
+    # Every answer is a new one, or the page would take the camera for stopped.
+    assert len(layers) == 4
+    assert "No face in view" in panel
+
+
+def test_live_never_raises(service, monkeypatch):
+    page = build_page(service)
+    (follow,) = [fn.fn for fn in page.fns.values() if fn.connection == "stream"]
+    layer, panel, visit = follow(None, False, None)
+    assert layer["__type__"] == panel["__type__"] == "update"
+    assert visit is None
+    frame = Image.open(ASTRONAUT)
+    *_, visit = follow(frame, False, None)
+    assert visit.tracker.tracks
+
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(service, "expressions", broken)
+    layer, panel, visit = follow(frame, False, visit)
+    assert layer == ""
+    assert "next one follows" in panel
+    assert visit is None
+
+
+def build_page(service):
+    from rmn_space import page
+
+    return page.build(service, safety.RateLimit())
+
+
+def test_every_public_event_has_a_name_and_no_other_can_be_called(service):
+    page = build_page(service)
+    public = [fn.api_name for fn in page.fns.values() if fn.api_visibility == "public" and fn.inputs]
+    assert public == ["predict"]
+
+
+def test_sessions_are_forgotten(service):
+    from rmn_space import page as module
+
+    page = build_page(service)
+    holder = page.state_holder
+    holder.set_blocks(page)
+    _ = holder["old"], holder["new"]
+    holder.time_last_used["old"] = holder.time_last_used["old"].replace(year=2000)
+    module.forget_old_sessions(page, 360)
+    assert list(holder.session_data) == ["new"]
+
+
+# About
+
+
+def test_measured_results_come_from_the_checkpoints_file(tmp_path):
+    assert "no measured results" in about.measured(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    scores = {"accuracy": 0.7123, "interval": [0.6971, 0.7268], "faces": 3589, "expected_calibration_error": 0.0156}
+    document = {
+        "checkpoint": {"sha256": hashlib.sha256(b"weights").hexdigest()},
+        "sets": {"private_test": {"single_view": scores, "flip_averaged": {**scores, "accuracy": 0.7199}}},
+    }
+    (tmp_path / "eval.json").write_text(json.dumps(document))
+    html = about.measured(tmp_path)
+    for shown in ("FER2013 PrivateTest", "3,589", "71.2", "72.0", "69.7 to 72.7", "1.6"):
+        assert shown in html
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    assert "no measured results" in about.measured(tmp_path)
+    (tmp_path / "eval.json").write_text("{")
+    assert about.read_evaluation(tmp_path) is None
+    assert about.read_evaluation(None) is None
+
+
+# The folder, as a Space
+
+
+def test_the_page_uses_public_names_only():
+    rooms = {"attention", "faces", "images", "plots", "results", "tracking"}
+    for file in [SPACE / "app.py", *(SPACE / "rmn_space").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rmn_hub":
+                assert node.module == "rmn_hub" or node.module.split(".")[1] in rooms, file
+                assert not any(alias.name.startswith("_") for alias in node.names), file
+
+
+def test_front_matter_requirements_and_licences():
+    import yaml
+
+    _, front, text = (SPACE / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    settings = yaml.safe_load(front)
+    assert settings["sdk"] == "gradio"
+    assert (SPACE / settings["app_file"]).is_file()
+    assert len(settings["short_description"]) <= 60
+    assert {"title", "emoji", "colorFrom", "colorTo", "sdk_version", "python_version", "license"} <= set(settings)
+    assert "requirements-zerogpu.txt" in text
+    for name in ("requirements.txt", "requirements-zerogpu.txt"):
+        assert "rmn-hub" in (SPACE / name).read_text(encoding="utf-8")
+    licences = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    pictures = {path.name for path in EXAMPLES.iterdir()} - {"README.md"}
+    assert pictures == {name for name, _, _ in photo.EXAMPLES}
+    assert all(f"`{name}`" in licences for name in pictures)
+
+
+def test_the_private_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    folder = PrivateFolder()
+    left = folder.parent / str(ended.pid)
+    other = folder.parent / str(os.getppid())
+    for path in (left, other):
+        path.mkdir()
+        (path / "photo.jpg").touch()
+    again = PrivateFolder()
+    assert not left.exists()
+    assert (other / "photo.jpg").exists()
+    assert oct(again.path.stat().st_mode)[-3:] == oct(again.parent.stat().st_mode)[-3:] == "700"
+    again.use()
+    assert os.environ["GRADIO_TEMP_DIR"] == str(again.uploads)
+    old, new = again.uploads / "old", again.uploads / "new"
+    old.touch()
+    new.touch()
+    os.utime(old, (time.time() - 400,) * 2)
+    again.sweep(330)
+    assert (old.exists(), new.exists()) == (False, True)
+    (other / "photo.jpg").unlink()
+    other.rmdir()
+    again.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+# HTTP
+
+
+def test_http_gradio_client_and_command_line_agree(server, tmp_path, monkeypatch):
+    from gradio_client import Client, handle_file
+
+    monkeypatch.chdir(EXAMPLES)
+    lines = CliRunner().invoke(main, ["predict", "--json", "astronaut.jpg", "coffee.jpg"]).stdout.splitlines()
+    (astronaut, coffee) = (json.loads(line) for line in lines)
+    assert [face["expression"] for face in astronaut["faces"]] == ["happy"]
+    in_request = {"url": as_data_url(ASTRONAUT), "orig_name": "astronaut.jpg"}
+    assert same(server.predict(in_request), astronaut)
+    assert same(server.predict({"path": server.upload(ASTRONAUT), "meta": FILE}), astronaut)
+    client = Client(server.url, verbose=False, download_files=str(tmp_path))
+    assert same(client.predict(handle_file("astronaut.jpg"), api_name="/predict"), astronaut)
+    assert server.predict({"url": as_data_url(EXAMPLES / "coffee.jpg"), "orig_name": "coffee.jpg"}) == coffee
+    described = json.loads(server.get("/gradio_api/info")[1])["named_endpoints"]
+    assert list(described) == ["/predict"]
+    assert "rmn-hub predict --json" in described["/predict"]["description"]
+    assert set(described["/predict"]["returns"][0]["type"]["properties"]) >= set(astronaut)
+
+
+def same(answer, line):
+    """Equal, numbers within 1e-4: torch's last digits depend on how many cores another request left."""
+    if isinstance(line, dict):
+        return list(answer) == list(line) and all(same(answer[name], line[name]) for name in line)
+    if isinstance(line, list):
+        return len(answer) == len(line) and all(same(a, b) for a, b in zip(answer, line))
+    return answer == pytest.approx(line, abs=1e-4) if isinstance(line, float) else answer == line
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_about_tabs_commands_work_as_they_stand(server, tmp_path):
+    # A photo that is too large for a command's arguments.
+    Image.open(ASTRONAUT).resize((1400, 1400)).save(tmp_path / "photo.jpg", quality=95)
+    text = html.unescape(re.sub("<[^>]+>", "", about.API)).replace("http://127.0.0.1:7860", server.url)
+    send, fetch = text[text.index("printf") :].rsplit("\n", 1)
+    event = json.loads(subprocess.run(["sh", "-c", send], cwd=tmp_path, capture_output=True, check=True).stdout)
+    fetch = fetch.replace("EVENT_ID", event["event_id"])
+    answer = subprocess.run(["sh", "-c", fetch], cwd=tmp_path, capture_output=True, check=True, text=True).stdout
+    (result,) = json.loads(answer.partition("data: ")[2])
+    assert result["source"] == "photo.jpg"
+    assert len(result["faces"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("photo", "sentence"),
+    [
+        ({"path": "/etc/passwd"}, safety.NOT_UPLOADED),
+        ("/etc/passwd", safety.NOT_UPLOADED),
+        ({"path": "http://127.0.0.1:9/a.jpg", "meta": FILE}, safety.NO_ADDRESSES),
+        ("https://example.com/a.jpg", safety.NO_ADDRESSES),
+        (None, "There is no photo in this request. Please send one."),
+        ({"url": jpeg_url(b"hello"), "orig_name": "a.jpg"}, "a.jpg is not a picture: give a JPEG, PNG, WebP, GIF"),
+        ({"url": jpeg_url(ASTRONAUT.read_bytes()[:9000]), "orig_name": "a.jpg"}, "a.jpg is truncated or damaged"),
+        ({"url": jpeg_url(bytes(40_000_000))}, safety.TOO_LARGE),
+        ({"url": "data:image/png;base64," + many_pixels()}, safety.TOO_MANY_PIXELS),
+    ],
+)
+def test_bad_requests_get_their_sentence(server, photo, sentence):
+    assert server.predict(photo).startswith(sentence)
+
+
+def test_no_request_reads_the_servers_files_or_reaches_other_hosts(server):
+    # Gradio refuses this one itself, without a sentence.
+    assert server.predict({"path": str(ASTRONAUT), "meta": FILE}) is None
+    for path in (
+        f"/gradio_api/file={ASTRONAUT}",
+        "/gradio_api/file=https://example.com/",
+        "/gradio_api/file/https://example.com/",
+        "/gradio_api/proxy=https://huggingface.co/",
+        "/gradio_api/deep_link?session_hash=a",
+    ):
+        assert server.get(path)[0] in (403, 404), path
+    assert server.post("/gradio_api/process_recording", b"")[0] == 404
+    assert server.upload_of(bytes(40_000_000)) == safety.TOO_LARGE
+    assert "exceeded maximum" in server.upload_of(bytes(11_000_000))
+
+
+def test_bad_starts_get_one_sentence():
+    runner = CliRunner()
+    answer = runner.invoke(main, ["demo", "--checkpoint", "/nowhere/at/all"])
+    assert answer.exit_code == 2
+    assert "/nowhere/at/all" in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        answer = runner.invoke(main, ["demo", "--port", str(port)])
+    assert answer.exit_code == 2
+    assert f"port {port} of 127.0.0.1 cannot be used" in answer.stderr
+
+
+def test_without_a_folder_to_write_to(monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "/dev/null/uploads")
+    answer = CliRunner().invoke(main, ["demo"])
+    assert answer.exit_code == 2
+    assert "/dev/null/uploads" in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
+
+
+def test_sigterm_leaves_nothing(server):
+    # The last one of this file: it ends the page that the others share.
+    server.upload(ASTRONAUT)
+    assert server.predict({"url": as_data_url(ASTRONAUT)})["faces"][0]["expression"] == "happy"
+    assert len(server.files()) >= 1
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(30) == 0
+    assert list(server.folder.iterdir()) == []

@@ -1,0 +1,176 @@
+"""The tracker on a real portrait that moves, and its rules with a detector that sees bright squares."""
+
+import numpy as np
+import pytest
+import skimage
+from PIL import Image
+
+from rmn_hub.detection.mtcnn import MTCNNDetector
+from rmn_hub.results import Face
+from rmn_hub.video.tracking import FaceTracker, ProbabilitySmoother, overlap
+
+
+class SquareDetector:
+    """Finds the bright squares of a frame: one per shade, so that two may overlap."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def detect(self, images):
+        self.sizes.append([image.size for image in images])
+        found = []
+        for image in images:
+            pixels = np.asarray(image.convert("L"))
+            faces = []
+            for shade in (120, 250):
+                rows, columns = np.nonzero(abs(pixels.astype(int) - shade) < 25)
+                # As a real detector, it does not see a sliver at the edge.
+                if len(rows) > 300:
+                    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+                    faces.append(Face(tuple(float(value) for value in box), score=1.0))
+            found.append(faces)
+        return found
+
+    @property
+    def whole_frames(self):
+        return sum(sizes == [(640, 480)] for sizes in self.sizes)
+
+
+def frame(*squares):
+    """A dark frame with `(left, top, size, shade)` squares."""
+    pixels = np.zeros((480, 640, 3), np.uint8)
+    for left, top, size, shade in squares:
+        pixels[max(0, top) : top + size, max(0, left) : left + size] = shade
+    return Image.fromarray(pixels)
+
+
+def test_a_real_face_is_followed_and_lost():
+    head = Image.fromarray(skimage.data.astronaut()).crop((100, 0, 360, 260))
+    tracker = FaceTracker(MTCNNDetector(), detect_every=4, patience=1)
+    places = []
+    for step in range(7):
+        picture = Image.new("RGB", (640, 480), (90, 90, 90))
+        picture.paste(head, (60 + 25 * step, 100))
+        (track,) = tracker.update(picture)
+        assert track.id == 1
+        assert track.frames == step + 1
+        assert track.missed == 0
+        assert len(track.face.landmarks) == 5
+        places.append((track.face.box[0] + track.face.box[2]) / 2)
+    # The head moves by 25 pixels a frame; the box must be where the face is, not where it was.
+    np.testing.assert_allclose(np.diff(places), 25, atol=12)
+    truth = MTCNNDetector().detect([picture])[0][0]
+    assert overlap(track.face.box, truth.box) > 0.75
+    empty = Image.new("RGB", (640, 480), (90, 90, 90))
+    assert len(tracker.update(empty)) == 1
+    assert tracker.update(empty) == ()
+
+
+def test_whole_frames_are_searched_every_few_frames_only():
+    detector = SquareDetector()
+    tracker = FaceTracker(detector, detect_every=5)
+    for step in range(10):
+        assert len(tracker.update(frame((100 + 5 * step, 100, 80, 250)))) == 1
+    assert detector.whole_frames == 2
+    assert len(detector.sizes) == 10
+    followed = [size for sizes in detector.sizes for size in sizes if size != (640, 480)]
+    assert set(followed) == {(128, 128)}
+
+
+def test_each_face_keeps_its_number_and_new_ones_get_new_numbers():
+    tracker = FaceTracker(SquareDetector(), detect_every=3, patience=0)
+    assert [track.id for track in tracker.update(frame((50, 50, 90, 250)))] == [1]
+    for step in range(1, 6):
+        tracks = tracker.update(frame((50 + 10 * step, 50, 90, 250), (400, 200, 120, 120)))
+    assert {track.id: round(track.face.box[0]) for track in tracks} == {1: 100, 2: 400}
+    assert [track.id for track in tracker.update(frame((400, 200, 120, 120)))] == [2]
+    tracks = tracker.update(frame((60, 60, 90, 250), (400, 200, 120, 120)))
+    tracks = tracker.update(frame((60, 60, 90, 250), (400, 200, 120, 120)))
+    tracks = tracker.update(frame((60, 60, 90, 250), (400, 200, 120, 120)))
+    assert [track.id for track in tracks] == [2, 3]
+
+
+def test_a_lost_face_makes_the_tracker_search_at_once_and_wait_a_little():
+    detector = SquareDetector()
+    tracker = FaceTracker(detector, detect_every=50, patience=2)
+    tracker.update(frame((100, 100, 80, 250)))
+    jumped = tracker.update(frame((450, 300, 80, 250)))
+    assert detector.whole_frames == 2
+    assert [(track.id, track.missed) for track in jumped] == [(1, 1), (2, 0)]
+    gone = [len(tracker.update(frame())) for _ in range(4)]
+    assert gone == [2, 1, 0, 0]
+
+
+def test_a_face_at_the_border_and_a_growing_one_are_followed():
+    tracker = FaceTracker(SquareDetector(), detect_every=100)
+    tracker.update(frame((560, 380, 100, 250)))
+    (track,) = tracker.update(frame((575, 390, 100, 250)))
+    assert track.face.box[0] == pytest.approx(575, abs=4)
+    tracker = FaceTracker(SquareDetector(), detect_every=100)
+    for size in range(60, 240, 15):
+        (track,) = tracker.update(frame((200, 100, size, 250)))
+    assert track.face.box[2] - track.face.box[0] == pytest.approx(size, abs=12)
+
+
+def test_still_boxes_are_calmed_and_moving_ones_are_not_held_back():
+    tracker = FaceTracker(SquareDetector(), detect_every=1)
+    tracker.update(frame((200, 100, 100, 250)))
+    (still,) = tracker.update(frame((202, 100, 100, 250)))
+    assert 200.2 < still.face.box[0] < 201.8
+    (moved,) = tracker.update(frame((240, 100, 100, 250)))
+    assert moved.face.box[0] == pytest.approx(240, abs=0.01)
+
+
+def test_only_the_largest_faces_are_followed_and_a_new_size_starts_anew():
+    tracker = FaceTracker(SquareDetector(), max_faces=1)
+    (track,) = tracker.update(frame((50, 50, 60, 250), (300, 200, 150, 120)))
+    assert track.face.box[0] == 300
+    (anew,) = tracker.update(frame((300, 200, 150, 120)).resize((320, 240)))
+    assert anew.id > track.id
+    with pytest.raises(ValueError, match="detect_every=0"):
+        FaceTracker(SquareDetector(), detect_every=0)
+    with pytest.raises(ValueError, match="max_faces=0"):
+        FaceTracker(SquareDetector(), max_faces=0)
+
+
+def test_two_tracks_on_one_face_become_the_older_one():
+    class TwiceDetector(SquareDetector):
+        """Sees a square twice, the second time a little to the right, once a second one has come near."""
+
+        def detect(self, images):
+            ((first, *others),) = super().detect(images)
+            x0, y0, x1, y1 = first.box
+            return [[first, *others] if others else [first, Face((x0 + 20, y0, x1 + 20, y1), score=0.9)]]
+
+    tracker = FaceTracker(TwiceDetector(), detect_every=1)
+    assert [track.id for track in tracker.update(frame((100, 100, 100, 250), (220, 100, 100, 120)))] == [1, 2]
+    tracker.update(frame((100, 100, 100, 250), (180, 100, 90, 120)))
+    assert [track.id for track in tracker.update(frame((100, 100, 100, 250)))] == [1]
+
+
+def test_smoothing_depends_on_time_and_keeps_the_sum():
+    smoother = ProbabilitySmoother(seconds=0.5)
+    first, second = {"happy": 0.9, "sad": 0.1}, {"happy": 0.1, "sad": 0.9}
+    assert smoother.update(1, first, now=10.0) == first
+    value = smoother.update(1, second, now=10.5)
+    # One time constant: 63% of the way from 0.9 to 0.1.
+    assert value["happy"] == pytest.approx(0.9 - 0.8 * (1 - np.exp(-1)))
+    assert sum(value.values()) == pytest.approx(1)
+    assert list(value) == ["happy", "sad"]
+    in_two_steps = ProbabilitySmoother(seconds=0.5)
+    in_two_steps.update(1, first, now=0.0)
+    in_two_steps.update(1, second, now=0.2)
+    assert in_two_steps.update(1, second, now=0.5) == pytest.approx(value)
+    assert smoother.update(2, second, now=10.5) == second
+
+
+def test_smoothing_can_be_off_and_forgets():
+    off = ProbabilitySmoother(seconds=0)
+    off.update(1, {"happy": 1.0}, 0.0)
+    assert off.update(1, {"happy": 0.2}, 0.1) == {"happy": 0.2}
+    smoother = ProbabilitySmoother()
+    smoother.update(1, {"happy": 1.0}, 0.0)
+    smoother.keep([2])
+    assert smoother.update(1, {"happy": 0.2}, 0.1) == {"happy": 0.2}
+    with pytest.raises(ValueError, match="seconds=-1"):
+        ProbabilitySmoother(-1)

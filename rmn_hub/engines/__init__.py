@@ -1,0 +1,1 @@
+"""Engines: the runtimes that turn pixel values into logits and attention maps."""

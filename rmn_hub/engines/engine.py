@@ -1,0 +1,55 @@
+"""The protocol of every engine: pixel values in, logits and maps out, numpy on both sides."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class EngineOutput:
+    """
+    What an engine returns for a batch of N crops. `maps`, `before` and `after` are empty unless attention was asked
+    for; the spatial size of each entry is that of its stage's features.
+
+    Args:
+        logits: float32 `(N, classes)`.
+        maps: per stage, float32 `(N, H, W)`, 0 or more: sqrt(mean over channels of (m t)^2), the distance between the
+            features after and before masking (equation 1 of the paper).
+        before: per stage, float32 `(N, H, W)`: mean over channels of |t|, the features before masking.
+        after: per stage, float32 `(N, H, W)`: mean over channels of |b|, the features after masking.
+    """
+
+    logits: np.ndarray
+    maps: tuple[np.ndarray, ...] = ()
+    before: tuple[np.ndarray, ...] = ()
+    after: tuple[np.ndarray, ...] = ()
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """
+    A network in a runtime.
+
+    Attributes:
+        name: `"torch"` or `"onnx"`.
+        expressions: the classes, in the order of the logits.
+        image_size: height and width of the pixel values in pixels.
+        has_masks: whether the network has masks to show.
+    """
+
+    name: str
+    expressions: tuple[str, ...]
+    image_size: int
+    has_masks: bool
+
+    def __call__(self, pixel_values: np.ndarray, *, attention: bool = False) -> EngineOutput:
+        """
+        Run the network on float32 `(N, 3, image_size, image_size)` in 0..1, N of at least 1.
+
+        The outputs of one crop do not depend on the other crops of its batch beyond rounding (1e-5).
+        """
+        ...
+
+
+__all__ = ["Engine", "EngineOutput"]

@@ -16,8 +16,8 @@ import argparse
 import numpy as np
 from PIL import Image
 
-from rmn_hub.data.faces import FER_SIZE, FacePictures
-from rmn_hub.data.sources import load_pictures
+from rmn_hub.data.faces import FER_SIZE, FaceImages
+from rmn_hub.data.sources import load_face_images
 from rmn_hub.detection.mtcnn import MTCNNDetector
 from rmn_hub.results import Face
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--wild", help="photos of faces with room around them")
     arguments = parser.parse_args()
 
-    pictures = sample(load_pictures(arguments.fer2013, arguments.split), arguments.faces)
+    pictures = sample(load_face_images(arguments.fer2013, arguments.split), arguments.faces)
     detector = MTCNNDetector(min_face=ENLARGED * FER_SIZE // 2, threshold=CERTAIN)
     found = [face for face in (find_in_crop(detector, picture) for picture in pictures) if face]
     boxes = np.array([face.box for face in found])
@@ -48,7 +48,7 @@ def main() -> None:
         return
 
     landmarks = np.median([face.landmarks for face in found], axis=0)
-    photos = sample(load_pictures(arguments.wild, "all"), arguments.faces)
+    photos = sample(load_face_images(arguments.wild, "all"), arguments.faces)
     detector = MTCNNDetector(min_face=60, threshold=CERTAIN, max_faces=1)
     faces = [face for photo in photos for face in detector.detect([photo])[0]]
     boxes = np.array([face.box for face in faces])
@@ -61,7 +61,7 @@ def main() -> None:
     report("its centre, below the box's", (centres[:, 1] - boxes[:, 1::2].mean(1)) / sides)
 
 
-def sample(pictures: FacePictures, count: int) -> FacePictures:
+def sample(pictures: FaceImages, count: int) -> FaceImages:
     """At most `count` pictures, always the same ones."""
     return pictures.take(np.random.default_rng(0).permutation(len(pictures))[:count])
 

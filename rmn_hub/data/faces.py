@@ -50,7 +50,7 @@ FERPLUS_VOTES = (
 )
 FER_SIZE = 48
 # Names of splits without case, spaces, dashes and underscores; the official one first.
-_ROLES = {
+ROLES = {
     "train": ("train", "training"),
     "public_test": ("publictest", "validation", "valid", "val", "dev"),
     "private_test": ("privatetest", "test", "testing"),
@@ -65,7 +65,7 @@ _SYNONYMS = {
     "neutral": ("neutrality", "calm", "ne"),
 }
 _CLASS_INDEX = {name: index for index, own in enumerate(EXPRESSIONS) for name in (own, *_SYNONYMS[own])}
-Picture = bytes | Path | np.ndarray
+StoredImage = bytes | Path | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class FaceSet:
 
 
 @dataclass(frozen=True)
-class FacePictures:
+class FaceImages:
     """
     The faces of one split as they are stored, in their own sizes and colours, decoded one by one.
 
@@ -116,7 +116,7 @@ class FacePictures:
         notes: see [`FaceSet`].
     """
 
-    pictures: Sequence[Picture]
+    images: Sequence[StoredImage]
     labels: np.ndarray
     votes: np.ndarray | None
     names: Sequence[str]
@@ -127,7 +127,7 @@ class FacePictures:
 
     def __getitem__(self, index: int) -> Image.Image:
         """The picture of one face, upright, grey (`"L"`) or `"RGB"`. `InputError`: it cannot be read."""
-        picture = self.pictures[index]
+        picture = self.images[index]
         if isinstance(picture, np.ndarray):
             return Image.fromarray(picture)
         try:
@@ -151,11 +151,11 @@ class FacePictures:
             images[index] = np.asarray(grey)
         return FaceSet(images, self.labels, self.votes, tuple(self.names), self.notes)
 
-    def take(self, indices: np.ndarray) -> "FacePictures":
+    def take(self, indices: np.ndarray) -> "FaceImages":
         """The faces at `indices`, in their order."""
         return replace(
             self,
-            pictures=[self.pictures[i] for i in indices],
+            images=[self.images[i] for i in indices],
             labels=self.labels[indices],
             votes=None if self.votes is None else self.votes[indices],
             names=[self.names[i] for i in indices],
@@ -177,10 +177,10 @@ def duplicates_of(train: FaceSet, test: FaceSet) -> np.ndarray:
 
 def split_role(name: str) -> str | None:
     """`"train"`, `"public_test"` or `"private_test"` for one of their many names, else `None`."""
-    return next((role for role, names in _ROLES.items() if _squash(name) in names), None)
+    return next((role for role, names in ROLES.items() if squashed(name) in names), None)
 
 
-def looks_like_fer2013(faces: FacePictures) -> bool:
+def looks_like_fer2013(faces: FaceImages) -> bool:
     """Whether the faces (a sample of 16) are grey and 48 pixels wide."""
     sample = {int(i) for i in np.linspace(0, len(faces) - 1, 16)}
     return all((faces[i].size, faces[i].mode) == ((FER_SIZE, FER_SIZE), "L") for i in sample)
@@ -195,14 +195,14 @@ def class_index(name: str) -> int | None:
 
 
 # Choosing a split
-def _squash(name: str) -> str:
+def squashed(name: str) -> str:
     return re.sub(r"[\s_-]", "", name.lower())
 
 
-def _concatenate(parts: list[FacePictures]) -> FacePictures:
+def concatenate(parts: list[FaceImages]) -> FaceImages:
     votes = [part.votes for part in parts]
-    return FacePictures(
-        pictures=[picture for part in parts for picture in part.pictures],
+    return FaceImages(
+        images=[image for part in parts for image in part.images],
         labels=np.concatenate([part.labels for part in parts]),
         votes=None if any(vote is None for vote in votes) else np.concatenate(votes),
         names=[name for part in parts for name in part.names],
@@ -214,7 +214,7 @@ def _counts(labels: np.ndarray) -> dict[str, int]:
     return dict(zip(EXPRESSIONS, np.bincount(labels, minlength=len(EXPRESSIONS)).tolist()))
 
 
-def _differences(faces: FacePictures, split: str) -> list[str]:
+def differences(faces: FaceImages, split: str) -> list[str]:
     role = split_role(split)
     if role is None or not looks_like_fer2013(faces):
         return []

@@ -13,17 +13,17 @@ import numpy as np
 from ..errors import InputError
 from ..expressions import EXPRESSIONS
 from .faces import (
-    _ROLES,
     FER_SIZE,
     FERPLUS_VOTES,
-    FacePictures,
+    ROLES,
+    FaceImages,
     FaceSet,
-    Picture,
-    _concatenate,
-    _differences,
-    _squash,
+    StoredImage,
     class_index,
+    concatenate,
+    differences,
     split_role,
+    squashed,
 )
 
 _ALL = "all"
@@ -40,7 +40,7 @@ class _Source:
     """A set before one of its splits is read: how to read each, by its own name (`""` when it has none)."""
 
     where: Path
-    parts: dict[str, Callable[[], FacePictures]]
+    parts: dict[str, Callable[[], FaceImages]]
     notes: list[str] = field(default_factory=list)
 
 
@@ -58,10 +58,10 @@ def load_faces(data: str | Path, split: str, size: int = FER_SIZE) -> FaceSet:
     """
     if size < 1:
         raise InputError(f"size={size} must be at least 1 pixel")
-    return load_pictures(data, split).reduced(size)
+    return load_face_images(data, split).reduced(size)
 
 
-def load_pictures(data: str | Path, split: str) -> FacePictures:
+def load_face_images(data: str | Path, split: str) -> FaceImages:
     """
     Finds the faces of one split and reads their labels, but leaves the pictures as they are stored; see [`load_faces`].
 
@@ -78,7 +78,7 @@ def load_pictures(data: str | Path, split: str) -> FacePictures:
             f"{faces.names[wrong[0]]} in {data} has the label {faces.labels[wrong[0]]}: "
             f"labels are 0 to {len(EXPRESSIONS) - 1} ({', '.join(EXPRESSIONS)})"
         )
-    return replace(faces, notes=(*source.notes, *notes, *_differences(faces, split)))
+    return replace(faces, notes=(*source.notes, *notes, *differences(faces, split)))
 
 
 def has_split(data: str | Path, role: str) -> bool:
@@ -86,16 +86,16 @@ def has_split(data: str | Path, role: str) -> bool:
     return _find(_open(Path(data)).parts, role) is not None
 
 
-def _find(parts: dict[str, Callable[[], FacePictures]], role: str) -> Callable[[], FacePictures] | None:
-    own = {_squash(name): part for name, part in parts.items()}
-    return next((own[name] for name in _ROLES[role] if name in own), None)
+def _find(parts: dict[str, Callable[[], FaceImages]], role: str) -> Callable[[], FaceImages] | None:
+    own = {squashed(name): part for name, part in parts.items()}
+    return next((own[name] for name in ROLES[role] if name in own), None)
 
 
-def _choose(source: _Source, split: str) -> tuple[FacePictures, list[str]]:
+def _choose(source: _Source, split: str) -> tuple[FaceImages, list[str]]:
     """The faces of a split, and what had to be done for it."""
     parts, role = source.parts, split_role(split)
-    if _squash(split) == _ALL and _ALL not in parts:
-        return _concatenate([part() for part in parts.values()]), []
+    if squashed(split) == _ALL and _ALL not in parts:
+        return concatenate([part() for part in parts.values()]), []
     if _UNSPLIT in parts and role is not None:
         faces = parts[_UNSPLIT]()
         test, rest = _hold_out(faces.labels, np.arange(len(faces)), _HELD_OUT)
@@ -113,11 +113,11 @@ def _choose(source: _Source, split: str) -> tuple[FacePictures, list[str]]:
             "expression with a fixed seed, are held out for it."
         ]
     for name, part in parts.items():
-        if name and _squash(name) == _squash(split):
+        if name and squashed(name) == squashed(split):
             return part(), []
     part = _find(parts, role) if role else None
     if part is None:
-        own = [name for name in parts if name] or list(_ROLES)
+        own = [name for name in parts if name] or list(ROLES)
         raise InputError(f"{source.where} has no split {split!r}: choose {', '.join(own)} or {_ALL}")
     return part(), []
 
@@ -179,7 +179,7 @@ def _open_csv(path: Path) -> _Source:
     else:
         usages = np.array([str(usage).strip() for usage in table["usage"].to_pylist()], dtype=str)
 
-    def read(name: str) -> FacePictures:
+    def read(name: str) -> FaceImages:
         rows = np.flatnonzero(usages == name)
         pixels = table["pixels"]
         labels = table["emotion"].take(rows).to_pylist()
@@ -189,8 +189,8 @@ def _open_csv(path: Path) -> _Source:
             raise InputError(
                 f"the column emotion of {path} must hold the numbers 0 to {len(EXPRESSIONS) - 1}"
             ) from error
-        return FacePictures(
-            pictures=[_parse_pixels(pixels[row].as_py(), path, row) for row in rows.tolist()],
+        return FaceImages(
+            images=[_parse_pixels(pixels[row].as_py(), path, row) for row in rows.tolist()],
             labels=numbers,
             votes=None if votes is None else votes[rows],
             names=[f"row {row}" for row in rows],
@@ -247,7 +247,7 @@ def _open_parquet(where: Path, files: list[Path]) -> _Source:
     return _Source(where, {name: partial(_read_parquet, paths) for name, paths in parts.items()})
 
 
-def _read_parquet(paths: list[Path]) -> FacePictures:
+def _read_parquet(paths: list[Path]) -> FaceImages:
     from pyarrow import ArrowInvalid
     from pyarrow import parquet as arrow_parquet
 
@@ -270,17 +270,17 @@ def _read_parquet(paths: list[Path]) -> FacePictures:
         if "ferplus_votes" in columns:
             votes = np.array(table[columns["ferplus_votes"]].to_pylist(), np.float32)
         parts.append(
-            FacePictures(
-                pictures=[_picture(cell, path, row) for row, cell in enumerate(cells)],
+            FaceImages(
+                images=[_picture(cell, path, row) for row, cell in enumerate(cells)],
                 labels=_labels(table[label].to_pylist(), features.get(label, {}).get("names"), path),
                 votes=votes,
                 names=[_cell_name(cell) or f"{path.name} row {row}" for row, cell in enumerate(cells)],
             )
         )
-    return _concatenate(parts)
+    return concatenate(parts)
 
 
-def _picture(cell: object, path: Path, row: int) -> Picture:
+def _picture(cell: object, path: Path, row: int) -> StoredImage:
     """An image cell as `datasets` writes it: `{"bytes", "path"}`, or bytes alone, or a path alone."""
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
@@ -337,7 +337,7 @@ def _open_saved(where: Path) -> _Source:
     saved = datasets.load_from_disk(str(where))
     splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {_UNSPLIT: saved}
 
-    def read(name: str) -> FacePictures:
+    def read(name: str) -> FaceImages:
         part = splits[name]
         columns = {column.lower(): column for column in part.column_names}
         image = next((columns[column] for column in _IMAGE_COLUMNS if column in columns), None)
@@ -346,8 +346,8 @@ def _open_saved(where: Path) -> _Source:
             raise InputError(f"{where} has the columns {', '.join(part.column_names)}: it needs image and label")
         cells = part.cast_column(image, datasets.Image(decode=False))[image]
         cells = [cells[row] for row in range(len(part))]
-        return FacePictures(
-            pictures=[_picture(cell, where, row) for row, cell in enumerate(cells)],
+        return FaceImages(
+            images=[_picture(cell, where, row) for row, cell in enumerate(cells)],
             labels=_labels(list(part[label]), getattr(part.features[label], "names", None), where),
             votes=np.array(list(part["ferplus_votes"]), np.float32) if "ferplus_votes" in part.column_names else None,
             names=[_cell_name(cell) or f"{name or where.name} row {row}" for row, cell in enumerate(cells)],
@@ -370,7 +370,7 @@ def _open_folders(where: Path) -> _Source:
             )
         return _Source(where, {_UNSPLIT: partial(_read_folders, folders, where)})
 
-    parts: dict[str, Callable[[], FacePictures]] = {}
+    parts: dict[str, Callable[[], FaceImages]] = {}
     for folder in splits:
         faces = _read_folders(_folders(folder), folder)
         # Kaggle's picture folders put both tests into one: their files are called PublicTest_... and PrivateTest_...
@@ -391,7 +391,7 @@ def _folders(where: Path) -> list[Path]:
     return sorted(path for path in where.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
-def _read_folders(folders: list[Path], where: Path) -> FacePictures:
+def _read_folders(folders: list[Path], where: Path) -> FaceImages:
     pictures: list[Path] = []
     labels: list[int] = []
     unknown: list[str] = []
@@ -405,8 +405,8 @@ def _read_folders(folders: list[Path], where: Path) -> FacePictures:
             unknown.append(folder.name)
     if unknown:
         raise InputError(_unknown_classes(where, unknown))
-    return FacePictures(
-        pictures=pictures,
+    return FaceImages(
+        images=pictures,
         labels=np.array(labels, np.int64),
         votes=None,
         names=[path.relative_to(where).as_posix() for path in pictures],

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..data.faces import split_role
-from ..data.sources import load_pictures
+from ..data.sources import load_face_images
 from ..errors import InputError
 from ..expressions import EXPRESSIONS
 from ..files import file_hash, replacing, write_json
@@ -102,7 +102,7 @@ def calibrate(
         raise InputError(
             f"{split} has faces that the network was trained on, of which it is too sure: fit it on public_test"
         )
-    faces = load_pictures(data, split)
+    faces = load_face_images(data, split)
     model, processor = load_checkpoint(folder, device)
     report = progress or (lambda *_: None)
     report("predicting", 0, len(faces))

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.faces import FacePictures, duplicates_of, looks_like_fer2013, split_role
-from ..data.sources import has_split, load_faces, load_pictures
+from ..data.faces import FaceImages, duplicates_of, looks_like_fer2013, split_role
+from ..data.sources import has_split, load_face_images, load_faces
 from ..errors import InputError
 from ..files import file_hash, write_json
 from ..hub.checkpoint import WEIGHTS, checkpoint_folder, load_checkpoint
@@ -61,7 +61,7 @@ class Predictions:
 def predict(
     model: RMNModel,
     processor: RMNImageProcessor,
-    faces: FacePictures,
+    faces: FaceImages,
     batch_size: int = 32,
     progress: Callable[[int], object] | None = None,
 ) -> Predictions:
@@ -76,7 +76,7 @@ def predict(
     return Predictions(torch.cat(logits).numpy(), torch.cat(mirrored).numpy())
 
 
-def pixel_batches(processor: RMNImageProcessor, faces: FacePictures, batch_size: int) -> Iterator[Tensor]:
+def pixel_batches(processor: RMNImageProcessor, faces: FaceImages, batch_size: int) -> Iterator[Tensor]:
     """`pixel_values` `(batch, 3, S, S)` in 0..1 of all faces, in their order."""
     pictures = iter(faces)
     while batch := list(islice(pictures, batch_size)):
@@ -84,7 +84,7 @@ def pixel_batches(processor: RMNImageProcessor, faces: FacePictures, batch_size:
 
 
 @torch.inference_mode()
-def milliseconds(model: RMNModel, processor: RMNImageProcessor, faces: FacePictures) -> dict[str, Any]:
+def milliseconds(model: RMNModel, processor: RMNImageProcessor, faces: FaceImages) -> dict[str, Any]:
     """Milliseconds per face at batch 1 and 32, median of many runs: the network alone, and with the image processor."""
     result: dict[str, Any] = {"device": _device_name(model.device), "threads": torch.get_num_threads()}
     for batch_size in (1, 32):
@@ -167,7 +167,7 @@ def evaluate(
     document = read_results(json_file, file_hash(folder / WEIGHTS))
     if figures is not None and Path(figures).exists() and not Path(figures).is_dir():
         raise InputError(f"{figures} is a file: give a folder for the figures")
-    faces = load_pictures(data, split)
+    faces = load_face_images(data, split)
     if training_data is None and split_role(split) != "train" and has_split(data, "train"):
         training_data = data
     model, processor = load_checkpoint(folder, device)
@@ -248,7 +248,7 @@ def evaluate(
 def _faithfulness(
     model: RMNModel,
     processor: RMNImageProcessor,
-    faces: FacePictures,
+    faces: FaceImages,
     batch_size: int,
     report: Callable[[str, int, int], object],
 ) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def _faithfulness(
     return faithfulness(model, batches()).to_dict()
 
 
-def _set_name(faces: FacePictures, data: str | Path, split: str) -> str:
+def _set_name(faces: FaceImages, data: str | Path, split: str) -> str:
     role = split_role(split)
     if role and looks_like_fer2013(faces):
         return role

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.faces import FacePictures
+from ..data.faces import FaceImages
 from ..expressions import EXPRESSIONS
 
 CALIBRATION_BINS = 15
@@ -125,7 +125,7 @@ def per_expression(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, A
     }
 
 
-def votes_agreement(faces: FacePictures) -> float | None:
+def votes_agreement(faces: FaceImages) -> float | None:
     """Share of the faces whose most-voted FER+ label is their FER2013 label; `None` without votes."""
     if faces.votes is None:
         return None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..data.faces import FacePictures
+from ..data.faces import FaceImages
 from ..errors import InputError
 from ..files import file_hash, replacing
 from ..hub.checkpoint import WEIGHTS
@@ -95,7 +95,7 @@ def replaces_results(json_file: str | Path, checkpoint: str | Path) -> bool:
 
 
 def write_figures(
-    folder: Path, name: str, probabilities: np.ndarray, faces: FacePictures, numbers: dict[str, Any]
+    folder: Path, name: str, probabilities: np.ndarray, faces: FaceImages, numbers: dict[str, Any]
 ) -> list[Path]:
     """
     The pictures of one set's numbers, as PNG files whose names begin with the set's. `InputError`: they cannot be

@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..baselines.ensemble import resized
 from ..data.faces import FER_SIZE, FaceSet, looks_like_fer2013, split_role
-from ..data.sources import load_pictures
+from ..data.sources import load_face_images
 from ..errors import InputError, TrainingError
 from ..files import replacing
 from ..model.configuration_rmn import RMNConfig
@@ -471,7 +471,7 @@ def train(
     console = console or Console(stderr=True)
     # FER2013's 48 pixels are resized on the training device; photos are read at the size that is trained.
     size = max(max(size for _, size in recipe.sizes), FER_SIZE)
-    pictures, held_out = load_pictures(data, train_split), load_pictures(data, validation_split)
+    pictures, held_out = load_face_images(data, train_split), load_face_images(data, validation_split)
     if looks_like_fer2013(pictures):
         size = FER_SIZE
     faces, validation = pictures.reduced(size), held_out.reduced(size)

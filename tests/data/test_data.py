@@ -11,7 +11,7 @@ from PIL import Image
 
 from rmn_hub.data import faces as data
 from rmn_hub.data.faces import OFFICIAL_COUNTS, class_index, duplicates_of
-from rmn_hub.data.sources import load_faces, load_pictures
+from rmn_hub.data.sources import load_face_images, load_faces
 from rmn_hub.errors import InputError
 from rmn_hub.expressions import EXPRESSIONS
 
@@ -232,7 +232,7 @@ def test_colour_photos_of_varied_size(tmp_path):
     assert np.abs(faces.images[0].astype(int) - expected).max() <= 1
     assert not np.array_equal(faces.images[0], faces.images[1])
     assert faces.notes == ()
-    assert load_pictures(tmp_path, "all")[0].size == (61, 90)
+    assert load_face_images(tmp_path, "all")[0].size == (61, 90)
 
 
 def test_rotated_photos_stand_upright(tmp_path):
@@ -241,7 +241,7 @@ def test_rotated_photos_stand_upright(tmp_path):
     exif[0x0112] = 6
     (tmp_path / "happy").mkdir()
     picture.save(tmp_path / "happy" / "a.jpg", exif=exif)
-    assert load_pictures(tmp_path, "all")[0].size == (20, 40)
+    assert load_face_images(tmp_path, "all")[0].size == (20, 40)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from PIL import Image
 
 from ..detection.detector import FaceDetector
+from ..errors import InputError
+from ..images import load_image
 from ..results import Box, Face
 
 # A followed face is looked for in a square of this many times its size: it may move by half its size between two
@@ -50,6 +53,10 @@ class FaceTracker:
         detect_every: frames from one search of the whole frame to the next; 1 searches every frame.
         patience: for how many frames a face that is not seen stays where it was. 0 drops it at once.
         max_faces: follow at most this many faces, the largest first; `None` follows all.
+        steady: whether the box of a still face is smoothed over time. Otherwise boxes are as detected.
+
+    Raises:
+        InputError: a setting is out of range.
 
     Example:
         >>> tracker = FaceTracker(MTCNNDetector())
@@ -59,31 +66,46 @@ class FaceTracker:
     """
 
     def __init__(
-        self, detector: FaceDetector, detect_every: int = 5, patience: int = 2, max_faces: int | None = None
+        self,
+        detector: FaceDetector,
+        detect_every: int = 5,
+        patience: int = 2,
+        max_faces: int | None = None,
+        steady: bool = True,
     ) -> None:
         if detect_every < 1 or patience < 0:
-            raise ValueError(f"detect_every={detect_every} must be at least 1 and patience={patience} at least 0")
+            raise InputError(f"detect_every={detect_every} must be at least 1 and patience={patience} at least 0")
         if max_faces is not None and max_faces < 1:
-            raise ValueError(f"max_faces={max_faces} must be at least 1, or None for all")
+            raise InputError(f"max_faces={max_faces} must be at least 1, or None for all")
         self.detector = detector
         self.detect_every = detect_every
         self.patience = patience
         self.max_faces = max_faces
+        self.steady = steady
         self.tracks: tuple[Track, ...] = ()
         self._next_id = 1
         self._frames_since_detection = 0
         self._size: tuple[int, int] | None = None
 
-    def update(self, frame: Image.Image) -> tuple[Track, ...]:
+    def reset(self) -> None:
+        """End all tracks, as a camera cut does. Their ids are not used again."""
+        self.tracks = ()
+
+    def update(self, frame: Any) -> tuple[Track, ...]:
         """
-        Takes the next frame.
+        Take the next frame.
 
         Args:
-            frame: an upright RGB picture. A frame of another size than the last one starts anew.
+            frame: an upright frame, in any form that the recognizer takes (see [`load_image`]). A frame of another size
+                than the last one ends all tracks.
 
         Returns:
             The faces of this frame in the order in which they appeared.
+
+        Raises:
+            InputError: the frame cannot be used.
         """
+        frame = load_image(frame, "the frame").image
         if frame.size != self._size:
             self.tracks, self._size = (), frame.size
         self._frames_since_detection += 1
@@ -116,9 +138,9 @@ class FaceTracker:
         found: list[Face | None] = []
         for track, faces, (left, top, scale) in zip(self.tracks, self.detector.detect(squares), offsets):
             candidates = [face for face in (_move(face, left, top, scale) for face in faces) if _is_in(face, frame)]
-            best = max(candidates, key=lambda face, t=track: overlap(face.box, t.face.box), default=None)
-            near = best is not None and overlap(best.box, track.face.box) >= SAME_FACE
-            found.append(best if near else None)
+            overlaps = [overlap(face.box, track.face.box) for face in candidates]
+            best = max(overlaps, default=0.0)
+            found.append(candidates[overlaps.index(best)] if best >= SAME_FACE else None)
         return found
 
     def _match(self, faces: list[Face]) -> list[Face | None]:
@@ -143,7 +165,7 @@ class FaceTracker:
         tracks: list[Track] = []
         for track, face in zip(self.tracks, found):
             if face is not None:
-                face = replace(face, box=_smooth(track.face.box, face.box))
+                face = replace(face, box=_smooth(track.face.box, face.box)) if self.steady else face
                 track = Track(track.id, face, track.frames + 1)
             else:
                 track = replace(track, frames=track.frames + 1, missed=track.missed + 1)
@@ -172,7 +194,7 @@ class ProbabilitySmoother:
 
     def __init__(self, seconds: float = 0.4) -> None:
         if not 0 <= seconds < math.inf:
-            raise ValueError(f"seconds={seconds} must be a finite number of at least 0")
+            raise InputError(f"seconds={seconds} must be a finite number of at least 0")
         self.seconds = seconds
         self._series: dict[int, tuple[float, dict[str, float]]] = {}
 
@@ -239,7 +261,8 @@ def _smooth(old: Box, new: Box) -> Box:
     """The new box, held back while the face is still: MTCNN's boxes tremble by a few pixels."""
     movement = max(abs(a - b) for a, b in zip(old, new)) / math.sqrt(max(1.0, _area(new)))
     kept = STEADINESS * max(0.0, 1 - 6 * movement)
-    return tuple(kept * a + (1 - kept) * b for a, b in zip(old, new))
+    x0, y0, x1, y1 = (kept * a + (1 - kept) * b for a, b in zip(old, new))
+    return x0, y0, x1, y1
 
 
 __all__ = ["FaceTracker", "ProbabilitySmoother", "Track", "overlap"]

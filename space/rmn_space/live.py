@@ -1,9 +1,8 @@
-"""The live tab: the camera's picture stays in the browser's own player, the server answers with boxes and bars only."""
+"""The live tab, a view of a `Session`: the browser's own player shows the camera, the server returns boxes and bars."""
 
 import logging
 import time
 from collections import deque
-from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 from rmn_hub import FaceExpression
 from rmn_hub.attention import place
 from rmn_hub.drawing.palette import label_of, percent
-from rmn_hub.video.tracking import FaceTracker, ProbabilitySmoother, Track
+from rmn_hub.video.session import FrameResult, Session
 
 from . import render
 from .inputs import FRAME_SIZE, CameraInput
@@ -23,6 +22,8 @@ from .service import Service
 log = logging.getLogger(__name__)
 
 MAX_FACES = 6
+# Frames that a face which is not seen is waited for.
+PATIENCE = 3
 # Seconds from one frame to the next that the browser is asked to send. A slow server gets fewer: it reads the newest.
 EVERY = 0.09
 # Seconds of work for one visitor before the next in line gets the place, and places.
@@ -31,18 +32,20 @@ VISITORS = 2
 
 
 class Visit:
-    """What is remembered of one visitor's camera: boxes and probabilities of the faces in view, never a picture."""
+    """What is remembered of one visitor's camera: boxes and probabilities of the faces in view, never an image."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.tracker = FaceTracker(service.live_detector, patience=1, max_faces=MAX_FACES)
-        self.smoother = ProbabilitySmoother()
+        # A face that blinks out of one frame keeps its box: it would flicker otherwise.
+        self.session = Session(
+            service.live_recognizer, detector=service.live_detector, patience=PATIENCE, hold=1, max_faces=MAX_FACES
+        )
         self.times: deque[float] = deque(maxlen=20)
         self.chosen: int | None = None
 
     def see(self, frame: Image.Image, attention: bool, now: float) -> tuple[str, str]:
         """
-        Answers a frame.
+        Classify the faces of a frame.
 
         Args:
             frame: RGB.
@@ -50,41 +53,34 @@ class Visit:
             now: seconds, from any start.
 
         Returns:
-            The HTML to lay over the camera's picture, and that of the chart beside it.
+            The HTML to lay over the camera's player, and that of the chart beside it.
         """
         started = time.perf_counter()
         self.times.append(now)
         with self.service.cores.shared(between=2):
-            tracks = self.tracker.update(frame)
-            seen = self.service.expressions(frame, [track.face for track in tracks], attention) if tracks else []
-        smooth = {
-            track.id: self.smoother.update(track.id, face.probabilities, now) for track, face in zip(tracks, seen)
-        }
-        self.smoother.keep(smooth)
-        calm = [_calmed(face, smooth[track.id]) for track, face in zip(tracks, seen)]
+            result = self.session.update(frame, now, attention=attention and self.service.has_masks)
         milliseconds = 1000 * (time.perf_counter() - started)
-        return self._layer(frame, calm, attention), self._panel(tracks, calm, seen, milliseconds)
+        return self._layer(result), self._panel(result, milliseconds)
 
-    def _layer(self, frame: Image.Image, faces: list[FaceExpression], attention: bool) -> str:
+    def _layer(self, result: FrameResult) -> str:
         boxes = []
-        for face in faces:
-            heat = ""
-            if attention and face.attention is not None and face.attention.maps:
-                heat = self._heat(face, frame)
-            low = " rmn-below" if face.box[1] < 0.1 * frame.height else ""
+        for face in result:
+            heat = self._heat(face, result) if face.attention is not None and face.attention.maps else ""
+            low = " rmn-below" if face.box[1] < 0.1 * result.height else ""
             boxes.append(
-                f'{heat}<div class="rmn-live-face{low}" style="{render.place(face, *frame.size)}">'
+                f'{heat}<div class="rmn-live-face{low}" style="{render.place(face, result.width, result.height)}">'
                 f'<span class="rmn-tag">{escape(label_of(face))}</span></div>'
             )
-        # The time makes every answer a new one for the browser, also where nothing moves.
+        # The time makes every layer a new one for the browser, also where nothing moves.
         return (
-            f'<div class="rmn-frame" style="--ratio:{frame.width / frame.height:.4f}" '
-            f'data-faces="{len(faces)}" data-at="{self.times[-1]:.2f}">{"".join(boxes)}</div>'
+            f'<div class="rmn-frame" style="--ratio:{result.width / result.height:.4f}" '
+            f'data-faces="{len(result)}" data-at="{self.times[-1]:.2f}">{"".join(boxes)}</div>'
         )
 
-    def _heat(self, face: FaceExpression, frame: Image.Image) -> str:
+    def _heat(self, face: FaceExpression, frame: FrameResult) -> str:
         """The mean of the stages' attention maps over the place of the crop."""
         x0, y0, x1, y1 = self.service.crop_box(face.face)
+        assert face.attention is not None
         maps = [place(values, render.GLOW_SIZE, render.GLOW_SIZE) for values in face.attention.maps]
         return (
             f'<img class="rmn-live-heat" alt="" src="{render.glow(np.mean(maps, axis=0))}" '
@@ -92,28 +88,26 @@ class Visit:
             f'width:{100 * (x1 - x0) / frame.width:.2f}%;height:{100 * (y1 - y0) / frame.height:.2f}%">'
         )
 
-    def _panel(
-        self, tracks: tuple[Track, ...], calm: list[FaceExpression], raw: list[FaceExpression], milliseconds: float
-    ) -> str:
-        count = {0: "no face", 1: "1 face"}.get(len(calm), f"{len(calm)} faces")
+    def _panel(self, result: FrameResult, milliseconds: float) -> str:
+        count = {0: "no face", 1: "1 face"}.get(len(result), f"{len(result)} faces")
         status = (
             f'<p class="rmn-status"><span><b>{self.rate():.0f}</b> frames/s</span>'
             f"<span>answered in <b>{milliseconds:.0f}</b> ms</span><span>{count}</span></p>"
         )
-        if not calm:
+        if not result.faces:
             self.chosen = None
             return waiting("No face in view", "Look into the camera, a little closer perhaps.") + status
-        ids = [track.id for track in tracks]
+        ids = [face.track_id for face in result]
         if self.chosen not in ids:
             # The chart stays with one face as long as it is there; it starts with the largest.
-            areas = [(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]) for face in calm]
+            areas = [(face.box[2] - face.box[0]) * (face.box[3] - face.box[1]) for face in result]
             self.chosen = ids[areas.index(max(areas))]
         index = ids.index(self.chosen)
-        face = calm[index]
-        who = "The face" if len(calm) == 1 else "One of the faces"
+        face, raw = result[index], result.raw[index].probabilities
+        who = "The face" if len(result) == 1 else "One of the faces"
         return (
             f'<div class="rmn-card rmn-live-chart"><h2><small>{who} shows</small> {escape(face.expression)} '
-            f"<span>{escape(percent(face.probability))}</span></h2>{render.chart(face, raw=raw[index].probabilities)}"
+            f"<span>{escape(percent(face.probability))}</span></h2>{render.chart(face, raw=raw)}"
             '<p class="rmn-muted rmn-small-text">Bars are smoothed over about half a second; the thin marks are the '
             f"last frame alone.</p></div>{status}"
         )
@@ -187,11 +181,6 @@ def build(service: Service) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
-
-
-def _calmed(face: FaceExpression, probabilities: dict[str, float]) -> FaceExpression:
-    best = max(probabilities, key=probabilities.__getitem__)
-    return replace(face, expression=best, probability=probabilities[best], probabilities=probabilities)
 
 
 def waiting(title: str, sentence: str) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
-from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer, Face, FaceExpression
+from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer, Face
 from rmn_hub.detection.mtcnn import MTCNNDetector
 from rmn_hub.errors import InputError
 from rmn_hub.images import load_image
@@ -130,13 +130,6 @@ class Service:
                 )
             boxes = self._detectors[min_face].detect([image])[0]
         return self.recognizer(image, boxes=boxes, min_confidence=min_confidence, attention=attention)
-
-    def expressions(self, frame: Image.Image, faces: Sequence[Face], attention: bool) -> list[FaceExpression]:
-        """The expressions of known faces of a camera's frame, in the order of `faces`."""
-        result = self.live_recognizer(frame, boxes=list(faces), attention=attention and self.has_masks)
-        # The recognizer sorts from left to right and hands the faces through.
-        order = {face.box: number for number, face in enumerate(faces)}
-        return sorted(result, key=lambda expression: order[expression.box])
 
     def crop_box(self, face: Face) -> tuple[float, float, float, float]:
         """The square of the picture that the network sees of a face (as `rmn_hub.faces.crop_face` cuts it)."""

@@ -315,12 +315,12 @@ def test_live_never_raises(service, monkeypatch):
     assert visit is None
     frame = Image.open(ASTRONAUT)
     *_, visit = follow(frame, False, None)
-    assert visit.tracker.tracks
+    assert visit.session.tracker.tracks
 
-    def broken(*_):
+    def broken(*_, **__):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(service, "expressions", broken)
+    monkeypatch.setattr(visit.session, "recognizer", broken)
     layer, panel, visit = follow(frame, False, visit)
     assert layer == ""
     assert "next one follows" in panel

@@ -1,0 +1,190 @@
+"""
+What one stream of frames is: `Session` turns frames into tracked, smoothed results.
+
+Files, cameras and the page's Live tab all go through it: the whole frame is searched now and then, faces are followed
+in between, every face is classified by the recognizer, and its probabilities are smoothed over time.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+from ..detection.detector import FaceDetector
+from ..errors import InputError
+from ..images import load_image
+from ..recognizer import ExpressionRecognizer
+from ..results import FaceExpression, ImageResult, reading_order
+from .cuts import CutDetector
+from .tracking import FaceTracker, ProbabilitySmoother
+
+# Seconds: the time constant of the smoothed probabilities.
+SMOOTH = 0.4
+# Frames from one search of the whole frame to the next.
+DETECT_EVERY = 5
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FrameResult(ImageResult):
+    """
+    All faces of one frame, in reading order, each with the `track_id` that it keeps from frame to frame.
+
+    Args:
+        time: seconds from the start of the stream.
+        index: the number of the frame in the stream, from 0.
+        raw: the faces with the probabilities of this frame alone, in the order of `faces`, whose probabilities are
+            smoothed over time. Without smoothing the two are the same.
+        cut: whether the camera has cut to another scene just before this frame.
+    """
+
+    time: float = 0.0
+    index: int = 0
+    raw: tuple[FaceExpression, ...] = ()
+    cut: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the line of `rmn-hub video --json`: that of an image, with the frame's number and time."""
+        image = super().to_dict()
+        line: dict[str, Any] = {"source": image.pop("source"), "frame": int(self.index), "time": float(self.time)}
+        line |= {"cut": bool(self.cut), **image}
+        for face, raw in zip(line["faces"], self.raw):
+            face["raw_probabilities"] = {name: float(value) for name, value in raw.probabilities.items()}
+        return line
+
+    def __repr__(self) -> str:
+        return f"<FrameResult {self.index} at {self.time:.3f} s: {list(self.faces)}>"
+
+
+class Session:
+    """
+    One stream of frames with one memory: who is who, and what they have shown lately.
+
+    Args:
+        recognizer: classifies the faces.
+        detector: finds them; the recognizer's own when not given.
+        smooth: time constant in seconds of the smoothed probabilities (see [`ProbabilitySmoother`]). With 0, boxes and
+            probabilities are those of each frame alone.
+        detect_every: frames from one search of the whole frame to the next. When not given it is 5, or 1 without
+            smoothing: the results of a frame are then those of the recognizer for the same image.
+        patience: for how many frames a face that is not seen is waited for before its track ends.
+        hold: for how many of these frames it is reported where it was last seen. 0 reports only what is seen.
+        max_faces: follow at most this many faces, the largest first; all when not given.
+        min_confidence: probability in 0..1 below which a (smoothed) expression is `uncertain`; the recognizer's own
+            when not given.
+        cuts: whether camera cuts end all tracks.
+
+    Raises:
+        InputError: a setting is out of range.
+
+    Example:
+        >>> session = Session(recognizer)  # doctest: +SKIP
+        >>> for time, frame in frames:  # doctest: +SKIP
+        ...     for face in session.update(frame, time):
+        ...         print(time, face.track_id, face.expression)
+    """
+
+    def __init__(
+        self,
+        recognizer: ExpressionRecognizer,
+        *,
+        detector: FaceDetector | None = None,
+        smooth: float = SMOOTH,
+        detect_every: int | None = None,
+        patience: int = 2,
+        hold: int = 0,
+        max_faces: int | None = None,
+        min_confidence: float | None = None,
+        cuts: bool = True,
+    ) -> None:
+        if min_confidence is not None and not 0 <= min_confidence <= 1:
+            raise InputError(f"min_confidence={min_confidence} must lie in 0..1")
+        if not 0 <= hold <= patience:
+            raise InputError(f"hold={hold} must lie in 0..patience={patience}")
+        if not 0 <= smooth < math.inf:
+            raise InputError(f"smooth={smooth} must be a finite number of seconds, 0 or more")
+        if detect_every is None:
+            detect_every = DETECT_EVERY if smooth > 0 else 1
+        self.recognizer = recognizer
+        self.hold = hold
+        self.min_confidence = recognizer.min_confidence if min_confidence is None else float(min_confidence)
+        self.smoother = ProbabilitySmoother(smooth)
+        self.tracker = FaceTracker(
+            detector or recognizer.detector,
+            detect_every=detect_every,
+            patience=patience,
+            max_faces=max_faces,
+            steady=smooth > 0,
+        )
+        self._cuts = CutDetector() if cuts else None
+        self._frames = 0
+
+    def update(
+        self,
+        frame: Any,
+        time: float,
+        *,
+        index: int | None = None,
+        source: str | None = None,
+        attention: bool = False,
+    ) -> FrameResult:
+        """
+        Take the next frame.
+
+        Args:
+            frame: an upright frame, in any form that the recognizer takes.
+            time: its time in seconds, from any start.
+            index: its number in the stream; counted from 0 when not given.
+            source: the name of the stream; `"frame N"` when not given.
+            attention: whether to add the attention maps.
+
+        Returns:
+            The faces of this frame in reading order. The result does not carry the frame itself.
+
+        Raises:
+            InputError: the frame cannot be used, or `time` is not a finite number.
+        """
+        if not math.isfinite(time):
+            raise InputError(f"time={time!r} must be a finite number of seconds")
+        index = self._frames if index is None else index
+        self._frames = index + 1
+        source = source or f"frame {index}"
+        image: Image.Image = load_image(frame, source).image
+        cut = self._cuts is not None and self._cuts.update(image)
+        if cut:
+            self.tracker.reset()
+        tracks = [track for track in self.tracker.update(image) if track.missed <= self.hold]
+        # In reading order already, so that the recognizer's results are in the order of the tracks.
+        tracks = [tracks[place] for place in reading_order([track.face.box for track in tracks])]
+        raw: tuple[FaceExpression, ...] = ()
+        if tracks:
+            seen = self.recognizer(image, boxes=[track.face for track in tracks], attention=attention)
+            assert isinstance(seen, ImageResult)
+            raw = tuple(replace(face, track_id=track.id) for face, track in zip(seen, tracks))
+        faces = tuple(self._smoothed(face, time) for face in raw)
+        self.smoother.keep(track.id for track in self.tracker.tracks)
+        return FrameResult(
+            source=source,
+            width=image.width,
+            height=image.height,
+            faces=faces,
+            time=time,
+            index=index,
+            raw=raw,
+            cut=cut,
+        )
+
+    def _smoothed(self, face: FaceExpression, time: float) -> FaceExpression:
+        assert face.track_id is not None
+        probabilities = self.smoother.update(face.track_id, face.probabilities, time)
+        best = max(probabilities, key=probabilities.__getitem__)
+        return replace(
+            face,
+            expression=best,
+            probability=probabilities[best],
+            probabilities=probabilities,
+            uncertain=probabilities[best] < self.min_confidence,
+        )
+
+
+__all__ = ["FrameResult", "Session"]

@@ -1,0 +1,1 @@
+"""Images of results: annotated photos, panels of a face, figures of an evaluation."""

@@ -1,4 +1,9 @@
-"""drawing.figures"""
+"""
+Figures of an evaluation and of a training run.
+
+`X(...)` returns a PIL image, `X_figure(...)` a matplotlib `Figure`. pyplot does not know the figures: nothing has to be
+closed, no backend is chosen, and functions may be called from several threads at once.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,11 +18,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
-from ..evaluation.faithfulness import Faithfulness
 from ..expressions import EXPRESSIONS
-from ..results import FaceExpression
 from .palette import COLORS, ink_on, percent
-from .sheet import _PLAIN, _as_image, _name_width, _number, _Sheet
+from .sheet import PLAIN, Sheet, as_image, name_width
 
 
 def confusion_matrix_figure(
@@ -27,29 +30,31 @@ def confusion_matrix_figure(
     theme: str = "light",
 ) -> Figure:
     """
-    A confusion matrix (figures 1.11 and 1.19 of the authors' report). Each cell has its share of its row, which is
-    also its shade, and its count; a true expression without any face has a row of zeros.
+    Draw a confusion matrix (figures 1.11 and 1.19 of the authors' report).
+
+    Each cell shows its share of its row, which is also its shade, and its count. A true expression without any face
+    has a row of zeros.
 
     Args:
         matrix: counts `(N, N)`, true expressions in rows, predicted ones in columns.
-        names: of the N expressions, in the matrix's order.
-        title: above the matrix.
+        names: the N expressions in the matrix's order.
+        title: text above the matrix.
         theme: `"light"` or `"dark"`.
 
     Raises:
-        ValueError: the matrix is not `N x N`.
+        ValueError: the matrix is not N x N.
     """
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.shape != (len(names), len(names)):
-        raise ValueError(f"the matrix has the shape {counts.shape}, but there are {len(names)} names")
+        raise ValueError(f"matrix of shape {counts.shape} must be {len(names)} x {len(names)}, as there are names")
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    margin, head, side = 0.55 + _name_width(names, 10), 0.25 + 0.35 * (title is not None), 0.85 * len(names)
-    sheet = _Sheet(margin + side + 0.25, head + side + 0.7, theme, title)
+    margin, head, side = 0.55 + name_width(names, 10), 0.25 + 0.35 * (title is not None), 0.85 * len(names)
+    sheet = Sheet(margin + side + 0.25, head + side + 0.7, theme, title)
     axes = sheet.axes(margin, head, side, side)
     shades = LinearSegmentedColormap.from_list("shades", [sheet.theme.background, COLORS["happy"]])
     axes.imshow(shares, cmap=shades, vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
-        style = {"color": ink_on(to_hex(shades(share))), "ha": "center", "va": "center", **_PLAIN}
+        style = {"color": ink_on(to_hex(shades(share))), "ha": "center", "va": "center", **PLAIN}
         axes.text(column, row - 0.12, f"{share:.1%}", size=10.5, weight="bold" if row == column else "normal", **style)
         axes.text(column, row + 0.2, f"{counts[row, column]:,}", size=8.5, **style)
     for line in np.arange(len(names) + 1) - 0.5:
@@ -72,67 +77,58 @@ def failure_cases_figure(
     theme: str = "light",
 ) -> Figure:
     """
-    Faces that were answered wrongly, each with its probabilities (figure 1.12 of the authors' report).
+    Draw faces that were classified wrongly, each with its probabilities (figure 1.12 of the authors' report).
 
     Args:
-        images: the faces, uint8 grey or RGB.
+        images: the crops, uint8 grey `H x W` or RGB `H x W x 3`.
         labels: index of each face's labelled expression.
         probabilities: `(faces, N)` in 0..1.
-        names: of the N expressions.
-        title: above the faces.
+        names: the N expressions.
+        title: text above the faces.
         theme: `"light"` or `"dark"`.
 
     Raises:
-        ValueError: no face, or numbers of faces or expressions that differ.
+        ValueError: there is no face, or the numbers of faces or expressions differ.
     """
     probabilities = np.asarray(probabilities)
     if not len(images) or len(images) != len(labels) or probabilities.shape != (len(images), len(names)):
         raise ValueError(
-            f"there are {len(images)} faces, {len(labels)} labels, {len(names)} names and probabilities of shape "
-            f"{probabilities.shape}: give at least one face, and one of each for each"
+            f"images, labels and probabilities must belong to the same faces, at least one: they are of {len(images)} "
+            f"and {len(labels)} faces and of shape {probabilities.shape} for {len(names)} names"
         )
     tile, gap, edge, chart, head = 1.25, 0.3, 0.2, 2.1, 0.1 + 0.4 * (title is not None)
     block_width, block_height = tile + chart + gap, tile + 0.68
     columns = min(4, len(images))
     rows = math.ceil(len(images) / columns)
-    sheet = _Sheet(columns * block_width - gap + 2 * edge, head + rows * block_height, theme, title)
+    sheet = Sheet(columns * block_width - gap + 2 * edge, head + rows * block_height, theme, title)
     for index, (image, label, row) in enumerate(zip(images, labels, probabilities)):
         x, y = edge + (index % columns) * block_width, head + (index // columns) * block_height
         values = {name: float(value) for name, value in zip(names, row)}
-        answer = max(values, key=values.__getitem__)
-        sheet.text(x, y + 0.14, f"predicted {answer} {percent(values[answer])}", 9.5, weight="bold")
+        best = max(values, key=values.__getitem__)
+        sheet.text(x, y + 0.14, f"predicted {best} {percent(values[best])}", 9.5, weight="bold")
         sheet.text(x, y + 0.34, f"labelled {names[label]} {percent(values[names[label]])}", 9.5, muted=True)
         sheet.face(x, y + 0.48, tile, image)
-        sheet.bars(x + tile, y + 0.48, chart, tile, _answer(answer, values), size=7.5)
+        sheet.bars(x + tile, y + 0.48, chart, tile, values, size=7.5)
     return sheet.figure
-
-
-def _answer(expression: str, probabilities: Mapping[str, float]) -> FaceExpression:
-    """Return a face's answer without its place, for bars."""
-    return FaceExpression(
-        box=(0, 0, 0, 0),
-        expression=expression,
-        probability=probabilities[expression],
-        probabilities=dict(probabilities),
-    )
 
 
 def reliability_diagram_figure(
     calibration: Mapping[str, Any], title: str | None = "Reliability", theme: str = "light"
 ) -> Figure:
     """
-    A reliability diagram (Guo et al., "On calibration of modern neural networks", 2017, figure 1): accuracy against
-    the probability of the answer, and below it how many faces have such an answer. A calibrated network's bars end on
-    the diagonal.
+    Draw a reliability diagram (Guo et al., "On calibration of modern neural networks", 2017, figure 1).
+
+    It shows the accuracy against the probability of the predicted expression, and below it how many faces have such a
+    probability. The bars of a calibrated network end on the diagonal.
 
     Args:
         calibration: `expected_calibration_error` in 0..1 and `bins`, each with `lower`, `upper`, `faces`, and, where
             there are faces, `confidence` and `accuracy`, all in 0..1.
-        title: above the diagram.
+        title: text above the diagram.
         theme: `"light"` or `"dark"`.
     """
     bins = [each for each in calibration["bins"] if each["faces"]]
-    sheet = _Sheet(5.4, 5.7, theme, title)
+    sheet = Sheet(5.4, 5.7, theme, title)
     error = f"expected calibration error {calibration['expected_calibration_error']:.1%}"
     sheet.text(0.2, 0.53, error, 10, muted=True)
     axes, counts = sheet.axes(0.8, 0.8, 4.4, 3.2), sheet.axes(0.8, 4.2, 4.4, 0.85)
@@ -147,7 +143,7 @@ def reliability_diagram_figure(
         Patch(color=COLORS["disgust"], label="accuracy"),
         Line2D([], [], color=COLORS["sad"], linewidth=2.5, label="mean probability"),
     ]
-    # The upper left stays free: only answers that are unsure and right would have bars there.
+    # The upper left stays free: only predictions that are unsure and right would have bars there.
     sheet.legend(axes, names, loc="upper left")
     most = max((each["faces"] for each in bins), default=1)
     for each in (axes, counts):
@@ -156,7 +152,7 @@ def reliability_diagram_figure(
     sheet.percents(axes, "y")
     sheet.ticks(counts, "y", [most], [f"{most:,}"])
     sheet.frame(axes, y="accuracy")
-    sheet.frame(counts, x="probability of the answer", y="faces")
+    sheet.frame(counts, x="probability of the predicted expression", y="faces")
     return sheet.figure
 
 
@@ -164,16 +160,16 @@ def coverage_curve_figure(
     rows: Sequence[Mapping[str, Any]], title: str | None = "Accuracy and coverage", theme: str = "light"
 ) -> Figure:
     """
-    How accurate the answers are that remain when those below a confidence are left out, against their share.
+    Draw how accurate the predictions are that remain when those below a probability are left out, against their share.
 
     Args:
         rows: each with `threshold`, `coverage` and `accuracy` in 0..1; rows without an accuracy are left out.
-        title: above the curve.
+        title: text above the curve.
         theme: `"light"` or `"dark"`.
     """
     rows = [row for row in rows if row["accuracy"] is not None]
-    sheet = _Sheet(5.4, 4.4, theme, title)
-    sheet.text(0.2, 0.53, "numbers: the probability from which an answer counts", 10, muted=True)
+    sheet = Sheet(5.4, 4.4, theme, title)
+    sheet.text(0.2, 0.53, "numbers: the lowest probability that counts", 10, muted=True)
     wide, high = 4.3, 2.95
     axes = sheet.axes(0.8, 0.8, wide, high)
     coverages, accuracies = [row["coverage"] for row in rows], [row["accuracy"] for row in rows]
@@ -184,35 +180,35 @@ def coverage_curve_figure(
         point = np.array([wide * row["coverage"], high * (row["accuracy"] - low) / (1 - low)])
         # Inches: not so close that the numbers lie on each other.
         if np.hypot(*(point - last)) > 0.4:
-            style = {"textcoords": "offset points", "size": 8.5, "color": sheet.theme.text, **_PLAIN}
+            style = {"textcoords": "offset points", "size": 8.5, "color": sheet.theme.text, **PLAIN}
             # At the right edge the number goes below the curve.
             offset, side = ((4, 5), "left") if row["coverage"] < 0.9 else ((-3, -12), "right")
             axes.annotate(f"{row['threshold']:.2f}", (row["coverage"], row["accuracy"]), offset, ha=side, **style)
             last = point
     sheet.percents(axes, "x")
     sheet.percents(axes, "y", low)
-    sheet.frame(axes, x="faces that get an answer", y="accuracy on those")
+    sheet.frame(axes, x="faces that remain", y="accuracy on those")
     return sheet.figure
 
 
 def faithfulness_chart_figure(
-    values: Faithfulness | Mapping[str, Any],
+    values: Mapping[str, Any],
     title: str | None = "Faithfulness of the attention maps",
     theme: str = "light",
 ) -> Figure:
     """
-    The faithfulness of the attention maps: for each stage and each share of the face that was removed, the drop in
+    Draw how faithful the attention maps are: for each stage and each share of the face that was removed, the drop in
     probability by map, by the features' strength and at random, with their 95% intervals.
 
     Args:
-        values: of `rmn_hub.attention.faithfulness`, or its `to_dict()`.
-        title: above the chart.
+        values: `probability` in 0..1, `faces`, and `removals`, each with `stage`, `fraction` in 0..1, and, for `map`,
+            `features` and `random`, the `mean` drop and its `interval` (the dictionary of a faithfulness measurement).
+        title: text above the chart.
         theme: `"light"` or `"dark"`.
     """
-    values = values.to_dict() if isinstance(values, Faithfulness) else values
     stages = sorted({removal["stage"] for removal in values["removals"]})
     tile, gap, left, head, high = 1.85, 0.15, 0.6, 1.1, 2.4
-    sheet = _Sheet(left + len(stages) * (tile + gap) + 0.1, head + high + 1.05, theme, title)
+    sheet = Sheet(left + len(stages) * (tile + gap) + 0.1, head + high + 1.05, theme, title)
     note = f"mean drop of the predicted expression's probability, in points of {100 * values['probability']:.0f}"
     sheet.text(0.2, 0.53, f"{note}; {values['faces']:,} faces", 10, muted=True)
     ways = {
@@ -249,22 +245,22 @@ def training_curves_figure(
     history: Sequence[Mapping[str, Any]], title: str | None = "Training", theme: str = "light"
 ) -> Figure:
     """
-    Losses and accuracy over the epochs of a training run.
+    Draw losses and accuracy over the epochs of a training run.
 
     Args:
         history: one row per epoch with `epoch` and `loss`, and, in the epochs where they are known, `validation_loss`
             and `accuracy` (0..1); with `size`, changes of the training images' size in pixels are marked. Rows may be
             text, as the run's CSV has them.
-        title: above the curves.
+        title: text above the curves.
         theme: `"light"` or `"dark"`.
     """
-    rows = [{key: _number(value) for key, value in row.items()} for row in history]
+    rows = [_numbers(row) for row in history]
     changes = [
         (after["epoch"] - 0.5, after["size"])
         for before, after in pairwise(rows)
-        if after.get("size") is not None and after["size"] != before.get("size")
+        if "size" in after and after["size"] != before.get("size")
     ]
-    sheet = _Sheet(9.3, 4.4, theme, title)
+    sheet = Sheet(9.3, 4.4, theme, title)
     panels = (
         {"loss": ("training loss", COLORS["happy"], "-"), "validation_loss": ("validation loss", COLORS["sad"], "--")},
         {"accuracy": ("validation accuracy", COLORS["fear"], "-")},
@@ -274,7 +270,7 @@ def training_curves_figure(
         axes, handles = sheet.axes(left, head, wide, high), []
         axes.grid(color=sheet.theme.line, linewidth=0.6)
         for key, (name, color, line) in curves.items():
-            points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
+            points = [(row["epoch"], row[key]) for row in rows if key in row]
             if not points:
                 continue
             handles += axes.plot(*zip(*points), color=color, linestyle=line, linewidth=1.8, label=name)
@@ -285,7 +281,7 @@ def training_curves_figure(
             axes.plot(*marked, color=color, marker="o", markersize=5)
         for epoch, size in changes:
             axes.axvline(epoch, color=sheet.theme.muted, linewidth=0.9, linestyle=(0, (2, 2)))
-            style = {"size": 8.5, "ha": "center", "va": "bottom", "color": sheet.theme.muted, **_PLAIN}
+            style = {"size": 8.5, "ha": "center", "va": "bottom", "color": sheet.theme.muted, **PLAIN}
             axes.text(epoch, 1.01, f"{size:.0f} px", transform=axes.get_xaxis_transform(), **style)
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -300,9 +296,31 @@ def training_curves_figure(
     return sheet.figure
 
 
-confusion_matrix = _as_image(confusion_matrix_figure)
-failure_cases = _as_image(failure_cases_figure)
-reliability_diagram = _as_image(reliability_diagram_figure)
-coverage_curve = _as_image(coverage_curve_figure)
-faithfulness_chart = _as_image(faithfulness_chart_figure)
-training_curves = _as_image(training_curves_figure)
+confusion_matrix = as_image(confusion_matrix_figure)
+failure_cases = as_image(failure_cases_figure)
+reliability_diagram = as_image(reliability_diagram_figure)
+coverage_curve = as_image(coverage_curve_figure)
+faithfulness_chart = as_image(faithfulness_chart_figure)
+training_curves = as_image(training_curves_figure)
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite numbers of a table's row, whose cells may be text or empty."""
+    numbers = {key: float(value) for key, value in row.items() if value not in (None, "")}
+    return {key: number for key, number in numbers.items() if math.isfinite(number)}
+
+
+__all__ = [
+    "confusion_matrix",
+    "confusion_matrix_figure",
+    "coverage_curve",
+    "coverage_curve_figure",
+    "failure_cases",
+    "failure_cases_figure",
+    "faithfulness_chart",
+    "faithfulness_chart_figure",
+    "reliability_diagram",
+    "reliability_diagram_figure",
+    "training_curves",
+    "training_curves_figure",
+]

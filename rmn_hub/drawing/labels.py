@@ -1,28 +1,30 @@
-"""drawing.labels"""
+"""Where the labels of an image's faces go: within the image, off each other and off other faces."""
 
 import functools
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import ImageFont
 
+from ..results import FaceExpression
+from .palette import label_of, long_label_of, numbers_of
 
-# The annotated photo
+
 @dataclass(frozen=True)
 class Label:
     """
-    A label's place on a picture.
+    The place of a label on an image.
 
     Args:
-        box: what it covers, `(x0, y0, x1, y1)` in whole pixels of the picture.
-        lines: its text.
-        size: of the font in pixels.
+        box: what the label covers, `(x0, y0, x1, y1)` in whole pixels of the image.
+        lines: its text, one or two lines.
+        size: size of the font in pixels.
         pad: pixels between text and border.
-        pointer: ends of the line from the label to its face, where they are not neighbours.
+        pointer: the ends of the line from the label to its face, or `None` where the two are neighbours.
     """
 
     box: tuple[int, int, int, int]
@@ -32,21 +34,62 @@ class Label:
     pointer: tuple[tuple[int, int], tuple[int, int]] | None = None
 
 
+def label_faces(
+    faces: Sequence[FaceExpression],
+    boxes: Sequence[tuple[int, int, int, int]],
+    width: int,
+    height: int,
+    numbers: bool,
+    alone: bool = False,
+) -> list[Label | None]:
+    """
+    Return the label of each face, worded as long as there is room for.
+
+    Args:
+        faces: whose labels.
+        boxes: their boxes in pixels, within the image.
+        width: width of the image in pixels.
+        height: its height in pixels.
+        numbers: whether labels begin with the number of the face.
+        alone: whether a face whose label has no room is labelled with its number alone.
+    """
+    starts = [f"{number}: " for number in numbers_of(faces)] if numbers else [""] * len(faces)
+    short, long = ([start + word(face) for start, face in zip(starts, faces)] for word in (label_of, long_label_of))
+    labels = place_labels(short, boxes, width, height)
+    if long != short:
+        longer = place_labels(long, boxes, width, height)
+        if _ease(longer) >= _ease(labels):
+            labels = longer
+    if alone and None in labels:
+        texts = [start[:-2] if label is None else " ".join(label.lines) for start, label in zip(starts, labels)]
+        labels = place_labels(texts, boxes, width, height)
+    return labels
+
+
+def _ease(labels: Sequence[Label | None]) -> tuple[int, int, int]:
+    """Return how well labels fit: more of them, then fewer lines to faces, then larger letters."""
+    placed = [label for label in labels if label is not None]
+    pointers = sum(label.pointer is not None for label in placed)
+    return len(placed), -pointers, min((label.size for label in placed), default=0)
+
+
 def place_labels(
     texts: Sequence[str], boxes: Sequence[tuple[int, int, int, int]], width: int, height: int
 ) -> list[Label | None]:
     """
-    Places for the labels of a picture: see `annotate` for the rules. One font size serves all of a picture's labels:
-    the largest with which every label can lie beside its face, or the smallest readable one.
+    Find places for the labels of an image; [`annotate`] states the rules.
+
+    One font size serves all labels of an image: the largest with which every label lies beside its face, or else the
+    smallest readable one.
 
     Args:
-        texts: one per face.
-        boxes: of the faces, within the picture.
-        width: of the picture in pixels.
-        height: likewise.
+        texts: the text of each label.
+        boxes: the box of each face, `(x0, y0, x1, y1)` in pixels, within the image.
+        width: width of the image in pixels.
+        height: its height in pixels.
 
     Returns:
-        per face its label, or `None` where nothing fits.
+        The label of each face, or `None` where nothing fits.
     """
     if not boxes:
         return []
@@ -86,10 +129,10 @@ def place_labels(
 def _beside(
     lines: tuple[str, ...], box: tuple[int, int, int, int], others: np.ndarray, width: int, height: int, size: int
 ) -> Label | None:
-    """A label that touches its box from above, below, the right or the left, or lies in a box that is large enough."""
+    """Return a label that touches its box from outside, or lies in a box that is large enough."""
     label_width, label_height, pad = _label_size(lines, size)
     x0, y0, x1, y1 = box
-    # Above or below, a label may slide along its box to stay within the picture.
+    # Above or below, a label may slide along its box to stay within the image.
     along = [min(max(x, 0), width - label_width) for x in (x0, x1 - label_width, (x0 + x1 - label_width) // 2)]
     places = [(x, y0 - label_height) for x in along] + [(x, y1) for x in along]
     places += [(x, y) for x in (x1, x0 - label_width) for y in (y0, y1 - label_height)]
@@ -103,7 +146,7 @@ def _beside(
 def _further_away(
     text: str, box: tuple[int, int, int, int], taken: np.ndarray, width: int, height: int, size: int
 ) -> Label | None:
-    """A label at the free place nearest to its box."""
+    """Return a label at the free place nearest to its box."""
     label_width, label_height, pad = _label_size((text,), size)
     if label_width > width or label_height > height:
         return None
@@ -114,7 +157,7 @@ def _further_away(
     apart_x = np.maximum(0, np.maximum(x0 - places[:, 2], places[:, 0] - x1))
     apart_y = np.maximum(0, np.maximum(y0 - places[:, 3], places[:, 1] - y1))
     places = places[np.argsort(np.hypot(apart_x, apart_y), kind="stable")]
-    # The nearest are nearly always free soon: in portions, a large picture costs no more than a small one.
+    # The nearest are nearly always free soon: in portions, a large image costs no more than a small one.
     for start in range(0, len(places), 512):
         free = ~_hits(places[start : start + 512], taken)
         if free.any():
@@ -125,8 +168,9 @@ def _further_away(
 
 def _inside(text: str, box: tuple[int, int, int, int], others: np.ndarray) -> Label | None:
     """
-    A label within its own box, of one line or two, on an edge that other boxes leave free: the largest that covers at
-    most half of the face, or else the smallest.
+    Return a label within its own box, of one line or two, on an edge that other boxes leave free.
+
+    It is the largest that covers at most half of the face, or else the smallest.
     """
     x0, y0, x1, y1 = box
     fitting = []
@@ -144,14 +188,14 @@ def _inside(text: str, box: tuple[int, int, int, int], others: np.ndarray) -> La
 
 
 def _two_lines(text: str) -> tuple[str, ...]:
-    """A label's text with its percentage in a line of its own."""
+    """Return a text with its last word, a percentage, in a line of its own."""
     return tuple(text.rsplit(" ", 1))
 
 
 def _pointer(
     label: tuple[int, int, int, int], box: tuple[int, int, int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The shortest line from a label to its box."""
+    """Return the shortest line from a label to its box."""
     ends = []
     for low, high in ((0, 2), (1, 3)):
         first, last = max(label[low], box[low]), min(label[high], box[high])
@@ -163,11 +207,10 @@ def _pointer(
 
 
 def _hits(places: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """For each of `places` `(N, 4)` whether it overlaps any of `taken` `(M, 4)`."""
+    """Return for each of `places` `(N, 4)` whether it overlaps any of `taken` `(M, 4)`, bool `(N,)`."""
     a, b = places[:, None], taken[None]
-    return ((a[..., 0] < b[..., 2]) & (b[..., 0] < a[..., 2]) & (a[..., 1] < b[..., 3]) & (b[..., 1] < a[..., 3])).any(
-        axis=1
-    )
+    overlaps = (a[..., 0] < b[..., 2]) & (b[..., 0] < a[..., 2]) & (a[..., 1] < b[..., 3]) & (b[..., 1] < a[..., 3])
+    return np.asarray(overlaps.any(axis=1))
 
 
 def _as_box(row: np.ndarray) -> tuple[int, int, int, int]:
@@ -175,21 +218,37 @@ def _as_box(row: np.ndarray) -> tuple[int, int, int, int]:
     return x0, y0, x1, y1
 
 
-def _clipped(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
-    """A box in whole pixels within the picture, of at least one pixel."""
+def clipped(box: Sequence[float], width: int, height: int) -> tuple[int, int, int, int]:
+    """Return a box in whole pixels within an image of `width x height` pixels, at least one pixel wide and high."""
     x0, y0 = min(max(round(box[0]), 0), width - 1), min(max(round(box[1]), 0), height - 1)
     return x0, y0, max(min(round(box[2]), width), x0 + 1), max(min(round(box[3]), height), y0 + 1)
 
 
 @functools.lru_cache(maxsize=128)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The bold font that matplotlib brings along: the same everywhere."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"), size)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """
+    Return the bold font of all labels at a size in pixels.
+
+    It is the one that matplotlib brings along, so that images are the same everywhere; matplotlib is not imported for
+    it. Without that file, Pillow's own font takes its place.
+    """
+    matplotlib = importlib.util.find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.origin is not None:
+        file = Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
+        if file.is_file():
+            return ImageFont.truetype(str(file), size)
+    own = ImageFont.load_default(size)
+    if not isinstance(own, ImageFont.FreeTypeFont):
+        raise ImportError("labels need a font: this Pillow was built without FreeType. Install matplotlib.")
+    return own
 
 
 @functools.lru_cache(maxsize=4096)
 def _label_size(lines: tuple[str, ...], size: int) -> tuple[int, int, int]:
-    """Width, height and padding of a label in pixels."""
-    font, pad = _font(size), max(1, round(0.25 * size))
-    width = max(math.ceil(font.getlength(line)) for line in lines)
-    return width + 2 * pad, len(lines) * sum(font.getmetrics()) + pad, pad
+    """Return width, height and padding of a label in pixels."""
+    bold, pad = font(size), max(1, round(0.25 * size))
+    width = max(math.ceil(bold.getlength(line)) for line in lines)
+    return width + 2 * pad, len(lines) * sum(bold.getmetrics()) + pad, pad
+
+
+__all__ = ["Label", "clipped", "font", "label_faces", "place_labels"]

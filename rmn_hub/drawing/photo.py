@@ -1,70 +1,82 @@
-"""drawing.photo"""
+"""The annotated image: a photo with the box and the label of every face."""
 
+import io
 import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageCms, ImageDraw
 
-from ..attention import attention_of, overlay
 from ..images import load_image
 from ..results import FaceExpression
-from .labels import Label, _clipped, _font, place_labels
-from .palette import color_of, ink_on, label_of
+from .labels import Label, clipped, font, label_faces
+from .palette import color_of, ink_on
 
-# A picture whose longer side is less than this many pixels is enlarged: no readable label fits on it ...
+# An image whose longer side is less than this many pixels is enlarged: no readable label fits on it ...
 MIN_ANNOTATED = 320
 # ... and one with a crowd of faces goes on growing until there is room for all labels, but not beyond this.
 MAX_ENLARGED = 1280
 
 
 def annotate(
-    image: Any, faces: Iterable[FaceExpression], *, stage: int | None = None, enlarge: bool = True
+    image: Any,
+    faces: Iterable[FaceExpression],
+    *,
+    stage: int | None = None,
+    enlarge: bool = True,
+    numbers: bool | None = None,
 ) -> Image.Image:
     """
-    A photo with its faces: a box in the expression's colour, and a label with the expression and its percentage. An
-    uncertain answer has a dashed box, a hollow label and a question mark.
+    Draw the faces of an image: a box in the colour of the expression, and a label with the expression and its
+    percentage. An uncertain face has a dashed box, a hollow label and a question mark; where there is room for it, its
+    label names the two nearest expressions (`angry or sad?`).
 
-    Labels stay within the picture, off each other and off other faces. They lie beside their own face; where there is
-    no room, further away with a line to it; and in a crowd without any room inside its box, as small as need be. (A
-    face too small even for that has its box alone. Faces whose boxes overlap may have to share their place.)
+    Labels stay within the image, off each other and off other faces. They lie beside their own face; where there is no
+    room, further away with a line to it; and in a crowd without any room inside its box, as small as need be. A face
+    too small even for that gets its number alone, or its box alone. (Faces whose boxes overlap may have to share their
+    place.)
 
     Args:
-        image: the picture, in any form that [`load_image`] takes; boxes are in pixels of the upright picture.
-        faces: a `ImageResult`, or any expressions.
+        image: the image, in any form that [`load_image`] takes; boxes are in pixels of the upright image.
+        faces: an `ImageResult`, or any expressions.
         stage: 1, 2, ... lays that stage's attention map over each face; the faces must have their attention maps.
-        enlarge: whether a picture becomes a whole number of times larger when its longer side is below
+        enlarge: whether an image becomes a whole number of times larger when its longer side is below
             `MIN_ANNOTATED`, or when a small one has no room for all labels. `False` keeps the size, for frames of a
             video.
+        numbers: whether labels begin with the number of the face (see `palette.numbers_of`). When `None`, they do if
+            there are several faces.
 
     Returns:
-        a new RGB picture.
+        A new RGB image in sRGB; the colours of an image with another ICC profile are converted.
 
     Raises:
-        InputError: the picture cannot be read.
-        ValueError: `stage` is asked for and a face has no such attention map.
+        InputError: the image cannot be read.
+        ValueError: `stage` is given and a face has no such attention map.
     """
-    picture = load_image(image).image.copy()  # a picture that was upright RGB already is the caller's own
+    drawn = load_image(image).image.copy()  # an image that was upright RGB already is the caller's own
     faces = tuple(faces)
     if stage is not None:
         for face in faces:
-            _lay_over(picture, face, stage)
-    factor = max(1, math.ceil(MIN_ANNOTATED / max(picture.size))) if enlarge else 1
-    texts = [label_of(face) for face in faces]
+            _lay_over(drawn, face, stage)
+    drawn = to_srgb(drawn)
+    numbers = len(faces) > 1 if numbers is None else numbers
+    factor = max(1, math.ceil(MIN_ANNOTATED / max(drawn.size))) if enlarge else 1
     while True:
-        width, height = factor * picture.width, factor * picture.height
-        boxes = [_clipped([factor * value for value in face.box], width, height) for face in faces]
-        labels = place_labels(texts, boxes, width, height)
-        if None not in labels or not enlarge or (factor + 1) * max(picture.size) > MAX_ENLARGED:
+        width, height = factor * drawn.width, factor * drawn.height
+        boxes = [clipped([factor * value for value in face.box], width, height) for face in faces]
+        labels = label_faces(faces, boxes, width, height, numbers)
+        if None not in labels or not enlarge or (factor + 1) * max(drawn.size) > MAX_ENLARGED:
             break
         factor += 1
     if factor > 1:
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        drawn = drawn.resize((width, height), Image.Resampling.BICUBIC)
+    if None in labels and numbers:
+        labels = label_faces(faces, boxes, width, height, numbers, alone=True)
     typical = float(np.median([box[2] - box[0] for box in boxes])) if boxes else 0.0
-    thickness = max(2, round(min(max(picture.size) / 300, 0.035 * typical)))
+    thickness = max(2, round(min(max(drawn.size) / 300, 0.035 * typical)))
 
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(drawn)
     for face, label in zip(faces, labels):
         if label is not None and label.pointer is not None:
             draw.line(label.pointer, fill=ink_on(color_of(face.expression)), width=thickness + 2)
@@ -74,24 +86,52 @@ def annotate(
     for face, label in zip(faces, labels):
         if label is not None:
             _draw_label(draw, label, color_of(face.expression), thickness, hollow=face.uncertain)
-    return picture
+    return drawn
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """
+    Return an RGB image in sRGB.
+
+    Args:
+        image: RGB, with or without an ICC profile in its `info`.
+
+    Returns:
+        The image itself where it has no profile, else a new image without one whose pixels are converted to sRGB.
+        Pixels stay as they are where the profile is damaged, or where it describes another colour space (grey, CMYK)
+        that the image was decoded from.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        is_rgb = own.profile.xcolor_space.strip() == "RGB"
+        converted = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB")) if is_rgb else image.copy()
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        converted = image.copy()
+    if converted is None:  # with inPlace only
+        return image
+    converted.info.pop("icc_profile", None)
+    return converted
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, label: Label, color: str, thickness: int, hollow: bool) -> None:
+    """Draw a label: filled with the colour, or, when hollow, white with an edge of it."""
     x0, y0, x1, y1 = label.box
     fill = "#ffffff" if hollow else color
     edge = max(1, thickness // 2) if hollow else 0
     draw.rounded_rectangle((x0, y0, x1 - 1, y1 - 1), radius=label.pad, fill=fill, outline=color, width=edge)
-    font = _font(label.size)
+    bold = font(label.size)
     for number, line in enumerate(label.lines):
-        top = y0 + label.pad // 2 + number * sum(font.getmetrics())
-        draw.text((x0 + label.pad, top), line, font=font, fill=ink_on(fill))
+        top = y0 + label.pad // 2 + number * sum(bold.getmetrics())
+        draw.text((x0 + label.pad, top), line, font=bold, fill=ink_on(fill))
 
 
 def _draw_box(
     draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], color: str, thickness: int, dashed: bool
 ) -> None:
-    """A frame with an edge, dark or light, that lets it be seen on every background."""
+    """Draw a frame with an edge, dark or light, that lets it be seen on every background."""
     # Pillow counts the last pixel in.
     x0, y0, x1, y1 = box[0], box[1], box[2] - 1, box[3] - 1
     if not dashed:
@@ -114,14 +154,19 @@ def _draw_box(
         draw.rectangle(dash, fill=color)
 
 
-def _lay_over(picture: Image.Image, face: FaceExpression, stage: int) -> None:
-    """Lays a stage's map over a face, within its box."""
+def _lay_over(image: Image.Image, face: FaceExpression, stage: int) -> None:
+    """Lay a stage's map over a face, within its box."""
+    from ..attention import attention_of, overlay  # brings colours of matplotlib
+
     attention = attention_of(face)
     if not 1 <= stage <= len(attention.maps):
-        raise ValueError(f"stage={stage} does not exist: choose 1 to {len(attention.maps)}")
+        raise ValueError(f"stage={stage} must be 1 to {len(attention.maps)}")
     shown = Image.fromarray(overlay(attention.crop, attention.maps[stage - 1]))
     # The crop and the box have the same centre.
     x0, y0, x1, y1 = face.box
     left, top = round((x0 + x1 - shown.width) / 2), round((y0 + y1 - shown.height) / 2)
-    inside = _clipped(face.box, *picture.size)
-    picture.paste(shown.crop((inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top)), inside[:2])
+    inside = clipped(face.box, *image.size)
+    image.paste(shown.crop((inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top)), inside[:2])
+
+
+__all__ = ["MAX_ENLARGED", "MIN_ANNOTATED", "annotate", "to_srgb"]

@@ -1,27 +1,365 @@
-"""hub.checkpoint"""
+"""
+The one way to find, load and check a checkpoint, and to explain what is wrong with it.
 
+    from rmn_hub.hub import checkpoint
+
+    loaded = checkpoint.load("org/rmn-fer2013")  # or a folder
+    loaded.model, loaded.processor, loaded.folder, loaded.expressions
+
+`load` returns the network with its image processor, `load_model` the network alone, and `find` the folder of the files.
+All three take a folder or a Hub id and raise [`CheckpointError`], whose message is one sentence. They touch no setting
+of torch or transformers and no environment variable, print nothing, and can be called from many threads at once.
+
+Tensors are read here instead of by `from_pretrained`, which prints a table of every tensor that does not fit, takes a
+switch of the whole process to be quiet, and goes on with random weights.
+"""
+
+import contextlib
+import json
 import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
-    StrictDataclassError,
 )
+from PIL import Image
 from safetensors import SafetensorError
-from transformers.utils import SAFE_WEIGHTS_NAME
+from safetensors.torch import load_file
+from torch import Tensor
 
-from ..errors import InputError
+from ..errors import CheckpointError, InputError
 from ..expressions import EXPRESSIONS
+from ..images import is_folder
+from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
 from ..model.modeling_rmn import RMNModel
+
+CONFIG = "config.json"
+PROCESSOR = "preprocessor_config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# The form of an id on the Hub: whatever else is no folder is a path that was mistyped.
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_COPY = "Copy or download it again"
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """
+    What a checkpoint holds.
+
+    Attributes:
+        model: the network, in evaluation mode and float32.
+        processor: the image processor that makes its `pixel_values`.
+        folder: where the files are; for a Hub id a snapshot in the cache, which must not be changed.
+    """
+
+    model: RMNModel
+    processor: RMNImageProcessor
+    folder: Path
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return _class_names(self.model.config)
+
+
+def load(
+    checkpoint: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    expressions: Sequence[str] | None = None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> LoadedCheckpoint:
+    """
+    Load the network and the image processor of a checkpoint.
+
+    Args:
+        checkpoint: a folder or a Hub id.
+        device: where the network goes; the CPU when not given.
+        expressions: the class names that the caller needs, in their order; any when not given.
+        revision: branch, tag or commit on the Hub; the main branch when not given.
+        cache_dir: folder for downloads; Hugging Face's own when not given.
+        local_files_only: never ask the Hub, use what the cache has.
+        token: for private repositories; the one that is logged in when not given.
+
+    Raises:
+        CheckpointError: it cannot be found, read or used, or predicts other expressions.
+        InputError: the device does not exist.
+    """
+    folder = find(checkpoint, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
+    model = _model(checkpoint, folder, expressions)
+    return LoadedCheckpoint(_moved(model, device), _processor(checkpoint, folder, model.config), folder)
+
+
+def load_model(
+    checkpoint: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    expressions: Sequence[str] | None = None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> RMNModel:
+    """
+    Load the network of a checkpoint that may lack an image processor: in evaluation mode and float32.
+
+    Arguments and errors are those of [`load`].
+    """
+    folder = find(checkpoint, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
+    return _moved(_model(checkpoint, folder, expressions), device)
+
+
+def find(
+    checkpoint: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """
+    Return the folder of a checkpoint: a local one, or the cache's snapshot of a Hub repository.
+
+    The snapshot holds configuration, weights and image processor. It belongs to the cache and must not be changed.
+    Arguments are those of [`load`].
+
+    Raises:
+        CheckpointError: there is no such folder or repository, it cannot be downloaded, or it lacks configuration or
+            weights.
+    """
+    name = os.fspath(checkpoint)
+    if not name or not is_folder(Path(name)):
+        if not _HUB_ID.fullmatch(name):
+            raise _failure(name, "there is no such folder", "Give the folder of a checkpoint, or a Hub id")
+        return _download(name, revision or "main", cache_dir, local_files_only, token)
+    folder = Path(name)
+    if not (folder / CONFIG).is_file():
+        raise _failure(name, f"it has no {CONFIG}", "Give the folder of a checkpoint")
+    if not any((folder / weights).is_file() for weights in (WEIGHTS, INDEX)):
+        raise _no_weights(name, any(folder.glob("*.bin")))
+    return folder
+
+
+def _class_names(config: RMNConfig) -> tuple[str, ...]:
+    return tuple(config.id2label[index] for index in range(config.num_labels))
+
+
+def _failure(name: str | os.PathLike[str], reason: str, remedy: str) -> CheckpointError:
+    return CheckpointError(f"The checkpoint {os.fspath(name)} cannot be loaded: {reason}. {remedy}.")
+
+
+def _no_weights(name: str, pickled: bool) -> CheckpointError:
+    if pickled:
+        reason = f"it has no {WEIGHTS}, only a pickle, which could run code"
+        return _failure(name, reason, "Turn weights of the original network into safetensors with `rmn-hub convert`")
+    return _failure(name, f"it has no {WEIGHTS}", "Give a checkpoint with weights")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    # A KeyError's text is the key alone.
+    return f"{type(error).__name__}: {text}" if isinstance(error, KeyError) or not text else text
+
+
+# The Hub
+
+
+def _download(
+    repo_id: str,
+    revision: str,
+    cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool,
+    token: str | bool | None,
+) -> Path:
+    def fetch(filename: str, revision: str) -> Path:
+        path = hf_hub_download(
+            repo_id,
+            filename,
+            revision=revision,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return Path(path)
+
+    try:
+        try:
+            config = fetch(CONFIG, revision)
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError as error:
+            raise _failure(repo_id, f"it has no {CONFIG}", "Give a repository with a checkpoint") from error
+        # The rest by the commit, so that all files are of one: a warm load then asks the Hub once, a pinned one never.
+        folder, commit = config.parent, config.parent.name
+        try:
+            fetch(WEIGHTS, commit)
+        except EntryNotFoundError as missing:
+            try:
+                index = fetch(INDEX, commit)
+            except EntryNotFoundError:
+                if isinstance(missing, LocalEntryNotFoundError):
+                    raise missing from None
+                raise _no_weights(repo_id, pickled=True) from missing
+            for shard in _shards(repo_id, index):
+                fetch(shard, commit)
+        with contextlib.suppress(EntryNotFoundError):  # some callers do without; `load` reports it
+            fetch(PROCESSOR, commit)
+        return folder
+    except CheckpointError:
+        raise
+    except Exception as error:  # the client's own, the network library's under it, a full disk
+        raise _failure(repo_id, *_hub_problem(error, revision)) from error
+
+
+def _hub_problem(error: Exception, revision: str) -> tuple[str, str]:
+    """Return why a download failed and what to do about it."""
+    if isinstance(error, GatedRepoError):
+        return "its repository is gated", "Ask for access on its page and log in with `hf auth login`"
+    if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
+        return (
+            "it is neither a local folder nor a model on the Hub that you may read",
+            "Check the name, or log in with `hf auth login` if it is private",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"it has no revision {revision}", "Give a branch, a tag or a commit of it"
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        return f"the Hub cannot be reached and {revision} is not in the cache", "Go online, or give a folder"
+    return f"it could not be downloaded ({_one_line(error)})", "Try again"
+
+
+def _shards(name: str | os.PathLike[str], index: Path) -> list[str]:
+    """Return the names of the files that an index lists."""
+    try:
+        shards = sorted(set(_read_json(name, index)["weight_map"].values()))
+        # Files beside the index only: a name with a path in it could lead anywhere.
+        if shards and all(Path(shard).name == shard for shard in shards):
+            return shards
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise _failure(name, f"its {INDEX} lists no files", _COPY)
+
+
+# Files
+
+
+def _read_json(name: str | os.PathLike[str], path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _failure(name, f"its {path.name} cannot be read ({error.strerror or error})", _COPY) from error
+    except (ValueError, RecursionError) as error:
+        raise _failure(name, f"its {path.name} is damaged", _COPY) from error
+    if not isinstance(content, dict):
+        raise _failure(name, f"its {path.name} is damaged", _COPY)
+    return content
+
+
+def _config(name: str | os.PathLike[str], folder: Path) -> RMNConfig:
+    content = _read_json(name, folder / CONFIG)
+    architecture = content.get("model_type")
+    if architecture != RMNConfig.model_type:
+        reason = f"its {CONFIG} has model_type={architecture!r}, not {RMNConfig.model_type!r}"
+        raise _failure(name, reason, "Give the checkpoint of a Residual Masking Network")
+    try:
+        config = RMNConfig.from_dict(content)
+    except Exception as error:  # transformers stumbles over odd settings in many ways
+        reason = _one_line(error.__cause__ or error)
+        raise _failure(name, f"its {CONFIG} describes no network ({reason})", f"Correct its {CONFIG}") from error
+    config.name_or_path = os.fspath(name)
+    config.dtype = torch.float32
+    return config
+
+
+def _model(name: str | os.PathLike[str], folder: Path, expressions: Sequence[str] | None) -> RMNModel:
+    config = _config(name, folder)
+    if expressions is not None and _class_names(config) != tuple(expressions):
+        reason = f"it predicts {', '.join(_class_names(config))}"
+        raise _failure(name, reason, f"Give one that predicts {', '.join(expressions)}, in this order")
+    # Without values, as the checkpoint brings them.
+    with torch.device("meta"):
+        model = RMNModel(config)
+    tensors = _tensors(name, folder)
+    expected = model.state_dict()
+    wrong = sorted(expected.keys() ^ tensors.keys())
+    wrong += sorted(key for key in expected.keys() & tensors.keys() if not _fits(tensors[key], expected[key]))
+    if wrong:
+        reason = f"its weights are of another network than its {CONFIG} describes"
+        number = f"{len(wrong)} tensor differs" if len(wrong) == 1 else f"{len(wrong)} tensors differ"
+        raise _failure(
+            name, f"{reason}: {number}, {wrong[0]} for one", f"Give the {CONFIG} that belongs to the weights"
+        )
+    model.load_state_dict(
+        {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}, strict=True, assign=True
+    )
+    return model.eval()
+
+
+def _fits(tensor: Tensor, expected: Tensor) -> bool:
+    return tensor.shape == expected.shape and tensor.is_floating_point() == expected.is_floating_point()
+
+
+def _tensors(name: str | os.PathLike[str], folder: Path) -> dict[str, Tensor]:
+    files = [WEIGHTS] if (folder / WEIGHTS).is_file() else _shards(name, folder / INDEX)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            tensors |= load_file(folder / file)
+        except SafetensorError as error:
+            raise _failure(name, f"its {file} is truncated or damaged", _COPY) from error
+        except OSError as error:
+            raise _failure(name, f"its {file} cannot be read ({error.strerror or error})", _COPY) from error
+    return tensors
+
+
+def _processor(name: str | os.PathLike[str], folder: Path, config: RMNConfig) -> RMNImageProcessor:
+    if not (folder / PROCESSOR).is_file():
+        raise _failure(name, f"it has no {PROCESSOR}", "Save its RMNImageProcessor there")
+    content = _read_json(name, folder / PROCESSOR)
+    kind = content.get("image_processor_type", RMNImageProcessor.__name__)
+    if kind != RMNImageProcessor.__name__:
+        reason = f"its {PROCESSOR} is of a {kind}, not of an {RMNImageProcessor.__name__}"
+        raise _failure(name, reason, "Save its RMNImageProcessor there")
+    try:
+        processor = RMNImageProcessor.from_dict(content)
+        # Most odd settings show only in use.
+        shape = processor(Image.new("RGB", (8, 8)), return_tensors="pt")["pixel_values"].shape
+    except Exception as error:  # transformers stumbles over odd settings in many ways
+        reason = f"its {PROCESSOR} describes no image processor ({_one_line(error)})"
+        raise _failure(name, reason, f"Correct its {PROCESSOR}") from error
+    if shape[1] != config.num_channels:
+        reason = f"its image processor makes {shape[1]} channels and its network takes {config.num_channels}"
+        raise _failure(name, reason, f"Correct its {PROCESSOR}")
+    return processor
+
+
+def _moved(model: RMNModel, device: str | torch.device | None) -> RMNModel:
+    if device is None:
+        return model
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device={str(device)!r} must be a device of this machine: {reason}") from error
+
+
+# Until the last callers have switched to `load` and `find`
 
 
 def loading_problem(name: str | os.PathLike | None, revision: str, error: BaseException) -> str:
@@ -51,8 +389,8 @@ def loading_problem(name: str | os.PathLike | None, revision: str, error: BaseEx
         return f"the Hub cannot be reached and {name} at {revision} is not in the cache: go online, or give a folder"
     if "valid JSON" in message:
         return f"the config.json of {name} is damaged: copy or download it again"
-    if SAFE_WEIGHTS_NAME in message:
-        return f"{name} has no {SAFE_WEIGHTS_NAME}: turn an original pickle into it with `rmn-hub convert`"
+    if WEIGHTS in message:
+        return f"{name} has no {WEIGHTS}: turn an original pickle into it with `rmn-hub convert`"
     if message.startswith("Can't load"):
         return f"{name} could not be downloaded, try again: {' '.join(str(chain[-1]).split())}"
     return message
@@ -70,48 +408,17 @@ def weights_problem(name: str | os.PathLike, report: dict[str, Any]) -> str | No
     )
 
 
-WEIGHTS = "model.safetensors"
-
-
 def load_checkpoint(checkpoint: str | Path, device: str | None = None) -> tuple[RMNModel, RMNImageProcessor]:
-    """
-    The model, in evaluation mode, and the image processor of a checkpoint.
-
-    Raises:
-        InputError: the folder holds no RMN checkpoint, or the device does not exist.
-    """
-    folder = checkpoint_folder(checkpoint, download=True)
-    try:
-        model, report = RMNModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
-        processor = RMNImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise InputError(f"{folder} cannot be loaded as an RMN checkpoint: {' '.join(str(error).split())}") from error
-    if report["missing_keys"] or report["unexpected_keys"]:
-        raise InputError(f"{folder} holds weights of another network than its config.json describes")
-    names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    if names != EXPRESSIONS:
-        raise InputError(f"{folder} answers {', '.join(names)}, not the seven expressions {', '.join(EXPRESSIONS)}")
-    try:
-        return model.to(device or "cpu").eval(), processor
-    except RuntimeError as error:
-        raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    """Return `load(...)`'s model and processor, of a checkpoint with the seven expressions."""
+    loaded = load(checkpoint, device=device, expressions=EXPRESSIONS)
+    return loaded.model, loaded.processor
 
 
 def checkpoint_folder(checkpoint: str | Path, download: bool = False) -> Path:
-    """
-    A checkpoint's folder: a local one or, with `download`, the Hub's cache of it, which is not to be changed.
+    """Return `find(checkpoint)`; without `download` of a local folder only."""
+    if not download and not is_folder(Path(checkpoint)):
+        raise _failure(checkpoint, "there is no such folder", "Give the folder of a checkpoint")
+    return find(checkpoint)
 
-    Raises:
-        InputError: it is not a folder with a configuration and safetensors, nor a model on the Hub that can be read.
-    """
-    folder = Path(checkpoint)
-    if download and not folder.exists():
-        try:
-            folder = Path(snapshot_download(str(checkpoint), allow_patterns=["*.json", WEIGHTS]))
-        except (OSError, ValueError) as error:
-            raise InputError(loading_problem(str(checkpoint), "main", error)) from error
-    if not (folder / "config.json").is_file() or not (folder / WEIGHTS).is_file():
-        raise InputError(f"{checkpoint} is not a checkpoint: give a folder with config.json and {WEIGHTS}")
-    return folder
+
+__all__ = ["CONFIG", "PROCESSOR", "WEIGHTS", "LoadedCheckpoint", "find", "load", "load_model"]

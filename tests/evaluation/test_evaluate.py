@@ -250,8 +250,8 @@ def test_json_without_a_file_goes_to_stdout(world, words):
     ("words", "sentence"),
     [
         (("{tmp}", "--data", "{data}"), "is not a checkpoint"),
-        (("{checkpoint}", "--data", "{tmp}/nowhere"), "there is no file or folder"),
-        (("{checkpoint}", "--data", "{data}", "--split", "monday"), "has no split 'monday'"),
+        (("{checkpoint}", "--data", "{tmp}/nowhere"), "does not exist"),
+        (("{checkpoint}", "--data", "{data}", "--split", "monday"), "split='monday'"),
         (("{checkpoint}", "--data", "{data}", "--device", "toaster"), "device 'toaster' cannot be used"),
         (("{checkpoint}", "--data", "{data}", "--json", "{checkpoint}/config.json"), "holds no results"),
         (("{checkpoint}", "--data", "{data}", "--figures", "{checkpoint}/config.json"), "is a file"),

@@ -1,0 +1,445 @@
+"""Films in, by PyAV: `Film` yields upright frames with the container's times, in memory that does not grow."""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ..errors import InputError
+from ..images import MAX_PIXELS, MIN_SIDE, is_folder
+
+if TYPE_CHECKING:
+    import av
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+# What a folder is searched for. A file that is named itself may be called anything.
+SUFFIXES = {
+    ".3gp",
+    ".asf",
+    ".avi",
+    ".flv",
+    ".gif",
+    ".m2ts",
+    ".m4v",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".mpeg",
+    ".mpg",
+    ".mts",
+} | {
+    *(".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+}
+# What a local file may be, by FFmpeg's names. FFmpeg would take a text for a film of letters, and follow the addresses
+# and paths that a playlist holds. The formats of sound are here for the sake of a clear error.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts,mpegvideo,flv,live_flv,asf,ogg,mxf,h264,hevc,m4v,ivf,nut,"
+    "yuv4mpegpipe,dv,rm,wtv,apng,av1,obu,vc1,mjpeg,mp3,wav,flac,aac,aiff,amr,caf"
+)
+# Seconds that a camera or an address has for opening, and for the next piece of data.
+PATIENCE = 15.0
+# By the signs of (a, b, c, d) of a display matrix, which moves a pixel from (x, y) to (a x + c y, b x + d y).
+_TURNS = {
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+}
+
+
+class Frame:
+    """
+    One frame of a film; it becomes an image when that is asked for.
+
+    Args:
+        frame: PyAV's frame.
+        index: its number in the film, from 0.
+        time: seconds from the start of the film.
+        turn: how it is turned upright, if at all.
+        aspect: width of a pixel in parts of its height.
+    """
+
+    def __init__(
+        self,
+        frame: "VideoFrame",
+        index: int,
+        time: float,
+        turn: Image.Transpose | None = None,
+        aspect: float = 1.0,
+    ) -> None:
+        self.index = index
+        self.time = time
+        self._frame = frame
+        self._turn = turn
+        self._aspect = aspect
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The frame as an upright RGB image with square pixels."""
+        image = self._frame.to_image(width=round(self._aspect * self._frame.width), height=self._frame.height)
+        return image if self._turn is None else image.transpose(self._turn)
+
+
+class Film:
+    """
+    The frames of a file, a camera or an address, one after the other.
+
+    Frames are turned upright as the file's display matrix demands; times are the container's, so variable frame rates
+    and GIFs keep theirs; interlaced frames are deinterlaced. Of a damaged film, all frames that can be decoded are
+    yielded, and `message` states what is missing. A film can be read once.
+
+    Args:
+        source: a path, the number of a camera (0, 1, ...), or an address that PyAV opens (`rtsp://...`).
+        start: seconds before which frames are left out.
+        end: seconds from which on frames are left out; all are read when not given.
+        sound: whether to collect the packets of the film's sound in `packets`.
+
+    Attributes:
+        name: what the film is called in results and sentences.
+        rate: frames a second on average, or `None` where the container does not state it.
+        duration: seconds that will be read, or `None` of a stream without an end.
+        message: a sentence about what could not be read, or `None`.
+
+    Raises:
+        InputError: the source cannot be opened, has no frames, or an argument is out of range.
+
+    Example:
+        >>> with Film("film.mp4", start=10, end=20) as film:  # doctest: +SKIP
+        ...     for frame in film:
+        ...         print(frame.index, frame.time, frame.image.size)
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | int,
+        *,
+        start: float = 0.0,
+        end: float | None = None,
+        sound: bool = False,
+    ) -> None:
+        if not 0 <= start < float("inf"):
+            raise InputError(f"start={start!r} must be a number of seconds, 0 or more")
+        if end is not None and not end > start:
+            raise InputError(f"end={end!r} must be later than start={start!r}")
+        self.start, self.end = float(start), end
+        self.message: str | None = None
+        self.name, self._container = _open(source)
+        try:
+            self._video = self._choose_stream()
+        except BaseException:
+            self.close()
+            raise
+        sounds = self._container.streams.audio
+        self.sound: AudioStream | None = sounds[0] if sound and sounds else None
+        self.packets: deque[av.Packet] = deque()
+        self.rate = float(self._video.average_rate) if self._video.average_rate else None
+        # Cameras count from the start of the machine or from 1970.
+        begins = self._container.start_time
+        self.origin = 0.0 if begins is None else begins / 1_000_000
+        length = None if self._container.duration is None else self._container.duration / 1_000_000
+        self.duration = None if length is None else max(0.0, min(length, end or length) - self.start)
+        self._heard = 0.0
+        self._damaged = 0
+        self._failure: str | None = None
+
+    def __enter__(self) -> "Film":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file or the camera."""
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """
+        Yield the frames in the order of their times.
+
+        Raises:
+            InputError: no frame can be decoded, or none lies between `start` and `end`.
+        """
+        index, last, yielded, decoded = -1, -1.0, 0, 0
+        turn: Image.Transpose | None = None
+        aspect = float(self._video.sample_aspect_ratio or 1)
+        for skipped, frame in self._decoded():
+            decoded += 1
+            index = max(index + 1, skipped)
+            if decoded == 1:
+                turn = _turn_of(frame)
+            time = self._time_of(frame, last)
+            last = time
+            if time < self.start - 1e-6:
+                continue
+            if self.end is not None and time >= self.end - 1e-6:
+                # A container may hold the sound of a moment up to a second behind its image.
+                if self.sound is None or self._heard >= self.end or time >= self.end + 1:
+                    break
+                continue
+            yielded += 1
+            yield Frame(frame, index, time, turn, aspect)
+        else:
+            self._check_end(index, last)
+        self._finish(decoded, yielded)
+
+    def _check_end(self, index: int, last: float) -> None:
+        """Note that the film has fewer frames than its header announced."""
+        announced, tag = self._video.frames, self._video.metadata.get("DURATION", "")
+        try:
+            hours, minutes, seconds = tag.split(":")
+            length = 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+        except ValueError:
+            length = 0.0
+        if index + 1 < announced - 1 or last + 1 + 2 / (self.rate or 25.0) < length:
+            self._failure = self._failure or f"after {last:.2f} seconds"
+
+    def _finish(self, decoded: int, yielded: int) -> None:
+        if not decoded:
+            reason = self._failure or "none of its frames can be decoded"
+            raise InputError(f"{self.name} cannot be read as a film: {reason}. Save or copy it again.")
+        if not yielded:
+            raise InputError(f"start={self.start:g} must lie within {self.name}: it has no frame from there on")
+        if self._damaged or self._failure:
+            parts = [f"{self._damaged} damaged frames were left out"] if self._damaged else []
+            parts += [f"it ends early ({self._failure})"] if self._failure else []
+            self.message = f"{self.name} is damaged: {' and '.join(parts)}."
+
+    def _time_of(self, frame: "VideoFrame", last: float) -> float:
+        """Return the time of a frame in seconds; a frame without one follows the last one at the film's rate."""
+        if frame.pts is None or frame.time_base is None:
+            return last + 1 / (self.rate or 25.0) if last >= 0 else 0.0
+        return float(frame.pts * frame.time_base) - self.origin
+
+    def _decoded(self) -> Iterator[tuple[int, "VideoFrame"]]:
+        """Yield each frame with the number of frames that were skipped unseen before it, deinterlaced if need be."""
+        graph: Any = None
+        skipped = 0
+        for skipped, frame in self._raw():
+            if graph is None and frame.interlaced_frame:
+                graph = _deinterlacer(self._video, frame)
+            if graph is None:
+                yield skipped, frame
+                continue
+            graph.push(frame)
+            yield from ((skipped, done) for done in _pulled(graph))
+        if graph is not None:
+            graph.push(None)
+            yield from ((skipped, done) for done in _pulled(graph))
+
+    def _raw(self) -> Iterator[tuple[int, "VideoFrame"]]:
+        """
+        Decode. Until `start`, packets are read without decoding: only those from the last key frame on are decoded, and
+        the others counted, so that frames have the same numbers wherever reading starts.
+        """
+        import av
+
+        skipped, seeking = 0, self.start > 0
+        waiting: list[av.Packet] = []
+        for packet in self._demuxed():
+            if seeking and packet.dts is not None and packet.time_base is not None:
+                reached = float(packet.dts * packet.time_base) - self.origin >= self.start
+                if packet.is_keyframe and not reached:
+                    skipped += len(waiting)
+                    waiting.clear()
+                waiting.append(packet)
+                if not reached:
+                    continue
+            else:
+                waiting.append(packet)
+            seeking = False
+            for one in waiting:
+                try:
+                    frames = one.decode()
+                except (av.error.FFmpegError, ValueError):
+                    self._damaged += 1
+                    continue
+                yield from ((skipped, frame) for frame in frames)
+            waiting.clear()
+
+    def _demuxed(self) -> Iterator["av.Packet"]:
+        """Yield the packets of the video, and collect those of the sound; the last one is empty and flushes."""
+        import av
+
+        streams = [self._video, *([self.sound] if self.sound else [])]
+        try:
+            for packet in self._container.demux(streams):
+                if packet.stream is self._video or packet.stream.index == self._video.index:
+                    yield packet
+                elif packet.dts is not None and packet.time_base is not None:
+                    self._heard = float(packet.dts * packet.time_base) - self.origin
+                    self.packets.append(packet)
+        except (av.error.FFmpegError, OSError) as error:
+            self._failure = _reason(error)
+            # What the decoder still holds.
+            flush = av.Packet()
+            flush.stream = self._video
+            yield flush
+
+    def _choose_stream(self) -> "VideoStream":
+        # A cover of an album is a stream of one picture.
+        import av
+
+        cover = av.stream.Disposition.attached_pic
+        videos = [stream for stream in self._container.streams.video if not stream.disposition & cover]
+        if not videos:
+            held = "sound only" if self._container.streams.audio else "no video"
+            raise InputError(f"{self.name} holds {held}. Give a film.")
+        video = videos[0]
+        width, height = video.codec_context.width, video.codec_context.height
+        if width * height > MAX_PIXELS:
+            raise InputError(
+                f"{self.name} has frames of {width} x {height} pixels: the limit is {MAX_PIXELS // 1_000_000} million "
+                "pixels. Make it smaller first."
+            )
+        if width and height and min(width, height) < MIN_SIDE:
+            raise InputError(
+                f"{self.name} has frames of {width} x {height} pixels: a frame needs at least {MIN_SIDE} on each side"
+            )
+        if video.codec_context.codec is None:
+            raise InputError(f"{self.name} cannot be read: its codec is unknown. Convert it to H.264 first.")
+        # Decoding then uses the other cores while this one classifies.
+        video.thread_type = "AUTO"
+        return video
+
+
+def find_films(path: Path) -> list[Path]:
+    """
+    Return the films of a folder and of the folders in it, sorted by path; a path of a file is returned as it is.
+
+    Raises:
+        InputError: the folder holds no film.
+    """
+    if not is_folder(path):
+        return [path]
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and file.is_file()
+    )
+    if not found:
+        raise InputError(f"{path} is a folder without films. Give a film, or a folder that holds some.")
+    return found
+
+
+def is_stream(source: str | os.PathLike[str] | int) -> bool:
+    """Return whether a source is a camera or an address rather than a file."""
+    if isinstance(source, int):
+        return True
+    text = os.fspath(source)
+    return "://" in text or (text.isdecimal() and not Path(text).exists())
+
+
+def _open(source: str | os.PathLike[str] | int) -> tuple[str, "InputContainer"]:
+    """Return the name of a source and PyAV's container of it."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("films need PyAV: install it with `pip install 'rmn-hub[video]'`") from error
+    if isinstance(source, bool) or not isinstance(source, (str, os.PathLike, int)):
+        raise InputError(f"source={source!r} must be a path, the number of a camera or an address")
+    name = str(source) if isinstance(source, int) else os.fspath(source)
+    options: dict[str, Any] = {}
+    if not is_stream(source):
+        _check_file(Path(name))
+        # A path with a colon in it is no address: "file:" keeps FFmpeg from taking it for one.
+        where = f"file:{name}"
+        options = {"container_options": {"format_whitelist": FORMATS, "protocol_whitelist": "file"}}
+    elif "://" in name:
+        where, options = name, {"timeout": PATIENCE}
+    else:
+        where, options = _camera(int(name))
+        name = f"camera {name}"
+    try:
+        return name, av.open(where, mode="r", **options)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        kind = "cannot be opened" if is_stream(source) else "cannot be read as a film"
+        raise InputError(f"{name} {kind}: {_reason(error)}. Check that it is there, whole and a film.") from error
+
+
+def _check_file(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder. Give the path of a film.")
+        if not path.exists():
+            raise InputError(f"{path} does not exist. Check the path.")
+        if not path.is_file():
+            raise InputError(f"{path} is not a regular file. Give the path of a film.")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty. Save or copy the film again.")
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _camera(number: int) -> tuple[str, dict[str, Any]]:
+    """Return how FFmpeg calls a camera on this system."""
+    if sys.platform == "darwin":
+        return str(number), {"format": "avfoundation", "timeout": PATIENCE, "options": {"framerate": "30"}}
+    if sys.platform.startswith("linux"):
+        return f"/dev/video{number}", {"format": "v4l2", "timeout": PATIENCE}
+    raise InputError(f"source={number} must be a file or an address: cameras have no numbers on this system")
+
+
+def _reason(error: BaseException) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().rstrip(".").lower()
+
+
+def _turn_of(frame: "VideoFrame") -> Image.Transpose | None:
+    """Return how a frame is turned upright, by its display matrix of 3 x 3 numbers in 16.16 fixed point."""
+    import numpy as np
+
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5] / 65536
+    return _TURNS.get((round(a), round(b), round(c), round(d)))
+
+
+def _deinterlacer(video: "VideoStream", frame: "VideoFrame") -> Any:
+    """Return a filter graph that makes whole frames of interlaced ones, and leaves others as they are."""
+    import av
+
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base or video.time_base or Fraction(1, 90_000),
+    )
+    yadif = graph.add("yadif", "mode=send_frame:deint=interlaced")
+    sink = graph.add("buffersink")
+    source.link_to(yadif)
+    yadif.link_to(sink)
+    graph.configure()
+    return graph
+
+
+def _pulled(graph: Any) -> Iterator["VideoFrame"]:
+    import av
+
+    while True:
+        try:
+            yield graph.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+
+
+__all__ = ["FORMATS", "SUFFIXES", "Film", "Frame", "find_films", "is_stream"]

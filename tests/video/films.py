@@ -1,0 +1,100 @@
+"""Small films for tests, made by PyAV: what the frames show, when, and with which sound."""
+
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+from PIL import Image
+from space_helpers import EXAMPLES
+
+RATE = 25
+SOUND_RATE = 44_100
+SIZE = (320, 240)
+
+
+def head(name="astronaut", side=130):
+    """The head of an example, which the detector finds."""
+    box = {"astronaut": (100, 0, 360, 260), "officer": (150, 60, 450, 360)}[name]
+    return Image.open(EXAMPLES / f"{name}.jpg").convert("RGB").crop(box).resize((side, side))
+
+
+def scene(*heads, shade=90, size=SIZE):
+    """A frame with heads at `(left, top)`."""
+    frame = Image.new("RGB", size, (shade, shade, shade))
+    for image, place in heads:
+        frame.paste(image, place)
+    return frame
+
+
+def marked(number, size=SIZE):
+    """A frame of a grey that tells its number, with a red corner at the upper left."""
+    frame = Image.new("RGB", size, (20 + 4 * (number % 50),) * 3)
+    frame.paste((255, 0, 0), (0, 0, size[0] // 4, size[1] // 4))
+    return frame
+
+
+def write_film(path, frames, times=None, codec="libx264", pixels="yuv420p", sound=None, options=None, aspect=None):
+    """
+    A film of PIL images. `times` in seconds make the frame rate variable; `sound` names the codec of a tone of 440 Hz.
+    """
+    frames = list(frames)
+    movflags = {"movflags": "faststart"} if path.suffix in (".mp4", ".mov") else {}
+    with av.open(str(path), "w", container_options=movflags) as container:
+        video = container.add_stream(codec, rate=RATE, options=options or {})
+        video.width, video.height, video.pix_fmt = *frames[0].size, pixels
+        if aspect:
+            video.codec_context.sample_aspect_ratio = aspect
+        if times:
+            video.codec_context.time_base = Fraction(1, 1000)
+        tone = container.add_stream(sound, rate=SOUND_RATE, layout="mono") if sound else None
+        for number, image in enumerate(frames):
+            frame = av.VideoFrame.from_image(image)
+            if times:
+                frame.pts, frame.time_base = round(1000 * times[number]), Fraction(1, 1000)
+            container.mux(video.encode(frame))
+            if tone:
+                container.mux(tone.encode(beep(number)))
+        container.mux(video.encode(None))
+        if tone:
+            container.mux(tone.encode(None))
+    return path
+
+
+def beep(number):
+    """The tone of one frame."""
+    count = SOUND_RATE // RATE
+    wave = 8000 * np.sin(2 * np.pi * 440 / SOUND_RATE * (np.arange(count) + number * count))
+    frame = av.AudioFrame.from_ndarray(wave.astype(np.int16)[None], format="s16", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = SOUND_RATE, number * count, Fraction(1, SOUND_RATE)
+    return frame
+
+
+def write_sound(path, codec="aac"):
+    with av.open(str(path), "w") as container:
+        tone = container.add_stream(codec, rate=SOUND_RATE, layout="mono")
+        for number in range(10):
+            container.mux(tone.encode(beep(number)))
+        container.mux(tone.encode(None))
+    return path
+
+
+def turn(path, a, b, c, d):
+    """Writes another display matrix into an MP4 file: pixels go from (x, y) to (a x + c y, b x + d y)."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44
+    data[place : place + 36] = struct.pack(">9i", *(value << 16 for value in (a, b, 0, c, d, 0)), 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+def heard(path):
+    """The codec, seconds and main frequency of a film's sound, or `None`."""
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            return None
+        stream = container.streams.audio[0]
+        wave = np.concatenate([frame.to_ndarray()[0].astype(float) for frame in container.decode(stream)])
+        spectrum = np.abs(np.fft.rfft(wave))
+        rate = stream.codec_context.sample_rate
+        return stream.codec_context.name, len(wave) / rate, spectrum.argmax() * rate / len(wave)

@@ -1,6 +1,9 @@
 """What every test file shares."""
 
+import subprocess
+import sys
 import tempfile
+import textwrap
 
 import numpy as np
 import pytest
@@ -61,6 +64,19 @@ def recognizer(tiny_checkpoint):
 def bundled():
     """A recognizer with the bundled checkpoint and the real detector."""
     return ExpressionRecognizer.from_pretrained(device="cpu")
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """A function that runs code in a fresh Python and returns what it prints."""
+
+    def run(code):
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
 
 
 @pytest.fixture(autouse=True)

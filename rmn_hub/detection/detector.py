@@ -1,56 +1,97 @@
-"""detection.detector"""
+"""The protocol of detectors, and the square that is cut around a face."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
+from ..errors import InputError
 from ..results import Box, Face
 
-if TYPE_CHECKING:
-    pass
-
-
 # Side of the crop against the longer side of MTCNN's box, minus 1. Measured by scripts/measure_margin.py on 800 of
-# FER2013's PublicTest, which are faces as RMN knows them: the picture is 0.950 times as wide as the longer side of the
-# box that MTCNN finds in it (median; quartiles 0.875 and 1.036). Its centre lies 0.015 to the right of the box's and
-# 0.002 below it, too little to move the crop. FER2013's landmarks, laid over those of 526 faces in the wild, say 0.946,
-# 0.016 and -0.011.
+# FER2013's PublicTest, which are faces as RMN was trained on them: the image is 0.950 times as wide as the longer side
+# of the box that MTCNN finds in it (median; quartiles 0.875 and 1.036). Its centre lies 0.015 to the right of the box's
+# and 0.002 below it, too little to move the crop. FER2013's landmarks, laid over those of 526 faces in the wild, give
+# 0.946, 0.016 and -0.011.
 MARGIN = -0.05
 
 
 @runtime_checkable
 class FaceDetector(Protocol):
-    """Anything that finds faces."""
+    """
+    Anything that finds faces. [`ExpressionRecognizer`] takes it as `detector`.
+
+    Attributes:
+        margin: how much wider the square crop is than the longer side of this detector's box: the side is `1 + margin`
+            times the box's longer side. It belongs to the detector because detectors draw boxes differently around the
+            same face. `scripts/measure_margin.py` measures it; a box from brow to chin and from ear to ear needs 0.
+
+    Example: a detector that finds one face in the middle of every image.
+
+        >>> from rmn_hub import ExpressionRecognizer, Face
+        >>> class MiddleDetector:
+        ...     margin = 0.1
+        ...
+        ...     def detect(self, images):
+        ...         def middle(width, height):
+        ...             return (width / 4, height / 4, width * 3 / 4, height * 3 / 4)
+        ...
+        ...         return [[Face(middle(*image.size), score=1.0)] for image in images]
+        >>> recognizer = ExpressionRecognizer.from_pretrained(detector=MiddleDetector())
+        >>> [face.box for face in recognizer(Image.new("RGB", (80, 120)))]
+        [(20.0, 30.0, 60.0, 90.0)]
+    """
+
+    margin: float
 
     def detect(self, images: Sequence[Image.Image]) -> list[list[Face]]:
-        """The faces of each of some upright RGB pictures (which may differ in size), in any order."""
+        """
+        Return the faces of each image, in any order.
+
+        Args:
+            images: upright RGB images, which may differ in size.
+
+        Returns:
+            one list for each image, empty where it shows no face. Boxes and landmarks are in pixels of the image.
+        """
         ...
+
+
+def crop_box(box: Box, margin: float = MARGIN) -> Box:
+    """
+    Return the square that is cut around a box: centred on it, its side `1 + margin` times the box's longer side.
+
+    [`crop_face`] rounds it to whole pixels. The square may leave the image.
+    """
+    x0, y0, x1, y1 = box
+    half = (1 + margin) * max(x1 - x0, y1 - y0) / 2
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    return x - half, y - half, x + half, y + half
 
 
 def crop_face(image: Image.Image, box: Box, margin: float = MARGIN) -> Image.Image:
     """
-    The square around a box, as RMN wants its face: centred on the box, its side `1 + margin` times the box's longer
-    side, rounded to whole pixels. Nothing is scaled or distorted; where the square leaves the picture, the picture's
-    border is repeated.
+    Return the square around a box, rounded to whole pixels, as RMN wants its face.
+
+    Nothing is scaled or distorted. Where the square leaves the image, the border of the image is repeated.
 
     Args:
-        image: the upright picture.
+        image: the upright image.
         box: `(x0, y0, x1, y1)` in its pixels.
         margin: how much wider the square is than the box's longer side.
 
     Raises:
-        ValueError: the box has no area, or the square does not touch the picture.
+        InputError: the box has no area, or the square does not touch the image.
     """
     x0, y0, x1, y1 = box
     if not (x1 > x0 and y1 > y0):
-        raise ValueError(f"box {box} has no area: give (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
+        raise InputError(f"box={box!r} must be (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
     side = max(1, round((1 + margin) * max(x1 - x0, y1 - y0)))
     left, top = round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2)
     inside = (max(left, 0), max(top, 0), min(left + side, image.width), min(top + side, image.height))
     if inside[0] >= inside[2] or inside[1] >= inside[3]:
-        raise ValueError(f"box {box} lies outside the picture of {image.width} x {image.height} pixels")
+        raise InputError(f"box={box!r} must touch the image of {image.width} x {image.height} pixels")
     crop = image.crop(inside)
     if crop.size == (side, side):
         return crop
@@ -61,4 +102,4 @@ def crop_face(image: Image.Image, box: Box, margin: float = MARGIN) -> Image.Ima
     return Image.fromarray(np.pad(pixels, border, mode="edge"))
 
 
-__all__ = ["MARGIN", "FaceDetector", "crop_face"]
+__all__ = ["MARGIN", "FaceDetector", "crop_box", "crop_face"]

@@ -1,0 +1,102 @@
+"""An image at all the sizes that MTCNN looks at, and the crops that it takes from them."""
+
+import numpy as np
+from PIL import Image
+
+# Bytes of windows that are resampled at once.
+_WINDOW_BYTES = 16_000_000
+
+
+class Pyramid:
+    """
+    An image and its halves, quarters, ..., from which every other size is made: a level is at most half as large as
+    what it is made from, and few pixels are read.
+
+    Pixel values are float32 in -1..1, as MTCNN wants them: (value - 127.5) / 128.
+
+    Args:
+        image: the RGB image.
+        smallest: the shorter side of the smallest halving has at least this many pixels.
+    """
+
+    def __init__(self, image: Image.Image, smallest: int) -> None:
+        self.size = image.size
+        self._images = [image]
+        while min(self._images[-1].size) >= 2 * smallest:
+            # A whole number of 2 x 2 pixels, so that halving n is the image at exactly 1 / 2**n.
+            width, height = self._images[-1].size
+            self._images.append(self._images[-1].reduce(2, box=(0, 0, width // 2 * 2, height // 2 * 2)))
+
+    def level(self, width: int, height: int, scale: float) -> np.ndarray:
+        """Return the image at `width x height` pixels, about `scale` of its size, as float32 `(3, height, width)`."""
+        halving = min(max(0, int(np.floor(-np.log2(scale)))), len(self._images) - 1)
+        pixels = np.empty((3, height, width), np.float32)
+        for channel, plane in enumerate(self._images[halving].split()):
+            # In floats: values rounded to 8 bits move scores by a hundredth.
+            pixels[channel] = np.asarray(plane.convert("F").resize((width, height), Image.Resampling.BILINEAR))
+        return _normalized(pixels)
+
+    def crops(self, boxes: np.ndarray, size: int) -> np.ndarray:
+        """
+        Return squares of the image, each scaled to `size` pixels; outside the image they are grey.
+
+        A pixel of a crop is the mean of 2 x 2 samples (bilinear between the pixels of the image), as in RoIAlign (He et
+        al., "Mask R-CNN", 2017, section 3).
+
+        Args:
+            boxes: float32 `(N, 4)`, squares in pixels of the image.
+            size: height and width of a crop in pixels.
+
+        Returns:
+            float32 `(N, 3, size, size)`.
+        """
+        crops = np.empty((len(boxes), 3, size, size), np.float32)
+        # Each from the halving where it has once to twice as many pixels as it needs: four samples are then its mean.
+        ratios = np.maximum((boxes[:, 2] - boxes[:, 0]) / np.float32(size), 1)
+        halvings = np.log2(ratios).astype(int).clip(max=len(self._images) - 1)
+        for halving in np.unique(halvings):
+            chosen = np.flatnonzero(halvings == halving)
+            _resample(np.asarray(self._images[halving]), boxes[chosen] * np.float32(0.5**halving), crops, chosen)
+        return crops
+
+
+def _resample(pixels: np.ndarray, boxes: np.ndarray, crops: np.ndarray, places: np.ndarray) -> None:
+    """Write what the boxes hold of the pixels, uint8 `(H, W, 3)`, to `crops[places]`."""
+    size, (height, width, _) = crops.shape[-1], pixels.shape
+    lefts, columns = _weights(boxes[:, 0], boxes[:, 2], size, width)
+    tops, rows = _weights(boxes[:, 1], boxes[:, 3], size, height)
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (rows.shape[2], columns.shape[2]), axis=(0, 1))
+    step = max(1, _WINDOW_BYTES // (12 * rows.shape[2] * columns.shape[2]))
+    for start in range(0, len(boxes), step):
+        part = slice(start, start + step)
+        window = _normalized(windows[tops[part], lefts[part]].astype(np.float32))
+        # Bilinear sampling is a product with the weights of the rows and one with those of the columns.
+        crops[places[part]] = rows[part, None] @ window @ columns[part, None].swapaxes(2, 3)
+
+
+def _weights(starts: np.ndarray, ends: np.ndarray, size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Return how `size` pixels of each crop are made of the `length` pixels of one axis: the first pixel of each crop's
+    window `(N,)`, and the weights of the window's pixels `(N, size, window)`.
+    """
+    step = (ends - starts) / np.float32(size)
+    samples = (np.arange(2 * size, dtype=np.float32) + np.float32(0.5)) / np.float32(2)
+    positions = starts[:, None] - np.float32(0.5) + samples * step[:, None]
+    inside = (positions >= -1) & (positions <= length)
+    positions = positions.clip(0, length - 1)
+    firsts, lasts = np.floor(positions[:, 0]).astype(int), np.ceil(positions[:, -1]).astype(int)
+    window = int((lasts - firsts).max()) + 1
+    firsts = firsts.clip(max=length - window)
+    distances = np.abs((positions - firsts[:, None])[:, :, None] - np.arange(window, dtype=np.float32))
+    weights = (1 - distances).clip(min=0) * inside[:, :, None]
+    return firsts, weights.reshape(len(starts), size, 2, window).mean(axis=2, dtype=np.float32)
+
+
+def _normalized(pixels: np.ndarray) -> np.ndarray:
+    """Bring 0..255 to -1..1, in place."""
+    pixels -= np.float32(127.5)
+    pixels *= np.float32(1 / 128)
+    return pixels
+
+
+__all__ = ["Pyramid"]

@@ -1,0 +1,1 @@
+"""Exports: networks as files for other runtimes."""

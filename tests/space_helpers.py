@@ -103,7 +103,8 @@ def serving(folder, command=("-m", "rmn_hub", "demo")):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder), "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(SPACE)])
     log = (folder.parent / f"{folder.name}.log").open("w+")
     started = time.monotonic()
     process = subprocess.Popen(

@@ -81,8 +81,9 @@ class PhotoInput(gr.Image):
     is_template = True
     data_model = PhotoData
 
-    def preprocess(self, payload: ImageData | None) -> Photo | None:
-        """The bytes behind an upload (a file of this server's private folder) or a `data:` URL."""
+    # What gradio calls preprocess may return anything that the page's own functions take.
+    def preprocess(self, payload: ImageData | None) -> Photo | None:  # type: ignore[override]
+        """Return the bytes behind an upload (a file of this server's private folder) or a `data:` URL."""
         if payload is None or not (payload.path or payload.url):
             return None
         name = PurePath((payload.orig_name or payload.path or "").replace("\\", "/")).name or "photo"

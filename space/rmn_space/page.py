@@ -1,4 +1,4 @@
-"""The whole page: tabs, look, limits; and how it is started and stopped."""
+"""The whole page: tabs, look, limits; and how it starts and stops."""
 
 import contextlib
 import logging
@@ -26,8 +26,8 @@ FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-
 MONOSPACE = ("ui-monospace", "SFMono-Regular", "Consolas", "DejaVu Sans Mono", "monospace")
 
 HEADER = """<header class="rmn-header"><h1>What does a face show, and where did the network look?</h1>
-<p>The Residual Masking Network gives a probability to each of seven expressions. After each of its four stages, a mask
-points it to the places that matter. Here you see both.</p></header>"""
+<p>The Residual Masking Network predicts a probability for each of seven expressions. After each of its four stages a
+mask strengthens some of the features. This page shows both.</p></header>"""
 
 
 def theme() -> gr.themes.Base:

@@ -1,4 +1,4 @@
-"""Results as HTML: pure functions, so that a page is nothing but what the recognizer answered."""
+"""Results as HTML: pure functions, so that the page shows what the recognizer returned and nothing else."""
 
 import base64
 import io
@@ -12,8 +12,8 @@ from PIL import Image
 from rmn_hub import FaceExpression
 from rmn_hub.attention import overlay
 from rmn_hub.attention import place as place_map
-from rmn_hub.drawing.palette import color_of, ink_on, label_of, percent
-from rmn_hub.drawing.photo import annotate
+from rmn_hub.drawing.palette import color_of, ink_on, long_label_of, near_expressions, percent
+from rmn_hub.drawing.photo import annotate, to_srgb
 from rmn_hub.results import Attention, ImageResult
 
 # Long side of the shown photo, of the photo to download, and of a shown crop, in pixels.
@@ -25,94 +25,108 @@ GLOW_SIZE = 48
 NARROW = 0.2
 
 NO_FACE = (
-    "The detector sees no face in this picture. A larger or less turned face helps, and so does a smaller “Smallest "
-    "face” in the settings."
+    "The detector finds no face in this photo. A larger or less turned face helps, and so does a smaller “Smallest "
+    "face” under Settings."
 )
+FORMULA = "features &times; (1 + mask)"
 
 
-def result(result: ImageResult, image: Image.Image, note: str = "") -> str:
+def result(result: ImageResult, image: Image.Image, note: str = "", measured: str = "") -> str:
     """
-    Everything about one photo; which face and which stage is shown is chosen in the browser, without asking again.
+    Return everything about one photo; the browser chooses which face and which stage is shown, without asking again.
 
     Args:
-        result: the answer for `image`, with attention maps.
+        result: the result of `image`, with attention maps.
         image: the upright photo.
-        note: a line above the photo, as plain text.
+        note: a line below the photo, as plain text.
+        measured: a sentence about how faithful the maps are, as plain text.
     """
     if not result.faces:
-        return message("No face found", NO_FACE, picture=_shown(image))
+        return message("No face found", NO_FACE, image=_shown(image))
     note = " ".join(part for part in (note, result.message or "") if part)
-    panels = "".join(_chart_panel(number, face, len(result)) for number, face in enumerate(result.faces))
-    attention = "".join(_attention_panel(number, face) for number, face in enumerate(result.faces))
+    several = len(result) > 1
+    panels = "".join(_chart_panel(face, len(result)) for face in result)
+    attention = "".join(_attention_panel(face) for face in result)
+    caption = f'<p class="rmn-note">{escape(note)}</p>' if note else ""
+    link = '<button type="button" class="rmn-link" data-tab="About">All results</button>' if measured else ""
     return f"""
-<section class="rmn-result" aria-label="Result">
-  {f'<p class="rmn-note">{escape(note)}</p>' if note else ""}
+<section class="rmn-result{" rmn-several" if several else ""}" aria-label="Result" data-say="{escape(_spoken(result))}">
   <div class="rmn-top">
-    <div class="rmn-card rmn-picture">{photo(result, image)}{_chooser(result)}</div>
-    <div class="rmn-card">{panels}</div>
+    <div class="rmn-card rmn-picture">{photo(result, image)}{caption}{_chooser(result)}</div>
+    <div class="rmn-card rmn-side"><div>{panels}</div>{_downloads(result, image)}</div>
   </div>
   <div class="rmn-card rmn-attention">
     <div class="rmn-head">
-      <div><h2>Where the network looked</h2>
-      <p class="rmn-muted">Each of the four masks over the face: the brighter, the more that place counted.
-      Choose a mask to see what it did.</p></div>
+      <div><h2>Where the masks strengthened features</h2>
+      <p class="rmn-muted">Each of the four stages ends with {FORMULA}. Its map is bright where that changed the
+      features most. Choose a stage to see them before and after.</p></div>
       <label class="rmn-slider"><span>Face</span><input type="range" min="0" max="100" value="60" data-mix
         aria-label="How strongly the maps cover the face, in percent"><span>Map</span></label>
     </div>
     {attention}
+    {f'<p class="rmn-muted rmn-small-text rmn-measured">{escape(measured)} {link}</p>' if measured else ""}
   </div>
-  {_downloads(result, image)}
 </section>"""
 
 
 def photo(result: ImageResult, image: Image.Image) -> str:
-    """The photo with a button over every face."""
-    faces = "".join(_face_button(number, face, result) for number, face in enumerate(result.faces))
+    """Return the photo with a button over every face."""
+    faces = "".join(_face_button(face, result) for face in result)
     count = "one face" if len(result) == 1 else f"{len(result)} faces"
     return f"""<div class="rmn-photo" style="aspect-ratio:{result.width}/{result.height};--ratio:{_ratio(result)}">
-  <img src="{_shown(image)}" alt="Your photo with {count}">{faces}</div>"""
+  <img src="{_shown(image)}" alt="The photo with {count}">{faces}</div>"""
 
 
 def chart(face: FaceExpression, raw: Mapping[str, float] | None = None) -> str:
     """
-    Seven bars in a fixed order, with their numbers; the numbers sum to 100.0.
+    Return seven bars in a fixed order, with their percentages, which sum to 100.0.
 
     Args:
-        face: whose probabilities are drawn.
+        face: whose probabilities are drawn. The bars of an uncertain face are striped.
         raw: probabilities of the last frame alone, drawn as a thin mark beside the smoothed bars.
     """
+    best = near_expressions(face) if face.uncertain else (face.expression,)
     rows = []
     for name, share in percentages(face.probabilities).items():
-        best = " rmn-best" if name == face.expression else ""
         mark = f'<i style="left:{100 * raw[name]:.1f}%"></i>' if raw else ""
         rows.append(
-            f'<tr class="rmn-row{best}"><th scope="row">{escape(name)}</th><td class="rmn-bar" aria-hidden="true">'
-            f'<span style="width:{max(share, 0.4):.1f}%;background:{color_of(name)}"></span>{mark}</td>'
+            f'<tr class="rmn-row{" rmn-best" if name in best else ""}"><th scope="row">{escape(name)}</th>'
+            f'<td class="rmn-bar" aria-hidden="true">'
+            f'<span style="width:{max(share, 0.4):.1f}%;background-color:{color_of(name)}"></span>{mark}</td>'
             f"<td>{share:.1f}%</td></tr>"
         )
-    return f"""<table class="rmn-chart"><caption class="rmn-hidden">Probability of each expression</caption>
+    return f"""<table class="rmn-chart{" rmn-unsure" if face.uncertain else ""}">
+<caption class="rmn-hidden">Probability of each expression</caption>
 <colgroup><col><col><col></colgroup>
 <tbody>{"".join(rows)}</tbody></table>"""
 
 
-def message(title: str, sentence: str, picture: str | None = None, kind: str = "info") -> str:
+def heading(face: FaceExpression) -> str:
+    """Return `happy 94%`, or, for an uncertain face, `angry or sad? 35%, 31%`."""
+    near = near_expressions(face) if face.uncertain else (face.expression,)
+    shares = ", ".join(percent(face.probabilities[name]) for name in near)
+    words = " or ".join(near) + ("?" if face.uncertain else "")
+    return f"{escape(words)} <span>{escape(shares)}</span>"
+
+
+def message(title: str, sentence: str, image: str | None = None, kind: str = "info") -> str:
     """
-    A state of the page without a result: empty, nothing found, or an error.
+    Return a state of the page without a result: empty, nothing found, or an error.
 
     Args:
         title: a few words.
         sentence: what happened, and what to do.
-        picture: a `data:` URL to show beside it.
+        image: a `data:` URL to show beside it.
         kind: `"info"` or `"error"`.
     """
-    shown = f'<img src="{picture}" alt="Your photo">' if picture else f'<span class="rmn-icon">{ICONS[kind]}</span>'
+    shown = f'<img src="{image}" alt="The photo">' if image else f'<span class="rmn-icon">{ICONS[kind]}</span>'
     role = "alert" if kind == "error" else "status"
     return f"""<section class="rmn-card rmn-message rmn-{kind}" role="{role}">{shown}
 <div><h2>{escape(title)}</h2><p>{escape(sentence)}{"" if sentence.endswith(".") else "."}</p></div></section>"""
 
 
 def percentages(probabilities: Mapping[str, float]) -> dict[str, float]:
-    """Percentages with one decimal that sum to exactly 100 (largest remainder), in the same order."""
+    """Return percentages with one decimal that sum to exactly 100 (largest remainder), in the same order."""
     tenths = {name: value * 1000 / sum(probabilities.values()) for name, value in probabilities.items()}
     whole = {name: int(value) for name, value in tenths.items()}
     missing = 1000 - sum(whole.values())
@@ -122,7 +136,7 @@ def percentages(probabilities: Mapping[str, float]) -> dict[str, float]:
 
 
 def place(face: FaceExpression, width: int, height: int) -> str:
-    """A face's box as CSS, in shares of the picture."""
+    """Return the box of a face as CSS, in shares of the image."""
     # A face at the border may reach over it.
     x0, x1 = (min(max(value, 0), width) for value in face.box[::2])
     y0, y1 = (min(max(value, 0), height) for value in face.box[1::2])
@@ -134,7 +148,7 @@ def place(face: FaceExpression, width: int, height: int) -> str:
 
 
 def data_url(image: Image.Image | np.ndarray, kind: str = "JPEG", quality: int = 88) -> str:
-    """A picture as text, for a page that keeps no file."""
+    """Return an image as text, for a page that keeps no file."""
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=quality)
@@ -142,7 +156,7 @@ def data_url(image: Image.Image | np.ndarray, kind: str = "JPEG", quality: int =
 
 
 def limited(image: Image.Image, size: int) -> Image.Image:
-    """The picture, made smaller where its long side exceeds `size` pixels."""
+    """Return the image, made smaller where its long side exceeds `size` pixels."""
     scale = size / max(image.size)
     if scale >= 1:
         return image
@@ -150,12 +164,12 @@ def limited(image: Image.Image, size: int) -> Image.Image:
 
 
 def tile(crop: np.ndarray) -> np.ndarray:
-    """A crop at the size in which tiles are shown."""
+    """Return a crop at the size in which tiles are shown."""
     return np.asarray(Image.fromarray(crop).resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BICUBIC))
 
 
 def glow(values: np.ndarray) -> str:
-    """An attention map to lay over a moving picture: its colours, the clearer the less the place counts."""
+    """Return an attention map to lay over a moving image: its colours, the clearer the lower its value."""
     colors = overlay(np.zeros((GLOW_SIZE, GLOW_SIZE, 3), np.uint8), values, alpha=1.0)
     shares = Image.fromarray((place_map(values, GLOW_SIZE, GLOW_SIZE).clip(0, 1) * 220).astype(np.uint8))
     image = Image.fromarray(colors)
@@ -164,29 +178,39 @@ def glow(values: np.ndarray) -> str:
 
 
 def heat(values: np.ndarray, crop: np.ndarray) -> str:
-    """An attention map (or features) in the colours of `rmn_hub.attention.overlay`, without the face."""
+    """Return an attention map, or features, in the colours of `rmn_hub.attention.overlay`, without the face."""
     return data_url(overlay(crop, values, alpha=1.0), quality=80)
 
 
 def _shown(image: Image.Image) -> str:
-    return data_url(limited(image, SHOWN_SIZE), quality=85)
+    return data_url(to_srgb(limited(image, SHOWN_SIZE)), quality=85)
 
 
 def _ratio(result: ImageResult) -> str:
     return f"{result.width / result.height:.4f}"
 
 
-def _face_button(number: int, face: FaceExpression, result: ImageResult) -> str:
-    share = (face.box[2] - face.box[0]) / result.width
-    numbered = len(result) > 1 and share < NARROW
-    classes = ["rmn-face", *(["rmn-numbered"] if numbered else []), *(["rmn-doubtful"] if face.uncertain else [])]
+def _spoken(result: ImageResult) -> str:
+    """Return the result in words, for those who listen to the page."""
+    count = "One face" if len(result) == 1 else f"{len(result)} faces"
+    return f"{count}: {', '.join(long_label_of(face) for face in result)}"
+
+
+def _face_button(face: FaceExpression, result: ImageResult) -> str:
+    several, narrow = len(result) > 1, (face.box[2] - face.box[0]) / result.width < NARROW
+    classes = ["rmn-face", *(["rmn-doubtful"] if face.uncertain else [])]
     if face.box[1] < 0.08 * result.height:
         classes.append("rmn-below")
-    text = str(number + 1) if numbered else escape(label_of(face))
+    if (face.box[0] + face.box[2]) / 2 > 0.6 * result.width:
+        classes.append("rmn-rightwards")
+    doubt = "?" if face.uncertain and several else ""
+    number = f"<b>{face.index}{doubt}</b>" if several else ""
+    words = "" if several and narrow else f"<span>{escape(long_label_of(face))}</span>"
     return (
-        f'<button type="button" class="{" ".join(classes)}" data-face="{number}" aria-pressed="{_pressed(number)}" '
-        f'style="{place(face, result.width, result.height)}" aria-label="Face {number + 1}: {escape(label_of(face))}">'
-        f'<span class="rmn-tag">{text}</span></button>'
+        f'<button type="button" class="{" ".join(classes)}" data-face="{face.index}" aria-pressed="{_pressed(face)}" '
+        f'style="{place(face, result.width, result.height)}" '
+        f'aria-label="Face {face.index}: {escape(long_label_of(face))}">'
+        f'<span class="rmn-tag">{number}{words}</span></button>'
     )
 
 
@@ -194,35 +218,35 @@ def _chooser(result: ImageResult) -> str:
     if len(result) == 1:
         return ""
     pills = "".join(
-        f'<button type="button" class="rmn-pill" data-face="{number}" aria-pressed="{_pressed(number)}" '
-        f'style="--c:{color_of(face.expression)}"><b>{number + 1}</b> {escape(label_of(face))}</button>'
-        for number, face in enumerate(result.faces)
+        f'<button type="button" class="rmn-pill{" rmn-doubtful" if face.uncertain else ""}" data-face="{face.index}" '
+        f'aria-pressed="{_pressed(face)}" style="--c:{color_of(face.expression)}"><b>{face.index}</b> '
+        f"{escape(long_label_of(face))}</button>"
+        for face in result
     )
     return f'<div class="rmn-chooser" role="group" aria-label="Choose a face">{pills}</div>'
 
 
-def _chart_panel(number: int, face: FaceExpression, count: int) -> str:
-    which = f"Face {number + 1} of {count}" if count > 1 else "The face"
-    doubt = (
-        '<p class="rmn-doubt">Uncertain: the probability lies below the confidence you asked for.</p>'
-        if face.uncertain
-        else ""
-    )
-    return f"""<div class="rmn-panel" data-panel="{number}"{_hidden(number)}>
-<h2><small>{which} shows</small> {escape(face.expression)} <span>{escape(percent(face.probability))}</span></h2>
+def _chart_panel(face: FaceExpression, count: int) -> str:
+    which = f"Face {face.index} of {count}" if count > 1 else "The face"
+    doubt = ""
+    if face.uncertain:
+        near = "Two expressions are nearly as probable." if len(near_expressions(face)) > 1 else ""
+        doubt = f'<p class="rmn-doubt">Uncertain: no expression reaches the probability set under Settings. {near}</p>'
+    return f"""<div class="rmn-panel" data-panel="{face.index}"{_hidden(face)}>
+<h2><small>{which} shows</small> {heading(face)}</h2>
 {doubt}{chart(face)}
 </div>"""
 
 
-def _attention_panel(number: int, face: FaceExpression) -> str:
+def _attention_panel(face: FaceExpression) -> str:
     attention = face.attention
     if attention is None or not attention.maps:
-        return f"""<div class="rmn-panel" data-panel="{number}"{_hidden(number)}>
-<p class="rmn-muted">This checkpoint has no masks, so there is nothing to show here.</p></div>"""
+        return f"""<div class="rmn-panel" data-panel="{face.index}"{_hidden(face)}>
+<p class="rmn-muted">This checkpoint has no masks: there are no maps to show.</p></div>"""
     crop = tile(attention.crop)
-    tiles = "".join(_stage_tile(stage, values, crop) for stage, values in enumerate(attention.maps))
-    steps = "".join(_steps(stage, attention, crop) for stage in range(len(attention.maps)))
-    return f"""<div class="rmn-panel" data-panel="{number}"{_hidden(number)} style="--crop:url({data_url(crop)})">
+    tiles = "".join(_stage_tile(stage, values, crop) for stage, values in enumerate(attention.maps, start=1))
+    steps = "".join(_steps(stage, attention, crop) for stage in range(1, len(attention.maps) + 1))
+    return f"""<div class="rmn-panel" data-panel="{face.index}"{_hidden(face)} style="--crop:url({data_url(crop)})">
 <div class="rmn-maps"><figure><div class="rmn-tile rmn-crop" role="img" aria-label="The face as it was cut out"></div>
 <figcaption>Crop<small>from the photo</small></figcaption></figure>{tiles}</div>{steps}</div>"""
 
@@ -230,32 +254,30 @@ def _attention_panel(number: int, face: FaceExpression) -> str:
 def _stage_tile(stage: int, values: np.ndarray, crop: np.ndarray) -> str:
     height, width = values.shape
     return (
-        f'<button type="button" class="rmn-stage" data-stage="{stage}" aria-pressed="{_pressed(stage)}">'
+        f'<button type="button" class="rmn-stage" data-stage="{stage}" aria-pressed="{_first(stage)}">'
         f'<span class="rmn-tile rmn-crop" style="--heat:url({heat(values, crop)})"></span>'
-        f"<span class='rmn-caption'>Stage {stage + 1}<small>{width} &times; {height} px</small></span></button>"
+        f"<span class='rmn-caption'>Stage {stage}<small>{width} &times; {height} px</small></span></button>"
     )
 
 
 def _steps(stage: int, attention: Attention, crop: np.ndarray) -> str:
-    pictures = (
-        ("Features before", "what stage {n} found", attention.before[stage]),
-        ("Mask {n}", "where it matters", attention.maps[stage]),
-        ("Features after", "&times; (1 + mask)", attention.after[stage]),
+    images = (
+        ("Features before", f"strength in stage {stage}", attention.before[stage - 1]),
+        (f"Map {stage}", "change by the mask", attention.maps[stage - 1]),
+        ("Features after", FORMULA, attention.after[stage - 1]),
     )
-    figures = []
-    for title, caption, values in pictures:
-        title, caption = title.format(n=stage + 1), caption.format(n=stage + 1)
-        figures.append(
-            f'<figure><div class="rmn-tile" role="img" aria-label="{title}, stage {stage + 1}" '
-            f'style="--heat:url({heat(values, crop)})"></div><figcaption>{title}<small>{caption}</small></figcaption>'
-            "</figure>"
-        )
-    sign = '<span class="rmn-sign" aria-hidden="true">{}</span>'
+    figures = [
+        f'<figure><div class="rmn-tile" role="img" aria-label="{title}, stage {stage}" '
+        f'style="--heat:url({heat(values, crop)})"></div>'
+        f"<figcaption>{title}<small>{caption}</small></figcaption></figure>"
+        for title, caption, values in images
+    ]
+    sign = '<span class="rmn-sign" aria-hidden="true">→</span>'
     return (
-        f'<div class="rmn-steps" data-steps="{stage}"{_hidden(stage)}>'
-        f"{figures[0]}{sign.format('&times;')}{figures[1]}{sign.format('=')}{figures[2]}"
-        f"<p>What stage {stage + 1} found in the face, what its mask makes of it, and what the next stage sees. The "
-        "mask is between 0 and 1 at every place, and the features are multiplied by 1 + mask.</p></div>"
+        f'<div class="rmn-steps" data-steps="{stage}"{"" if stage == 1 else " hidden"}>{sign.join(figures)}'
+        f"<p>The strength of the features that stage {stage} found, how far its mask changed them, and what the next "
+        f"layers see. A mask lies between 0 and 1, so {FORMULA} makes features up to twice as strong and removes none."
+        '<span class="rmn-scale"><span>least</span><i></i><span>most</span></span></p></div>'
     )
 
 
@@ -265,18 +287,21 @@ def _downloads(result: ImageResult, image: Image.Image) -> str:
     text = json.dumps(result.to_dict(), ensure_ascii=False, indent=2)
     encoded = base64.b64encode(text.encode()).decode()
     stem = escape(result.source.rsplit(".", 1)[0] or "photo", quote=True)
-    return f"""<div class="rmn-downloads">
-<a class="rmn-button" download="{stem}-expressions.jpg" href="{drawn}">Annotated picture</a>
-<a class="rmn-button" download="{stem}-expressions.json" href="data:application/json;base64,{encoded}">JSON</a>
-<span class="rmn-muted">Both are in this page already: nothing is fetched, nothing was kept.</span></div>"""
+    return f"""<div class="rmn-downloads"><span class="rmn-muted">Save</span>
+<a class="rmn-button" download="{stem}-expressions.jpg" href="{drawn}">Annotated image</a>
+<a class="rmn-button" download="{stem}-expressions.json" href="data:application/json;base64,{encoded}">JSON</a></div>"""
 
 
-def _pressed(number: int) -> str:
-    return "true" if number == 0 else "false"
+def _pressed(face: FaceExpression) -> str:
+    return _first(face.index)
 
 
-def _hidden(number: int) -> str:
-    return "" if number == 0 else " hidden"
+def _first(number: int) -> str:
+    return "true" if number == 1 else "false"
+
+
+def _hidden(face: FaceExpression) -> str:
+    return "" if face.index == 1 else " hidden"
 
 
 ICONS: dict[str, str] = {

@@ -20,6 +20,7 @@ from rmn_hub.images import load_image
 from rmn_hub.results import ImageResult
 
 from .inputs import Photo
+from .measured import read_measured
 from .safety import MAX_FACES
 
 # Smallest face of the live tab: whoever looks into a camera is nearer than people on photos.
@@ -85,8 +86,12 @@ class Service:
         self.live_detector = MTCNNDetector(min_face=LIVE_MIN_FACE, device=self.live_recognizer.device)
         self.has_masks = len(self.recognizer.model.masking_blocks) > 0
         # Only a folder has an eval.json to show.
-        self.checkpoint = Path(where) if Path(where).is_dir() else None
-        self._detectors: dict[int, MTCNNDetector] = {}
+        self.results = read_measured(Path(where) if Path(where).is_dir() else None)
+        self.measured = "" if self.results is None else self.results.faithfulness
+        # A few only: visitors may ask for any size, and each detector holds weights of its own.
+        self._detector = functools.lru_cache(maxsize=4)(
+            lambda min_face: MTCNNDetector(min_face=min_face, max_faces=MAX_FACES, device=self.recognizer.device)
+        )
         self._recognize = on_gpu(self._recognize_here)
 
     def recognize(
@@ -98,12 +103,12 @@ class Service:
         between: int = 1,
     ) -> tuple[ImageResult, Image.Image]:
         """
-        The answer for a photo, as the command line gives it, and the upright photo.
+        Return the result of a photo, as the command line has it, and the upright photo.
 
         Args:
             photo: what a visitor sent.
             min_face: smallest face in pixels; the recognizer's own choice when `None`.
-            min_confidence: probability below which an answer is marked uncertain.
+            min_confidence: probability below which a face is marked uncertain.
             attention: whether to add attention maps, where the checkpoint has masks.
             between: requests to share the cores with at least (see `Cores`). With 1, a request that is alone runs as
                 the command line does, and the numbers agree to the last digit.
@@ -122,14 +127,10 @@ class Service:
     def _recognize_here(
         self, image: Image.Image, min_face: int | None, min_confidence: float, attention: bool
     ) -> ImageResult:
-        boxes = None
-        if min_face is not None:
-            if min_face not in self._detectors:
-                self._detectors[min_face] = MTCNNDetector(
-                    min_face=min_face, max_faces=MAX_FACES, device=self.recognizer.device
-                )
-            boxes = self._detectors[min_face].detect([image])[0]
-        return self.recognizer(image, boxes=boxes, min_confidence=min_confidence, attention=attention)
+        boxes = None if min_face is None else self._detector(min_face).detect([image])[0]
+        result = self.recognizer(image, boxes=boxes, min_confidence=min_confidence, attention=attention)
+        assert isinstance(result, ImageResult)  # as for every single image
+        return result
 
     def crop_box(self, face: Face) -> tuple[float, float, float, float]:
         """The square of the picture that the network sees of a face (as `rmn_hub.faces.crop_face` cuts it)."""

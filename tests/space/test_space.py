@@ -33,6 +33,7 @@ from gradio.data_classes import ImageData
 from rmn_space import about, live, photo, render, safety
 from rmn_space.folder import PrivateFolder
 from rmn_space.inputs import CameraInput, Photo, PhotoInput
+from rmn_space.measured import read_measured
 from rmn_space.service import Service
 
 ASTRONAUT = EXAMPLES / "astronaut.jpg"
@@ -72,12 +73,14 @@ def test_percentages_sum_to_100_and_stay_within_a_tenth():
 
 def test_a_result_names_every_face_and_escapes_what_comes_from_outside():
     face = a_face(dict(zip(EXPRESSIONS, (0.02, 0.02, 0.02, 0.9, 0.02, 0.01, 0.01))), box=(-5.0, 2.0, 30.0, 200.0))
-    result = ImageResult('<img src=x onerror="alert(1)">.jpg', 100, 100, (face, a_face(uncertain=True)))
-    html = render.result(result, Image.new("RGB", (100, 100)), note="<b>note</b>")
-    assert "<img src=x" not in html
-    assert "<b>note" not in html
-    assert 'aria-label="Face 1: happy 90%"' in html
-    assert 'aria-label="Face 2: angry? 14%"' in html
+    evil = dict(zip(("<i>angry</i>", *EXPRESSIONS[1:]), [0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]))
+    faces = (face, a_face(uncertain=True, index=2), a_face(evil, index=3))
+    result = ImageResult('<img src=x onerror="alert(1)">.jpg', 100, 100, faces)
+    html = render.result(result, Image.new("RGB", (100, 100)), note="<b>note</b>", measured="<b>18</b>")
+    for tag in ("<img src=x", "<b>note", "<i>angry", "<b>18"):
+        assert tag not in html
+    labels = re.findall(r'aria-label="(Face \d: [^"]*)"', html)
+    assert labels == ["Face 1: happy 90%", "Face 2: angry or disgust?", "Face 3: &lt;i&gt;angry&lt;/i&gt; 40%"]
     # A box that reaches over the border ends at the border.
     assert "left:0.00%;top:2.00%;width:30.00%;height:98.00%" in html
 
@@ -85,7 +88,7 @@ def test_a_result_names_every_face_and_escapes_what_comes_from_outside():
 def test_the_photo_to_download_is_the_shown_one_with_its_boxes(service):
     result, image = service.recognize(Photo("astronaut.jpg", ASTRONAUT.read_bytes()))
     large = image.resize((3000, 3000))
-    html = render.result(render.scaled(result, 3000 / 512, large.size), large)
+    html = render.result(result.scaled(*large.size), large)
     data = re.search(r'-expressions.jpg" href="data:image/jpeg;base64,([^"]+)', html).group(1)
     with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
         assert picture.size == (render.DOWNLOAD_SIZE, render.DOWNLOAD_SIZE)
@@ -220,7 +223,7 @@ def test_what_nobody_thought_of_gets_a_sentence(service, monkeypatch):
 
     monkeypatch.setattr(service, "_recognize", broken)
     given = Photo("astronaut.jpg", ASTRONAUT.read_bytes())
-    html = photo.answer(service, given, photo.DEFAULT_MIN_FACE, 0.0)
+    html = photo.html_of(service, given, photo.DEFAULT_MIN_FACE, 0.0)
     assert safety.UNEXPECTED in html
     assert "/a/path" not in html
 
@@ -248,14 +251,14 @@ def test_settings_reach_the_answer(service):
     assert 0 < len(large) < 8
     assert [face.uncertain for face in large] == [face.probability < 0.99 for face in large]
     assert large[0].landmarks is not None
-    html = photo.answer(service, given, min_face=photo.DEFAULT_MIN_FACE, min_confidence=0.9)
+    html = photo.html_of(service, given, min_face=photo.DEFAULT_MIN_FACE, min_confidence=0.9)
     assert html.count('class="rmn-doubt"') == sum(face.probability < 0.9 for face in everyone)
 
 
 def test_more_faces_than_the_limit_are_said(service, monkeypatch):
     monkeypatch.setattr(photo, "MAX_FACES", 3)
     monkeypatch.setattr(service.recognizer.detector, "max_faces", 3)
-    html = photo.answer(service, Photo("c.jpg", (EXAMPLES / "collage.jpg").read_bytes()), photo.DEFAULT_MIN_FACE, 0.0)
+    html = photo.html_of(service, Photo("c.jpg", (EXAMPLES / "collage.jpg").read_bytes()), photo.DEFAULT_MIN_FACE, 0.0)
     assert "Only the 3 largest faces are shown." in html
     assert html.count("rmn-pill") == 3
 
@@ -354,35 +357,84 @@ def test_sessions_are_forgotten(service):
 # About
 
 
+def write_evaluation(folder, document, weights=b"weights"):
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "eval.json").write_text(json.dumps(document))
+
+
+def an_evaluation(**sets):
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    checkpoint = {"sha256": sha256, "parameters": 4_900_000, "multiply_adds": 148_000_000, "image_size": 48}
+    return {"checkpoint": checkpoint, "sets": sets}
+
+
+SCORES = {"accuracy": 0.7123, "interval": [0.6971, 0.7268], "faces": 3589, "expected_calibration_error": 0.0156}
+
+
 def test_measured_results_come_from_the_checkpoints_file(tmp_path):
-    assert "no measured results" in about.measured(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    scores = {"accuracy": 0.7123, "interval": [0.6971, 0.7268], "faces": 3589, "expected_calibration_error": 0.0156}
-    document = {
-        "checkpoint": {"sha256": hashlib.sha256(b"weights").hexdigest()},
-        "sets": {"private_test": {"single_view": scores, "flip_averaged": {**scores, "accuracy": 0.7199}}},
-    }
-    (tmp_path / "eval.json").write_text(json.dumps(document))
-    html = about.measured(tmp_path)
-    for shown in ("FER2013 PrivateTest", "3,589", "71.2", "72.0", "69.7 to 72.7", "1.6"):
+    assert read_measured(tmp_path) is read_measured(None) is None
+    removals = [
+        {"stage": stage, "fraction": 0.2, **{way: {"mean": mean} for way, mean in means.items()}}
+        for stage, means in ((1, {"map": 0.34, "random": 0.15, "features": 0.28}),)
+    ]
+    views = {"single_view": SCORES, "flip_averaged": {**SCORES, "accuracy": 0.7199}}
+    public = {**views, "faithfulness": {"faces": 3589, "removals": removals}}
+    write_evaluation(tmp_path, an_evaluation(public_test=public, private_test=views))
+    html = about.measured(read_measured(tmp_path))
+    for shown in (
+        "FER2013 PrivateTest",
+        "3,589",
+        "71.2",
+        "72.0",
+        "69.7 to 72.7",
+        "1.6",
+        "4.9 million",
+        "48 &times; 48",
+    ):
         assert shown in html
-    (tmp_path / "model.safetensors").write_bytes(b"other weights")
-    assert "no measured results" in about.measured(tmp_path)
-    (tmp_path / "eval.json").write_text("{")
-    assert about.read_evaluation(tmp_path) is None
-    assert about.read_evaluation(None) is None
+    assert html.index("PrivateTest") < html.index("PublicTest")
+    assert all(f"{share} " in read_measured(tmp_path).faithfulness for share in ("34", "15", "28"))
+    write_evaluation(tmp_path, an_evaluation(private_test=views), b"other weights")
+    assert read_measured(tmp_path) is None
+
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document["checkpoint"].update(image_size=EVIL, parameters=EVIL, multiply_adds=[EVIL]),
+        lambda document: document["checkpoint"].update(image_size=float("inf"), parameters=10**400),
+        lambda document: document["sets"].update({EVIL: {"single_view": SCORES}}),
+        lambda document: document["sets"]["private_test"]["single_view"].update(accuracy=EVIL),
+        lambda document: document["sets"]["private_test"]["single_view"].update(interval=[EVIL, 1], faces=3.5),
+        lambda document: document["sets"]["private_test"].update(flip_averaged=None, faithfulness={"removals": [EVIL]}),
+        lambda document: document["sets"].update(private_test=[EVIL]),
+        lambda document: document.update(sets=EVIL),
+        lambda document: document.update(checkpoint=EVIL),
+    ],
+)
+def test_an_edited_evaluation_is_numbers_and_text_or_nothing(tmp_path, change):
+    document = json.loads(json.dumps(an_evaluation(private_test={"single_view": SCORES, "flip_averaged": SCORES})))
+    change(document)
+    write_evaluation(tmp_path, document)
+    html = about.measured(read_measured(tmp_path))
+    assert "Measured results" in html
+    assert "<script" not in html
+    (tmp_path / "eval.json").write_text("[" * 100_000)
+    assert read_measured(tmp_path) is None
 
 
 # The folder, as a Space
 
 
 def test_the_page_uses_public_names_only():
-    rooms = {"attention", "faces", "images", "plots", "results", "tracking"}
     for file in [SPACE / "app.py", *(SPACE / "rmn_space").glob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rmn_hub":
-                assert node.module == "rmn_hub" or node.module.split(".")[1] in rooms, file
-                assert not any(alias.name.startswith("_") for alias in node.names), file
+                names = [*node.module.split("."), *(alias.name for alias in node.names)]
+                assert not any(name.startswith("_") for name in names), file
 
 
 def test_front_matter_requirements_and_licences():

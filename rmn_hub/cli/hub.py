@@ -1,16 +1,39 @@
-"""cli.hub"""
+"""`rmn-hub convert`, `card` and `publish`: checkpoints in and out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
-from .shared import _training_extra, failing_on_bad_input, main
+from .shared import PUBLISH, examples, failing_on_bad_input, main
 
 
-@main.command()
+@main.command(
+    rich_help_panel=PUBLISH,
+    epilog=examples("rmn-hub convert rmn.pth original/", "rmn-hub convert OWNER/NAME original/ --file rmn.pth"),
+)
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="The authors' file, or owner/name on the Hub (owner/name/file names both).")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    file: Annotated[str | None, typer.Option(help="The file in the Hub repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
+) -> None:
+    """Turn weights of the original network, a pickle, into a checkpoint of safetensors. Run no code of the pickle."""
+    with failing_on_bad_input():
+        from ..hub.convert import convert as run
+
+        folder = run(source, out, filename=file, revision=revision)
+    typer.echo(f"{folder}: RMNModel.from_pretrained({str(folder)!r}) loads it")
+
+
+@main.command(
+    rich_help_panel=PUBLISH,
+    epilog=examples(
+        "rmn-hub card runs/mine/best", "rmn-hub card runs/mine/best --ablation on.json --ablation off.json"
+    ),
+)
 def card(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint, with its eval.json.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The card, besides the checkpoint's README.md.")] = Path(
@@ -18,11 +41,11 @@ def card(
     ),
     ablation: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Results of networks with and without masks to tell about; give it twice."),
+        typer.Option(metavar="FILE", help="Results of networks with and without masks to compare; give it twice."),
     ] = None,
 ) -> None:
-    """Writes the model card from the numbers in the checkpoint's folder."""
-    with failing_on_bad_input(), _training_extra():
+    """Write the model card from the numbers in the checkpoint's folder."""
+    with failing_on_bad_input("train"):
         from ..evaluation.ablation import write_ablation
         from ..hub.card import write_card
 
@@ -32,38 +55,16 @@ def card(
             typer.echo(f"wrote {path}")
 
 
-@main.command()
-def convert(
-    source: Annotated[
-        str, typer.Argument(help="The authors' file, or owner/name on the Hub (owner/name/file names both).")
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    file: Annotated[str | None, typer.Option(help="The file in the Hub repository.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
-) -> None:
-    """
-    Turns weights of the original network, a pickle, into a checkpoint of safetensors. Runs no code of the pickle.
-    """
-    with failing_on_bad_input():
-        from ..hub.convert import convert as run
-
-        folder = run(source, out, filename=file, revision=revision)
-    typer.echo(f"{folder}: RMNModel.from_pretrained({str(folder)!r}) loads it")
-
-
-@main.command()
+@main.command(
+    rich_help_panel=PUBLISH, epilog=examples("rmn-hub publish runs/mine/best OWNER/NAME --private --revision next")
+)
 def publish(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint, with its README.md.")],
     repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub; made when it is not there.")],
     revision: Annotated[str | None, typer.Option(help="Branch to upload to.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
 ) -> None:
-    """
-    Uploads a checkpoint to the Hub with its card and its code, so that it runs without rmn-hub as well.
-    """
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
+    """Upload a checkpoint to the Hub with its card and its code, so that it runs without rmn-hub as well."""
     with failing_on_bad_input():
         from ..hub.publish import publish as run
 

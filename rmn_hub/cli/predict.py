@@ -1,226 +1,305 @@
-"""The command line: arguments in, one call, readable output. Every command imports what it needs when it runs."""
+"""`rmn-hub predict`: the faces of images and their expressions."""
 
-import os
+import contextlib
+import enum
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .shared import USE, Checkpoint, Device, examples, fail, failing_on_bad_input, in_options, main, warn
+
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from ..errors import InputError
+    from ..recognizer import ExpressionRecognizer
     from ..results import ImageResult
-from .shared import _UNCERTAIN, _printable, fail, failing_on_bad_input, main, warn
+    from .inputs import Input
+    from .outputs import Writer
 
-# A progress bar says nothing about a handful of files that take a second.
+# Panels of the help.
+OUTPUT, FACES, NETWORK = "Output", "Faces", "Network"
+# A progress bar is no use for a handful of files that take a second.
 PROGRESS_FROM = 10
 
 
-@main.command()
-def predict(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, and folders of them (recursive).")],
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")] = False,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a table with one row per face.")] = None,
-    annotate: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each picture with its faces.")] = None,
-    attention: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each picture's attention maps.")] = None,
-    faces_only: Annotated[bool, typer.Option("--faces-only", help="Each picture is a face: no detection.")] = False,
-    checkpoint: Annotated[str | None, typer.Option(help="Folder or Hub id. The bundled one when not given.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... The GPU when there is one.")] = None,
-    min_face: Annotated[
-        int | None,
-        typer.Option(min=12, help="Smallest face in pixels. 40 when not given, more on photos above 2560 pixels."),
-    ] = None,
-    min_confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="Below this probability an answer is marked uncertain.")
-    ] = 0.0,
-) -> None:
-    """
-    Finds the faces of pictures and says which expression each one shows.
+class Format(str, enum.Enum):
+    """What goes to stdout."""
 
-    Exit code: 0, or 1 when some of several pictures could not be read, or 2 when none could or the usage was wrong.
-    """
-    from transformers.utils.logging import disable_progress_bar
+    table = "table"
+    json = "json"
+    csv = "csv"
+    parquet = "parquet"
 
-    from .. import BUNDLED_CHECKPOINT
-    from ..errors import InputError
-    from ..images import find_images, is_folder, load_image
-    from ..recognizer import ExpressionRecognizer
-    from ..tables import to_csv
 
-    if annotate or attention:
-        from ..drawing.panels import attention_panel, group_panel
-        from ..drawing.photo import annotate as draw
+@dataclass
+class Counts:
+    """What a run has done so far: the numbers of its last line."""
 
-    bad = good = 0
+    images: int = 0
+    faces: int = 0
+    unreadable: int = 0
+    messages: set[str] = field(default_factory=set)
+    started: float = field(default_factory=time.monotonic)
 
-    def skip(error: InputError) -> None:
-        nonlocal bad
-        bad += 1
+    def skip(self, error: "InputError") -> None:
+        """Report an input that cannot be used, and count it."""
+        self.unreadable += 1
         warn(str(error))
 
-    # Where the pictures come from, and for each the name that its outputs get below their folder.
-    names: dict[Path, Path] = {}
-    outputs = [folder for folder in (annotate, attention) if folder is not None]
-    for path in dict.fromkeys(paths):
-        try:
-            found = find_images(path, skip=outputs, on_error=skip)
-        except InputError as error:
-            skip(error)
-            continue
-        for file in found:
-            names.setdefault(file, file.relative_to(path) if is_folder(path) else Path(file.name))
-    if not names:
-        raise typer.Exit(2)
-    taken: set[str] = set()
-    annotated = _output_paths(annotate, names, "", taken) if annotate else {}
-    maps = _output_paths(attention, names, "-attention", taken) if attention else {}
-    # Not Path.resolve: of a link that leads to itself it raises.
-    overwritten = set(map(os.path.realpath, names)) & set(
-        map(os.path.realpath, [*annotated.values(), *maps.values(), *([csv] if csv else [])])
-    )
-    if overwritten:
-        fail(f"the output would overwrite the input {min(overwritten)}: choose another folder for it")
-    if csv and (is_folder(csv) or not is_folder(csv.absolute().parent)):
-        fail(f"--csv {csv} cannot be written: give a file in a folder that exists")
+    def add(self, result: "ImageResult", quiet: bool = False) -> None:
+        """Count a result; report what it has to say, unless `quiet`, once in the run and not once for each image."""
+        self.images += 1
+        self.faces += len(result)
+        if result.message and not quiet and result.message not in self.messages:
+            self.messages.add(result.message)
+            warn(result.message)
 
-    disable_progress_bar()  # of loading a checkpoint, which is no matter of the pictures
+    def sentence(self, written: Iterable[object]) -> str:
+        """Return the last line: `30 images, 45 faces, 2 unreadable; wrote out/ and out.csv in 21 s`."""
+        parts = [_count(self.images, "image"), _count(self.faces, "face")]
+        parts += [f"{self.unreadable} unreadable"] if self.unreadable else []
+        files = [str(file) for file in written if file]
+        wrote = f"; wrote {' and '.join(files)}" if files and self.images else ""
+        seconds = time.monotonic() - self.started
+        return f"{', '.join(parts)}{wrote} in {seconds:.{1 if seconds < 10 else 0}f} s"
+
+
+@main.command(
+    rich_help_panel=USE,
+    epilog=examples(
+        "rmn-hub predict photo.jpg holiday/ --annotate out/ --csv faces.csv",
+        "rmn-hub predict face.png --faces-only --attention maps/",
+        "curl -L ADDRESS | rmn-hub predict - --json",
+    ),
+)
+def predict(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...", help="Images, folders (searched with the folders in them), - for standard input."
+        ),
+    ],
+    json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="The same as --format json: one object a line.")
+    ] = False,
+    output_format: Annotated[
+        Format, typer.Option("--format", rich_help_panel=OUTPUT, help="What is printed on stdout.")
+    ] = Format.table,
+    csv: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", rich_help_panel=OUTPUT, help="Write a table with one row per face; - for stdout."),
+    ] = None,
+    annotate: Annotated[
+        Path | None, typer.Option(metavar="DIR", rich_help_panel=OUTPUT, help="Write each image with its faces.")
+    ] = None,
+    attention: Annotated[
+        Path | None, typer.Option(metavar="DIR", rich_help_panel=OUTPUT, help="Write each image's attention maps.")
+    ] = None,
+    faces_only: Annotated[
+        bool, typer.Option("--faces-only", rich_help_panel=FACES, help="Each image is a face: no detection.")
+    ] = False,
+    min_face: Annotated[
+        int | None,
+        typer.Option(
+            min=12,
+            rich_help_panel=FACES,
+            help="Smallest face in pixels. 40 when not given, more on photos above 2560 pixels.",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, rich_help_panel=FACES, help="Drop faces of which the detector is less sure than this."
+        ),
+    ] = None,
+    max_faces: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=FACES, help="Most faces per image, the largest.")
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=FACES, help="How much wider than its box a face is cut out, as a share of it."),
+    ] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, rich_help_panel=NETWORK, help="Mark expressions less probable than this as uncertain."
+        ),
+    ] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, rich_help_panel=FACES, help="Refuse larger images.")] = None,
+    checkpoint: Checkpoint = None,
+    revision: Annotated[
+        str | None, typer.Option(rich_help_panel=NETWORK, help="Branch, tag or commit of the checkpoint on the Hub.")
+    ] = None,
+    local_files_only: Annotated[
+        bool, typer.Option("--local-files-only", rich_help_panel=NETWORK, help="Never ask the Hub.")
+    ] = False,
+    engine: Annotated[str | None, typer.Option(rich_help_panel=NETWORK, help="auto, torch or onnx.")] = None,
+    device: Device = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, rich_help_panel=NETWORK, help="Most faces at once.")] = None,
+) -> None:
+    """
+    Find the faces of images and print the expression that each one shows.
+
+    Exit code: 0; 1 when some of several images could not be read; 2 when none could, or the usage was wrong.
+    """
+    from .inputs import find_inputs
+    from .outputs import check_outputs, output_paths
+
+    shown = _format(output_format, json, csv)
+    counts = Counts()
+    folders = [folder for folder in (annotate, attention) if folder is not None]
     with failing_on_bad_input():
-        recognizer = ExpressionRecognizer.from_pretrained(
-            checkpoint or BUNDLED_CHECKPOINT, device=device, min_face=min_face, min_confidence=min_confidence
-        )
-        # A bar and long lines of JSON would disturb each other on one terminal.
-        bar = len(names) >= PROGRESS_FROM and sys.stderr.isatty() and not (json and sys.stdout.isatty())
-        stream = recognizer.stream(
-            _progress(names) if bar else names, faces_only=faces_only, attention=attention is not None, on_error=skip
-        )
-    labels = [name + _UNCERTAIN if min_confidence else name for name in recognizer.expressions]
-    show = _write_json if json else _table_printer([str(file) for file in names], labels)
-
-    def results() -> Iterator["ImageResult"]:
-        nonlocal good
-        for result in stream:
-            good += 1
-            file = Path(result.source)
-            if annotate:
-                _save(draw(load_image(file).image, result), annotated[file])
-            if attention and result.faces:
-                _save(attention_panel(result[0]) if len(result) == 1 else group_panel(result), maps[file])
-            show(result)
-            yield result
-        if not good:
-            # Raised in here so that no table of nothing is left behind.
+        inputs = find_inputs(paths, folders, counts.skip)
+        if not inputs:
             raise typer.Exit(2)
+        taken: set[str] = set()
+        annotated = output_paths(annotate, inputs, "", taken) if annotate else {}
+        maps = output_paths(attention, inputs, "-attention", taken) if attention else {}
+        table = None if shown is Format.csv else csv
+        check_outputs(inputs, [*annotated.values(), *maps.values()], table)
 
-    with failing_on_bad_input():
-        if csv:
+        settings = {
+            "device": device,
+            "engine": engine,
+            "min_face": min_face,
+            "threshold": threshold,
+            "max_faces": max_faces,
+            "margin": margin,
+            "min_confidence": min_confidence,
+            "max_pixels": max_pixels,
+            "batch_size": batch_size,
+        }
+        recognizer = _load(checkpoint, revision, local_files_only, settings)
+        maps_wanted = attention is not None
+        # Rows on the same terminal show the progress themselves.
+        bar = len(inputs) >= PROGRESS_FROM and sys.stderr.isatty() and not sys.stdout.isatty()
+        written: list[object] = [*(f"{folder}/" for folder in folders), *([table] if table else [])]
+        with contextlib.ExitStack() as stack:
+            writers = _writers(stack, shown, table, list(inputs), recognizer)
+            results = _results(recognizer, inputs.values(), counts, faces_only, maps_wanted, bar)
             try:
-                to_csv(results(), csv)
-            except BrokenPipeError:
+                for result in results:
+                    if not _draw(result, annotated.get(result.source), maps.get(result.source), counts):
+                        continue
+                    for write in writers:
+                        write(result)
+                    counts.add(result, quiet=shown is Format.json)
+            except KeyboardInterrupt:
+                warn(f"interrupted: {counts.sentence(written)}")
                 raise
-            except OSError as error:
-                fail(f"--csv {csv} cannot be written: {error.strerror or error}")
-        else:
-            for _ in results():
-                pass
-    if bad:
-        warn(f"{bad} of {good + bad} inputs could not be used")
+            if not counts.images:
+                raise typer.Exit(2)  # in here, so that no table of nothing is left behind
+    warn(counts.sentence(written))
+    if counts.unreadable:
         raise typer.Exit(1)
 
 
-def _write_json(result: "ImageResult") -> None:
-    from ..tables import to_json_lines
-
-    sys.stdout.write(to_json_lines(result))
-    sys.stdout.flush()
-
-
-def _output_paths(folder: Path, names: dict[Path, Path], ending: str, taken: set[str]) -> dict[Path, Path]:
-    """
-    For each input a path of its own below `folder`: two inputs with one name do not overwrite each other, nor does one
-    kind of output the other (`taken` are the paths of both).
-    """
-    paths: dict[Path, Path] = {}
-    for file, name in names.items():
-        # A photo stays a JPEG: as a PNG it would be ten times as large.
-        suffix = name.suffix if name.suffix.lower() in (".jpg", ".jpeg") else ".png"
-        number, target = 1, folder / name.with_name(name.stem + ending + suffix)
-        while os.path.realpath(target).casefold() in taken:
-            number += 1
-            target = folder / name.with_name(f"{name.stem}-{number}{ending}{suffix}")
-        taken.add(os.path.realpath(target).casefold())
-        paths[file] = target
-    return paths
+def _format(chosen: Format, json: bool, csv: Path | None) -> Format:
+    """Return what goes to stdout, where three options have a word in it."""
+    asked = {Format.json} if json else set()
+    asked |= {Format.csv} if csv == Path("-") else set()
+    asked |= {chosen} if chosen is not Format.table else set()
+    if len(asked) > 1:
+        fail(f"{' and '.join(sorted(asked))} cannot both go to stdout: choose one of --json, --csv - and --format")
+    return asked.pop() if asked else Format.table
 
 
-def _save(picture: Any, path: Path) -> None:
-    """Writes a PIL picture beside `path` and renames it."""
-    from ..files import replacing
+def _load(
+    checkpoint: str | None, revision: str | None, local_files_only: bool, settings: dict[str, Any]
+) -> "ExpressionRecognizer":
+    """Return the recognizer; settings that are not given are the library's."""
+    from .. import BUNDLED_CHECKPOINT
+    from ..recognizer import ExpressionRecognizer
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:
-            picture.save(beside, **({"quality": 92} if path.suffix.lower() != ".png" else {}))
-    except OSError as error:
-        fail(f"{path} cannot be written: {error.strerror or error}")
-
-
-def _progress(files: Any) -> Any:
-    """The same files, with a progress bar on stderr that goes when they are through."""
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(files, description="Pictures", console=Console(stderr=True), transient=True)
+    return ExpressionRecognizer.from_pretrained(
+        checkpoint or BUNDLED_CHECKPOINT,
+        revision=revision,
+        local_files_only=local_files_only,
+        **{name: value for name, value in settings.items() if value is not None},
+    )
 
 
-def _table_printer(sources: list[str], labels: list[str]) -> Any:
-    """
-    A function that prints a result as rows of one table. The widths are known from the start, so rows come as soon
-    as their picture is done and nothing is kept.
-    """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _results(
+    recognizer: "ExpressionRecognizer",
+    inputs: Iterable["Input"],
+    counts: Counts,
+    faces_only: bool,
+    attention: bool,
+    bar: bool,
+) -> Iterator["ImageResult"]:
+    """Yield the result of each input that can be used, under the input's name."""
+    from ..errors import InputError
 
-    console = Console(highlight=False)
-    label_width = max(map(len, ["Expression", *labels]))
-    rest = 42 + label_width  # the other columns with the gaps between them
-    longest = max(len(_printable(source)) for source in sources)
-    # Nobody's terminal to fit into when the output goes to a file or a pipe.
-    width = max(12, min(longest, console.width - rest)) if console.is_terminal else max(12, longest)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=width + rest)
-    header = True
+    names: dict[int, str] = {}
 
-    def table() -> "Table":
-        nonlocal header
-        rows = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        rows.add_column("Picture", width=width, overflow="fold")
-        rows.add_column("Face", width=4, justify="right")
-        rows.add_column("Expression", width=label_width)
-        rows.add_column("Probability", width=11, justify="right")
-        rows.add_column("Box", width=19)
-        header = False
-        return rows
+    def images() -> Iterator[Any]:
+        for item in inputs:
+            try:
+                image = item.read()
+            except InputError as error:
+                counts.skip(error)
+                continue
+            names[id(image)] = item.name  # which lives until its result is there
+            yield image
 
-    def show(result: "ImageResult") -> None:
-        rows = table()
-        source = Text(_printable(result.source))
-        for number, face in enumerate(result.faces, start=1):
-            x0, y0, x1, y1 = (round(value) for value in face.box)
-            name = face.expression + (_UNCERTAIN if face.uncertain else "")
-            rows.add_row(
-                source if number == 1 else "",
-                str(number),
-                Text(name, style="dim" if face.uncertain else ""),
-                f"{face.probability:.1%}",
-                f"{x0} {y0} {x1} {y1}",
-            )
-        if not result.faces:
-            rows.add_row(source, "-", "no face", "", "")
-        console.print(rows)
-        if result.message:
-            console.print(Text(f"  {result.message}", style="dim"), soft_wrap=True)
+    source: Iterable[Any] = images()
+    if bar:
+        from rich.console import Console
+        from rich.progress import track
 
-    return show
+        total = len(list(inputs))
+        source = track(source, "Images", total, console=Console(stderr=True), transient=True)
+    for result in recognizer.stream(source, faces_only=faces_only, attention=attention, on_error=counts.skip):
+        message = in_options(result.message) if result.message else None
+        yield replace(result, source=names.pop(id(result.image)), message=message)
+
+
+def _draw(result: "ImageResult", annotated: Path | None, maps: Path | None, counts: Counts) -> bool:
+    """Write a result's images; return `False` for an input that can no longer be read."""
+    from .outputs import save_image
+
+    if annotated is not None:
+        from ..drawing.photo import annotate
+        from ..errors import InputError
+
+        try:
+            picture = annotate(result.image, result)
+        except InputError as error:
+            counts.skip(error)
+            return False
+        save_image(picture, annotated)
+    if maps is not None and result.faces:
+        from ..drawing.panels import attention_panel, group_panel
+
+        save_image(attention_panel(result[0]) if len(result) == 1 else group_panel(result), maps)
+    return True
+
+
+def _writers(
+    stack: contextlib.ExitStack, shown: Format, table: Path | None, names: list[str], recognizer: "ExpressionRecognizer"
+) -> list["Writer"]:
+    """Return what each result is handed to; the stack closes files."""
+    from . import outputs
+
+    writers: list[Writer] = []
+    if table is not None:
+        writers.append(stack.enter_context(outputs.csv_file(table)))
+    if shown is Format.json:
+        writers.append(outputs.JsonLines())
+    elif shown is Format.csv:
+        writers.append(outputs.CsvRows(sys.stdout, "-"))
+    elif shown is Format.parquet:
+        parquet = outputs.Parquet()
+        stack.callback(parquet.close)
+        writers.append(parquet)
+    else:
+        writers.append(outputs.Table(names, recognizer.expressions, uncertain=recognizer.min_confidence > 0))
+    return writers
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

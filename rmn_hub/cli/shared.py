@@ -1,70 +1,100 @@
-"""cli.shared"""
+"""What the commands share: the program itself, its panels and common options, and how a command ends."""
 
 import contextlib
+import inspect
+import re
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
-if TYPE_CHECKING:
-    pass
+USE, TRAIN, PUBLISH = "Use", "Train", "Publish"
 
-
-_UNCERTAIN = " (uncertain)"
 main = typer.Typer(
     name="rmn-hub",
     help="Facial expressions with the Residual Masking Network. An expression is what a face shows, not a feeling.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
 )
 
+Checkpoint = Annotated[str | None, typer.Option(help="Folder or Hub id; the bundled one when not given.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU when there is one.")]
+
+
+def examples(*lines: str) -> str:
+    """Return command lines as the end of a command's help."""
+    return "\n\n".join(["[bold]Examples[/bold]", *lines])
+
 
 def fail(sentence: str) -> NoReturn:
-    """Ends the command with one sentence on stderr and exit code 2: the input or the usage was wrong."""
+    """End the command with one sentence on stderr and exit code 2: the input or the usage was wrong."""
     warn(sentence)
     raise typer.Exit(2)
 
 
 def warn(sentence: str) -> None:
-    """One sentence on stderr."""
-    typer.echo(f"rmn-hub: {_printable(sentence)}", err=True)
+    """Print one sentence on stderr."""
+    typer.echo(f"rmn-hub: {printable(in_options(sentence))}", err=True)
 
 
 @contextlib.contextmanager
-def failing_on_bad_input() -> Iterator[None]:
-    """Turns an `InputError` of the block into `fail` with its sentence."""
-    from ..errors import InputError
+def failing_on_bad_input(extra: str | None = None) -> Iterator[None]:
+    """
+    End the command with the sentence of an error of the block: exit code 2 for bad input, 1 for a failed training run.
+
+    Args:
+        extra: the optional part of the package that the block needs, which a missing module's sentence names.
+    """
+    from ..errors import InputError, TrainingError
 
     try:
         yield
     except InputError as error:
         fail(str(error))
+    except TrainingError as error:
+        warn(str(error))
+        raise typer.Exit(1) from None
+    except ModuleNotFoundError as error:
+        if extra is None or (error.name or "").startswith("rmn_"):
+            raise
+        fail(f"this command needs {error.name}: install it with pip install 'rmn-hub[{extra}]'")
 
 
-@main.callback(invoke_without_command=True)
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
-        from .. import __version__
-
-        typer.echo(f"rmn-hub {__version__}")
-        raise typer.Exit
-
-
-def _printable(text: str) -> str:
-    """`text` without the bytes that are no UTF-8 and the control characters that a file name may hold."""
+def printable(text: str) -> str:
+    """Return `text` without the bytes that are not UTF-8 and the control characters that a file name may hold."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
-class _OptionalJsonFile(TyperCommand):
+def in_options(sentence: str) -> str:
+    """
+    Return a sentence of the library in the words of the command line: `min_face=20` becomes `--min-face 20`.
+
+    A name without an underscore is an English word, too (device, margin): it counts with its value only.
+    """
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match["name"], match["value"]
+        if name not in names or ("_" not in name and value is None):
+            return match[0]
+        flag = "--" + name.replace("_", "-")
+        return flag if value in (None, "True", "False", "None") else f"{flag} {value.strip(chr(39))}"
+
+    callbacks = [command.callback for command in main.registered_commands if command.callback]
+    names = {name for callback in callbacks for name in inspect.signature(callback).parameters}
+    # Not in the middle of a path.
+    return re.sub(
+        r"(?<![\w/\\.=-])(?P<name>[a-z]+(?:_[a-z]+)*)(?:=(?P<value>'[^']*'|[^\s,;:)]+))?(?![\w/\\=])", option, sentence
+    )
+
+
+class OptionalJsonFile(TyperCommand):
     """A command whose `--json` may stand without a file: the JSON then goes to stdout (`-`)."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, with the file that `--json` lacks."""
         for index, word in enumerate(args):
             following = args[index + 1 : index + 2]
             if word == "--json" and (not following or (following[0].startswith("-") and following[0] != "-")):
@@ -74,20 +104,8 @@ class _OptionalJsonFile(TyperCommand):
 
 
 @contextlib.contextmanager
-def _training_extra() -> Iterator[None]:
-    """`fail`s when a package of the extra `train` is missing, and keeps transformers' own progress bars away."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        fail(f"this command needs {error.name}: install it with pip install 'rmn-hub[train]'")
-
-
-@contextlib.contextmanager
-def _face_progress() -> Iterator[Any]:
-    """A function `(what is being done, faces more, of how many)` behind a bar on stderr, on a terminal only."""
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function `(what is being done, items more, of how many)` behind bars on stderr, on a terminal only."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -102,17 +120,12 @@ def _face_progress() -> Iterator[Any]:
         yield report
 
 
-@contextlib.contextmanager
-def failing_on_bad_training() -> Iterator[None]:
-    """`failing_on_bad_input`, and the other ways in which training ends with a sentence."""
-    with failing_on_bad_input(), _training_extra():
-        from ..errors import TrainingError
+@main.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from .. import __version__
 
-        try:
-            yield
-        except TrainingError as error:
-            warn(str(error))
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            warn("interrupted: the same command goes on after the last whole epoch")
-            raise typer.Exit(130) from None
+        typer.echo(f"rmn-hub {__version__}")
+        raise typer.Exit

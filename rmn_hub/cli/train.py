@@ -1,13 +1,13 @@
-"""cli.train"""
+"""`rmn-hub train`, `teach` and `distill`: networks and what they learn from."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
-from .shared import failing_on_bad_training, main
+from .shared import TRAIN, examples, failing_on_bad_input, main, warn
 
 Data = Annotated[
     Path, typer.Option(help="FER2013 (CSV, folders, parquet), or your own faces: a folder per expression.")
@@ -17,12 +17,29 @@ Minutes = Annotated[
     float | None, typer.Option(min=0.01, help="Wall-clock budget over all sittings. The recipe's when not given.")
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Budget in epochs instead.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of weights, order, augmentation and dropout.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of weights, order, augmentation and dropout.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, to try a recipe out.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Stay on the CPU although there is a GPU.")]
 
 
-@main.command()
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """End a training command with one sentence, after Ctrl-C too."""
+    with failing_on_bad_input("train"):
+        try:
+            yield
+        except KeyboardInterrupt:
+            warn("interrupted: the same command goes on after the last whole epoch")
+            raise typer.Exit(130) from None
+
+
+@main.command(
+    rich_help_panel=TRAIN,
+    epilog=examples(
+        "rmn-hub train --data fer2013/ --recipe cpu --output runs/mine",
+        "accelerate launch -m rmn_hub train --data fer2013/ --recipe gpu --output runs/mine",
+    ),
+)
 def train(
     data: Data,
     output: RunFolder = Path("runs/rmn"),
@@ -38,10 +55,8 @@ def train(
     steps: Steps = None,
     cpu: Cpu = False,
 ) -> None:
-    """
-    Trains a network. Interrupt it as you like: the same command goes on after the last whole epoch.
-    """
-    with failing_on_bad_training():
+    """Train a network. Interrupt it as you like: the same command goes on after the last whole epoch."""
+    with _resumable():
         from ..training.loop import train as run
         from ..training.recipe import Recipe
 
@@ -62,7 +77,9 @@ def train(
     typer.echo(f"{result.checkpoint}: {result.accuracy:.1%} on {validation_split} after {result.epochs} epochs")
 
 
-@main.command()
+@main.command(
+    rich_help_panel=TRAIN, epilog=examples("rmn-hub teach runs/a/best runs/b/best --data fer2013/ --output teacher.npz")
+)
 def teach(
     members: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="The ensemble's networks.")],
     data: Data,
@@ -71,10 +88,8 @@ def teach(
     views: Annotated[int, typer.Option(min=1, help="Augmented views of every face.")] = 24,
     seed: Seed = 0,
 ) -> None:
-    """
-    Keeps what an ensemble says of augmented views of the training faces, for `distill`.
-    """
-    with failing_on_bad_training():
+    """Write an ensemble's probabilities for augmented views of the training faces, for `distill`."""
+    with _resumable():
         import torch
 
         from ..data.sources import load_faces
@@ -92,7 +107,9 @@ def teach(
     typer.echo(f"{output}: {views} views by {len(members)} networks, {output.stat().st_size / 1e6:.1f} MB")
 
 
-@main.command()
+@main.command(
+    rich_help_panel=TRAIN, epilog=examples("rmn-hub distill teacher.npz --data fer2013/ --output runs/student")
+)
 def distill(
     teacher: Annotated[Path, typer.Argument(help="File of `rmn-hub teach`.")],
     data: Data,
@@ -104,10 +121,8 @@ def distill(
     steps: Steps = None,
     cpu: Cpu = False,
 ) -> None:
-    """
-    Trains one network on an ensemble's probabilities.
-    """
-    with failing_on_bad_training():
+    """Train one network, the student, on an ensemble's probabilities."""
+    with _resumable():
         from ..training.distill import Teacher
         from ..training.distill import distill as run
         from ..training.recipe import Recipe

@@ -101,7 +101,7 @@ def write_figures(
     The pictures of one set's numbers, as PNG files whose names begin with the set's. `InputError`: they cannot be
     written there.
     """
-    from ..drawing import panels as plots
+    from ..drawing import figures as plots
 
     answers, labels = probabilities.argmax(1), faces.labels
     wrong = np.flatnonzero(answers != labels)

@@ -11,8 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from rmn_hub.cli.shared import main
-from rmn_hub.errors import InputError
+from rmn_hub.errors import CheckpointError, InputError
 from rmn_hub.evaluation import evaluate as room
+from rmn_hub.evaluation import metrics
 from rmn_hub.evaluation.evaluate import evaluate
 from rmn_hub.expressions import EXPRESSIONS
 
@@ -117,27 +118,27 @@ def test_per_expression_and_confusion_matrix(world, numbers):
 def test_paired_difference_by_hand():
     """Of ten faces the one network alone has four right, the other alone one: p = 2 (1 + 5) / 2^5."""
     one, other = [1, 1, 1, 1, 0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]
-    result = room.paired_difference(one, other)
+    result = metrics.paired_difference(one, other)
     assert (result["only_first"], result["only_second"]) == (4, 1)
     assert result["difference"] == pytest.approx(0.3)
     assert result["p_value"] == pytest.approx(0.375)
     half = 1.959964 * np.std([1, 1, 1, 1, -1, 0, 0, 0, 0, 0], ddof=1) / np.sqrt(10)
     assert result["interval"] == pytest.approx([0.3 - half, 0.3 + half])
-    assert room.paired_difference(one, one)["p_value"] == 1
-    assert room.paired_difference([1], [0])["interval"] == [-np.inf, np.inf]
+    assert metrics.paired_difference(one, one)["p_value"] == 1
+    assert metrics.paired_difference([1], [0])["interval"] == [-np.inf, np.inf]
 
 
 def test_expected_calibration_error_by_hand():
     # Confidences 0.9, 0.9 and 0.55 fall into bins 14, 14 and 9 of 15; two of the three are right.
     probabilities = np.array([[0.9, 0.1, 0], [0.9, 0.1, 0], [0.55, 0.45, 0]])
-    result = room.calibration(probabilities, np.array([0, 1, 0]))
+    result = metrics.calibration(probabilities, np.array([0, 1, 0]))
     assert len(result["bins"]) == 15
     assert [row["faces"] for row in result["bins"]] == [0] * 8 + [1] + [0] * 4 + [2, 0]
     assert result["expected_calibration_error"] == pytest.approx(2 / 3 * abs(0.5 - 0.9) + 1 / 3 * abs(1 - 0.55))
 
 
 def test_confidence_of_one_has_a_bin():
-    result = room.calibration(np.array([[1.0, 0.0]]), np.array([0]))
+    result = metrics.calibration(np.array([[1.0, 0.0]]), np.array([0]))
     assert result["bins"][-1]["faces"] == 1
     assert result["expected_calibration_error"] == 0
 
@@ -249,12 +250,12 @@ def test_json_without_a_file_goes_to_stdout(world, words):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("{tmp}", "--data", "{data}"), "is not a checkpoint"),
-        (("{checkpoint}", "--data", "{tmp}/nowhere"), "does not exist"),
-        (("{checkpoint}", "--data", "{data}", "--split", "monday"), "split='monday'"),
-        (("{checkpoint}", "--data", "{data}", "--device", "toaster"), "device 'toaster' cannot be used"),
-        (("{checkpoint}", "--data", "{data}", "--json", "{checkpoint}/config.json"), "holds no results"),
-        (("{checkpoint}", "--data", "{data}", "--figures", "{checkpoint}/config.json"), "is a file"),
+        (("{tmp}", "--data", "{data}"), "{tmp}"),
+        (("{checkpoint}", "--data", "{tmp}/nowhere"), "nowhere"),
+        (("{checkpoint}", "--data", "{data}", "--split", "monday"), "monday"),
+        (("{checkpoint}", "--data", "{data}", "--device", "toaster"), "--device toaster"),
+        (("{checkpoint}", "--data", "{data}", "--json", "{checkpoint}/config.json"), "config.json"),
+        (("{checkpoint}", "--data", "{data}", "--figures", "{checkpoint}/config.json"), "config.json"),
         (("{checkpoint}", "--data", "{data}", "--batch-size", "0"), "--batch-size"),
         (("{checkpoint}",), "--data"),
     ],
@@ -263,7 +264,7 @@ def test_bad_input_is_one_sentence(world, tmp_path, words, sentence):
     known = {"tmp": tmp_path, "data": world["data"], "checkpoint": world["checkpoint"]}
     result = run("evaluate", *(word.format(**known) for word in words))
     assert result.exit_code == 2
-    assert sentence in result.stderr
+    assert sentence.format(**known) in result.stderr
     assert "Traceback" not in result.output
     assert result.stdout == ""
 
@@ -274,7 +275,7 @@ def test_other_classes_are_refused(world, tmp_path):
     config["id2label"] = dict(enumerate(reversed(EXPRESSIONS)))
     config["label2id"] = {name: index for index, name in config["id2label"].items()}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="not the seven expressions"):
+    with pytest.raises(CheckpointError, match="neutral, surprise, sad"):
         evaluate(checkpoint, world["data"])
 
 
@@ -282,7 +283,7 @@ def test_truncated_weights_are_refused(world, tmp_path):
     checkpoint = save_checkpoint(tmp_path / "c")
     weights = checkpoint / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
-    with pytest.raises(InputError, match="cannot be loaded as an RMN checkpoint"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         evaluate(checkpoint, world["data"])
 
 
@@ -290,5 +291,5 @@ def test_weights_of_another_network_are_refused(world, tmp_path):
     checkpoint = save_checkpoint(tmp_path / "c")
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "mask_depths": None}))
-    with pytest.raises(InputError, match="weights of another network"):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         evaluate(checkpoint, world["data"])

@@ -1,0 +1,253 @@
+"""What `predict` writes: tables, JSON lines, CSV and Parquet, and images at paths that overwrite nothing."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..files import replacing
+from .inputs import Input
+from .shared import printable
+
+if TYPE_CHECKING:
+    from ..results import FaceExpression, ImageResult
+
+# The columns of the table beside the names and the expressions, with the gaps between them.
+_OTHER_COLUMNS = 42
+
+
+def output_paths(folder: Path, inputs: Mapping[str, Input], ending: str, taken: set[str]) -> dict[str, Path]:
+    """
+    Return for each input a path of its own below `folder`.
+
+    Two inputs of one name do not overwrite each other, nor does one kind of output the other.
+
+    Args:
+        folder: where the outputs go.
+        inputs: the inputs by name.
+        ending: what the file's name ends with, before its suffix.
+        taken: the paths that are given away already; the new ones are added.
+    """
+    paths: dict[str, Path] = {}
+    for name, item in inputs.items():
+        wanted = item.output
+        # A photo stays a JPEG: as a PNG it would be ten times as large.
+        suffix = wanted.suffix if wanted.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        number, target = 1, folder / wanted.with_name(wanted.stem + ending + suffix)
+        while os.path.realpath(target).casefold() in taken:
+            number += 1
+            target = folder / wanted.with_name(f"{wanted.stem}-{number}{ending}{suffix}")
+        taken.add(os.path.realpath(target).casefold())
+        paths[name] = target
+    return paths
+
+
+def check_outputs(inputs: Iterable[str], images: Iterable[Path], table: Path | None) -> None:
+    """
+    Check before the work begins that nothing given is overwritten and that the table can be written.
+
+    Raises:
+        InputError: an output is an input, or the table's folder does not exist.
+    """
+    from ..images import is_folder
+
+    # Not Path.resolve: of a link that leads to itself it raises.
+    written = set(map(os.path.realpath, [*images, *([table] if table else [])]))
+    if overwritten := written & set(map(os.path.realpath, inputs)):
+        raise InputError(f"the output would overwrite the input {min(overwritten)}: choose another folder for it")
+    if table and (is_folder(table) or not is_folder(table.absolute().parent)):
+        raise InputError(f"--csv {table} cannot be written: give a file in a folder that exists")
+
+
+def save_image(picture: Any, path: Path) -> None:
+    """
+    Write a PIL image, whole or not at all, with its colour profile.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    options = {} if path.suffix.lower() == ".png" else {"quality": 92}
+    if profile := picture.info.get("icc_profile"):
+        options["icc_profile"] = profile
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as beside:
+            picture.save(beside, **options)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text of at most `width` characters, with its middle left out: the end of a path names the file."""
+    if len(text) <= width:
+        return text
+    tail = (width - 1) * 2 // 3
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+# Each writer takes one result after the other.
+class JsonLines:
+    """Write each result as a line of JSON to stdout."""
+
+    def __call__(self, result: "ImageResult") -> None:
+        from ..tables import to_json_lines
+
+        sys.stdout.write(to_json_lines(result))
+        sys.stdout.flush()
+
+
+class CsvRows:
+    """Write the rows of each result to a text file as soon as it is there. `begun` is true from the first one on."""
+
+    def __init__(self, file: IO[str], name: str) -> None:
+        self.file, self.name = file, name
+        self.begun = False
+
+    def __call__(self, result: "ImageResult") -> None:
+        from ..tables import to_csv
+
+        rows = io.StringIO(newline="")
+        to_csv(result, rows)
+        header, _, rest = rows.getvalue().partition("\r\n")
+        try:
+            self.file.write(rest if self.begun else f"{header}\r\n{rest}")
+            self.file.flush()
+        except OSError as error:
+            if self.file is sys.stdout:
+                raise
+            raise InputError(_not_written(self.name, error)) from error
+        self.begun = True
+
+
+class _NoRows(Exception):
+    """Raised to drop a table that an early end has left empty."""
+
+
+@contextlib.contextmanager
+def csv_file(path: Path) -> Iterator[CsvRows]:
+    """
+    Yield a writer to a new file beside `path`, which takes the name `path` in the end: after an interrupt or an error
+    too, with the rows so far, unless there are none.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    early: BaseException | None = None
+    try:
+        with replacing(path) as beside:
+            with beside.open("w", encoding="utf-8", newline="") as file:
+                rows = CsvRows(file, str(path))
+                try:
+                    yield rows
+                except BaseException as error:
+                    early = error
+            if early is not None and not rows.begun:
+                raise _NoRows
+    except _NoRows:
+        pass
+    except OSError as error:
+        raise InputError(_not_written(path, error)) from error
+    if early is not None:
+        raise early
+
+
+def _not_written(path: str | Path, error: OSError) -> str:
+    return f"--csv {path} cannot be written: {error.strerror or error}"
+
+
+class Parquet:
+    """Gather the results, and write them to stdout as Parquet in the end: such a file cannot grow row by row."""
+
+    def __init__(self) -> None:
+        self.results: list[ImageResult] = []
+
+    def __call__(self, result: "ImageResult") -> None:
+        from dataclasses import replace
+
+        self.results.append(replace(result, image=None))
+
+    def close(self) -> None:
+        """Write the file, unless there is nothing to write."""
+        from ..tables import to_frame
+
+        if not self.results:
+            return
+        data = io.BytesIO()
+        to_frame(self.results).to_parquet(data)
+        sys.stdout.buffer.write(data.getvalue())
+        sys.stdout.buffer.flush()
+
+
+class Table:
+    """
+    Print each result as rows of one table. Its widths are known from the start, so rows come as soon as their image is
+    done and nothing is kept.
+
+    Args:
+        names: the names of all images.
+        expressions: all that there are.
+        uncertain: whether some may be marked as uncertain.
+    """
+
+    def __init__(self, names: Sequence[str], expressions: Sequence[str], uncertain: bool) -> None:
+        from rich.console import Console
+
+        self.console = Console(highlight=False)
+        lengths = sorted(map(len, [*expressions, ""]))
+        longest_label = sum(lengths[-2:]) + len(" or ?") if uncertain else lengths[-1]
+        self.label_width = max(len("Expression"), longest_label)
+        rest = _OTHER_COLUMNS + self.label_width
+        longest = max(len(printable(name)) for name in names)
+        if self.console.is_terminal:
+            self.name_width = max(12, min(longest, self.console.width - rest))
+        else:
+            # There is no terminal to fit into when the output goes to a file or a pipe.
+            self.name_width = max(12, longest)
+            self.console = Console(highlight=False, width=self.name_width + rest)
+        self.begun = False
+
+    def __call__(self, result: "ImageResult") -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        rows = Table(box=None, show_header=not self.begun, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        rows.add_column("Image", width=self.name_width, overflow="fold")
+        rows.add_column("Face", width=4, justify="right")
+        rows.add_column("Expression", width=self.label_width)
+        rows.add_column("Probability", width=11, justify="right")
+        rows.add_column("Box", width=19)
+        self.begun = True
+        name = shortened(printable(result.source), self.name_width)
+        if not (self.console.encoding or "").lower().startswith("utf"):
+            name = name.replace("…", "~")
+        for face in result.faces:
+            rows.add_row(
+                Text(name if face is result.faces[0] else ""),
+                str(face.index),
+                Text(label(face), style="dim" if face.uncertain else ""),
+                f"{face.probability:.1%}",
+                " ".join(map(str, inside(face, result.width, result.height))),
+            )
+        if not result.faces:
+            rows.add_row(Text(name), "-", "no face", "", "")
+        self.console.print(rows)
+
+
+def label(face: "FaceExpression") -> str:
+    """Return the expression of a face; of an uncertain one with a question mark, and both where two are near."""
+    from ..drawing.palette import near_expressions
+
+    return f"{' or '.join(near_expressions(face))}?" if face.uncertain else face.expression
+
+
+def inside(face: "FaceExpression", width: int, height: int) -> list[int]:
+    """Return the part of a face's box that lies inside its image, in whole pixels."""
+    x0, y0, x1, y1 = (round(value) for value in face.box)
+    return [max(0, x0), max(0, y0), min(width, x1), min(height, y1)]
+
+
+Writer = Callable[["ImageResult"], None]

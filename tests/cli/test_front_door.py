@@ -1,0 +1,135 @@
+"""The start of the command line: nothing heavy is imported, and nothing around a command ends in a traceback."""
+
+import json
+import os
+import re
+import signal
+import sys
+
+import pytest
+from cli_helpers import run, start
+
+from rmn_hub.cli import main
+from rmn_hub.cli.shared import in_options
+
+HEAVY = {"facenet_pytorch", "gradio", "matplotlib", "numpy", "onnxruntime", "pandas", "PIL", "safetensors", "scipy"} | {
+    *("sklearn", "torch", "torchvision", "transformers", "yaml"),
+}
+COMMANDS = [command.callback.__name__ for command in main.registered_commands]
+
+
+def ended(process, stdin=None):
+    stdout, stderr = process.communicate(stdin, timeout=120)
+    return process.returncode, (stdout or b"").decode(), (stderr or b"").decode()
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = """
+import contextlib, io, json, sys
+from rmn_hub.cli import main
+pages = {}
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as page, contextlib.suppress(SystemExit):
+        main(words)
+    pages[" ".join(words)] = page.getvalue()
+print(json.dumps([pages, sorted(sys.modules)]))
+"""
+    pages = [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)]
+    status, stdout, stderr = ended(start(json.dumps(pages), python=("-c", code)))
+    assert (status, stderr) == (0, "")
+    shown, modules = json.loads(stdout)
+    assert all(shown[" ".join(page)] for page in pages)
+    assert not HEAVY & {module.partition(".")[0] for module in modules}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_panel_and_an_example_that_it_understands(command):
+    [info] = [info for info in main.registered_commands if info.callback.__name__ == command]
+    assert info.rich_help_panel in ("Use", "Train", "Publish")
+    # The first sentence is an order: "Find", not "Finds".
+    assert not re.match(r"\w+s\b", info.callback.__doc__.strip())
+    page = run(command, "--help").stdout
+    lines = [line.split("rmn-hub ", 1)[1].split() for line in info.epilog.splitlines() if "rmn-hub " in line]
+    lines += [line.split("-m rmn_hub ", 1)[1].split() for line in info.epilog.splitlines() if "-m rmn_hub " in line]
+    assert lines
+    for words in lines:
+        assert words[0] == command
+        for option in re.findall(r"--[a-z-]+", " ".join(words)):
+            assert option in page
+
+
+def test_the_help_of_a_command():
+    page = run("demo", "--help", COLUMNS="100", TERM="dumb").stdout
+    words = " ".join(re.sub(r"[^\x20-\x7e]|<\w+>", " ", page).split())
+    for part in (
+        "demo [OPTIONS] Serve the page: photos and camera, with probability charts and attention maps. Ctrl-C ends it.",
+        "--checkpoint Folder or Hub id; the bundled one when not given.",
+        "--host Address to listen on; 0.0.0.0 lets other computers in. [default: 127.0.0.1]",
+        "Examples rmn-hub demo",
+    ):
+        assert part in words
+
+
+def test_shell_completion_is_offered():
+    assert "--install-completion" in run("--help").stdout
+
+
+def test_without_arguments_it_shows_its_help_and_version():
+    assert "predict" in run().output
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("rmn-hub ")
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("predict", "--help")])
+def test_a_full_disk_is_one_sentence(words):
+    with open("/dev/full", "w") as full:  # noqa: PTH123 (a device)
+        status, _, stderr = ended(start(*words, stdout=full))
+    assert status == 1
+    assert stderr == "rmn-hub: the output cannot be written: No space left on device\n"
+
+
+def test_a_reader_that_went_away_is_no_error_to_report():
+    reading, writing = os.pipe()
+    os.close(reading)
+    status, _, stderr = ended(start("--help", stdout=writing))
+    os.close(writing)
+    assert (status, stderr) == (1, "")
+
+
+def test_a_closed_stdout():
+    process = start("-c", 'exec "$0" -m rmn_hub --help >&-', sys.executable, python=(), executable="/bin/sh")
+    status, _, stderr = ended(process)
+    assert (status, stderr) == (0, "")
+
+
+@pytest.mark.parametrize("interrupt", ["signal.SIGINT", "signal.SIGTERM"])
+def test_a_stop_while_it_starts(interrupt):
+    # The command line is stopped by itself, in the middle of its imports.
+    code = f"""
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Stop:
+    def find_spec(self, name, path, target=None):
+        if name == "rmn_hub.cli.predict":
+            os.kill(os.getpid(), {interrupt})
+sys.meta_path.insert(0, Stop())
+runpy.run_module("rmn_hub", run_name="__main__")
+"""
+    status, _, stderr = ended(start(python=("-c", code)))
+    assert (status, stderr) == (128 + eval(interrupt, {"signal": signal}), "")
+
+
+def test_sentences_of_the_library_name_options():
+    for sentence, expected in (
+        ("min_face=3 must be at least 12", "--min-face 3 must be at least 12"),
+        ("device='toaster' must be cpu", "--device toaster must be cpu"),
+        (
+            "look for smaller ones (min_face) or not (faces_only).",
+            "look for smaller ones (--min-face) or not (--faces-only).",
+        ),
+        ("the device has a margin", "the device has a margin"),
+        ("/tmp/min_face/a.jpg is empty", "/tmp/min_face/a.jpg is empty"),
+        ("id2label=3 is odd", "id2label=3 is odd"),
+    ):
+        assert in_options(sentence) == expected

@@ -1,0 +1,517 @@
+"""`rmn-hub predict`: what comes out where, what is refused how, and that nothing is left half-written."""
+
+import csv
+import io
+import os
+import re
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_helpers import files_of, lines_of, run, start
+from PIL import Image
+
+from rmn_hub import EXPRESSIONS
+from rmn_hub.cli import outputs
+from rmn_hub.cli.outputs import shortened
+from rmn_hub.drawing import panels
+from rmn_hub.results import FaceExpression, ImageResult
+
+
+@pytest.fixture
+def predict(tiny_checkpoint):
+    """Runs `rmn-hub predict` in this process, with the tiny network."""
+
+    def call(*words, checkpoint=tiny_checkpoint, **settings):
+        return run("predict", *words, "--checkpoint", checkpoint, "--device", "cpu", **settings)
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path, astronaut, collage, faceless):
+    """A folder with photos in it and in a folder in it, two of them with one name."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    astronaut.crop((100, 0, 400, 300)).save(folder / "a.jpg", quality=95)
+    faceless.crop((0, 0, 200, 150)).save(folder / "b.png")
+    collage.crop((0, 0, 512, 256)).save(folder / "more" / "a.jpg", quality=95)
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+@pytest.fixture
+def faces(tmp_path, crops):
+    """A folder with forty crops of faces."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for number, crop in enumerate(crops):
+        crop.save(folder / f"{number:02d}.png")
+    return folder
+
+
+def encoded(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def test_json_is_one_object_a_line_and_nothing_else(predict, photos):
+    result = predict(photos, "--json")
+    assert result.exit_code == 0
+    lines = lines_of(result)
+    assert [line["source"] for line in lines] == [str(photos / name) for name in ("a.jpg", "b.png", "more/a.jpg")]
+    assert [len(line["faces"]) for line in lines] == [1, 0, 2]
+    assert list(lines[0]) == ["source", "width", "height", "faces"]
+    assert (lines[2]["width"], lines[2]["height"]) == (512, 256)
+    face = lines[0]["faces"][0]
+    assert {"box", "landmarks", "score", "expression", "probability", "probabilities", "uncertain"} <= set(face)
+    assert list(face["probabilities"]) == list(EXPRESSIONS)
+    assert face["probability"] == max(face["probabilities"].values())
+    assert len(face["landmarks"]) == 5
+    assert lines[1]["message"].startswith("No face was found")
+
+
+def test_the_table_is_readable(predict, photos):
+    result = predict(photos / "a.jpg", photos / "b.png")
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert rows[0] == ["Image", "Face", "Expression", "Probability", "Box"]
+    assert rows[1][:2] == [str(photos / "a.jpg"), "1"]
+    assert rows[1][2] in EXPRESSIONS
+    assert rows[1][3].endswith("%")
+    x0, y0, x1, y1 = map(int, rows[1][4:])
+    assert x0 < 125 < x1
+    assert y0 < 120 < y1
+    assert "no face" in result.stdout
+
+
+def test_names_of_files_are_data(predict, crops, tmp_path):
+    names = [b"[red]bold[red].png", b"\xff\xfe.png", b"line\nbreak\x1b[31m.png"]
+    for name in names:
+        crops[0].save(os.fsencode(tmp_path) + b"/" + name)
+    table = predict(tmp_path, "--faces-only")
+    assert table.exit_code == 0
+    assert "[red]bold[red].png" in table.stdout
+    assert "\x1b" not in table.stdout
+    assert len(table.stdout.splitlines()) == 4
+    result = predict(tmp_path, "--faces-only", "--json", "--csv", tmp_path / "faces.csv")
+    assert result.exit_code == 0
+    assert sorted(os.fsencode(Path(line["source"]).name) for line in lines_of(result)) == sorted(names)
+
+
+def test_csv_has_one_row_per_face(predict, photos, tmp_path):
+    result = predict(photos, "--csv", tmp_path / "faces.csv", "--json")
+    assert result.exit_code == 0
+    with (tmp_path / "faces.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    faces = [(line["source"], face) for line in lines_of(result) for face in line["faces"]]
+    assert [row["source"] for row in rows] == [source for source, _ in faces]
+    for row, (_, face) in zip(rows, faces):
+        assert float(row["probability"]) == face["probability"]
+        assert [float(row[key]) for key in ("x0", "y0", "x1", "y1")] == face["box"]
+    assert files_of(tmp_path) == ["faces.csv", "photos/a.jpg", "photos/b.png", "photos/more/a.jpg", "photos/notes.txt"]
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(predict, photos, tmp_path):
+    out = tmp_path / "out"
+    arguments = [photos / "a.jpg", photos / "more" / "a.jpg", photos / "b.png"]
+    assert predict(*arguments, "--annotate", out, "--attention", out).exit_code == 0
+    # A picture without faces has no attention.
+    assert files_of(out) == ["a-2-attention.jpg", "a-2.jpg", "a-attention.jpg", "a.jpg", "b.png"]
+    sizes = {name: Image.open(out / name).size for name in ("a.jpg", "a-2.jpg")}
+    assert sizes["a.jpg"][0] / sizes["a.jpg"][1] == 1
+    assert sizes["a-2.jpg"][0] / sizes["a-2.jpg"][1] == 2
+    for name in files_of(out):
+        Image.open(out / name).load()
+
+
+def test_one_kind_of_output_does_not_overwrite_the_other(predict, photos, astronaut, tmp_path):
+    astronaut.save(photos / "a-attention.jpg")
+    arguments = [photos / "a.jpg", photos / "a-attention.jpg"]
+    assert predict(*arguments, "--annotate", tmp_path / "out", "--attention", tmp_path / "out").exit_code == 0
+    names = ["a-2-attention.jpg", "a-attention-attention.jpg", "a-attention.jpg", "a.jpg"]
+    assert files_of(tmp_path / "out") == names
+
+
+def test_one_face_has_the_whole_panel_and_several_share_one(predict, photos, recognizer, tmp_path):
+    assert predict(photos, "--attention", tmp_path / "out").exit_code == 0
+    for name, draw in (("a", lambda faces: panels.attention_panel(faces[0])), ("more/a", panels.group_panel)):
+        expected = draw(recognizer(photos / f"{name}.jpg", attention=True))
+        assert Image.open(tmp_path / "out" / f"{name}-attention.jpg").size == expected.size
+
+
+def test_a_folder_keeps_its_form_and_outputs_in_it_are_no_inputs(predict, photos, astronaut):
+    for _ in range(2):
+        result = predict(photos, "--annotate", photos / "out", "--json")
+        assert result.exit_code == 0
+        assert len(lines_of(result)) == 3
+    assert files_of(photos / "out") == ["a.jpg", "b.png", "more/a.jpg"]
+    annotated = np.asarray(Image.open(photos / "out" / "a.jpg").convert("RGB").resize((300, 300))).astype(int)
+    assert np.abs(annotated - np.asarray(astronaut.crop((100, 0, 400, 300)))).max() > 100
+
+
+def test_inputs_are_not_overwritten(predict, photos):
+    before = {name: (photos / name).read_bytes() for name in files_of(photos)}
+    for option, target in (("--annotate", photos), ("--csv", photos / "a.jpg")):
+        result = predict(photos / "a.jpg", option, target)
+        assert result.exit_code == 2
+        assert "would overwrite the input" in result.stderr
+    assert {name: (photos / name).read_bytes() for name in files_of(photos)} == before
+
+
+def test_crops_are_not_searched(predict, crops, tmp_path):
+    crops[0].save(tmp_path / "crop.png")
+    [line] = lines_of(predict(tmp_path / "crop.png", "--json", "--faces-only"))
+    [face] = line["faces"]
+    assert face["box"] == [0, 0, 48, 48]
+    assert (face["landmarks"], face["score"]) == (None, None)
+
+
+def test_small_faces_when_asked_for(predict, tmp_path, astronaut):
+    picture = Image.new("RGB", (400, 300), "white")
+    picture.paste(astronaut.resize((109, 109)), (150, 100))
+    picture.save(tmp_path / "small.png")
+    assert len(lines_of(predict(tmp_path / "small.png", "--json", "--min-face", 24))[0]["faces"]) == 1
+    assert len(lines_of(predict(tmp_path / "small.png", "--json", "--min-face", 100))[0]["faces"]) == 0
+
+
+def test_uncertain_answers_are_marked(predict, photos):
+    [line] = lines_of(predict(photos / "a.jpg", "--json", "--min-confidence", 1))
+    assert line["faces"][0]["uncertain"] is True
+    assert line["faces"][0]["expression"] in EXPRESSIONS
+    assert "?" in predict(photos / "a.jpg", "--min-confidence", 1).stdout
+    assert "?" not in predict(photos / "a.jpg", "--min-confidence", 0).stdout
+
+
+def test_of_an_animation_it_is_said_that_one_frame_was_read(predict, tmp_path, astronaut):
+    photo = astronaut.crop((100, 0, 400, 300))
+    photo.save(tmp_path / "party.gif", save_all=True, append_images=[Image.new("RGB", photo.size)])
+    result = predict(tmp_path / "party.gif", "--json")
+    assert result.exit_code == 0
+    [line] = lines_of(result)
+    assert len(line["faces"]) == 1
+    assert "only the first one was read" in line["message"]
+
+
+BAD_FILES = {
+    "missing.png": None,
+    "empty.png": b"",
+    "text.png": b"not an image",
+    "truncated.png": None,
+    "pixel.png": encoded(Image.new("RGB", (1, 1))),
+    "folder": None,
+    "endless.png": None,
+    "long" * 2000: None,
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES, ids=lambda name: name[:12])
+def test_bad_input_is_one_sentence_and_exit_code_2(predict, tmp_path, astronaut, name):
+    if name == "truncated.png":
+        whole = encoded(astronaut)
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    elif name == "folder":
+        (tmp_path / name).mkdir()
+    elif name == "endless.png":
+        (tmp_path / name).symlink_to(tmp_path / name)
+    elif BAD_FILES[name] is not None:
+        (tmp_path / name).write_bytes(BAD_FILES[name])
+    result = predict(tmp_path / name, "--json", "--csv", tmp_path / "faces.csv", "--annotate", tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (2, "")
+    [sentence] = result.stderr.splitlines()
+    assert name[:1000] in sentence
+    assert not (tmp_path / "faces.csv").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_inputs_among_others_are_reported_and_the_others_go_on(predict, photos, tmp_path):
+    (photos / "aa.png").write_bytes(b"\x89PNG\r\n")
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    bad = [tmp_path / "missing.png", tmp_path / "film.mp4", "https://example.org//a.jpg"]
+    result = predict(photos, *bad, "--json", "--csv", tmp_path / "faces.csv")
+    assert result.exit_code == 1
+    assert [len(line["faces"]) for line in lines_of(result)] == [1, 0, 2]
+    *sentences, last = result.stderr.splitlines()
+    assert len(sentences) == 4
+    for name in ("aa.png", "missing.png", "film.mp4", "https://example.org//a.jpg"):
+        assert sum(name in sentence for sentence in sentences) == 1
+    [film] = [sentence for sentence in sentences if "film.mp4" in sentence]
+    assert "rmn-hub video" in film
+    assert f"3 images, 3 faces, 4 unreadable; wrote {tmp_path / 'faces.csv'} in" in last
+    assert len([row for row in rows_of((tmp_path / "faces.csv").read_text()) if row["expression"]]) == 3
+
+
+def test_a_folder_in_a_folder_that_cannot_be_read_is_reported(predict, photos, monkeypatch):
+    scandir = os.scandir
+
+    def closed(path):
+        if Path(path) == photos / "more":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    result = predict(photos, "--json")
+    assert result.exit_code == 1
+    assert len(lines_of(result)) == 2
+    assert "more cannot be read: Permission denied" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--csv", "nowhere/faces.csv"], "folder that exists"),
+        (["--device", "toaster"], "--device toaster"),
+        (["--json", "--format", "csv"], "--format"),
+        (["--json", "--csv", "-"], "--csv -"),
+        (["--threshold", "2"], "threshold"),
+        (["--max-faces", "0"], "max-faces"),
+        (["--batch-size", "0"], "batch-size"),
+        (["--min-confidence", "2"], "min-confidence"),
+        (["--min-face", "3"], "min-face"),
+        (["--annotate", "blocked/out"], "blocked/out"),
+    ],
+)
+def test_settings_that_cannot_be(photos, tiny_checkpoint, arguments, words, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blocked").write_text("a file")
+    result = run("predict", photos / "a.jpg", "--checkpoint", tiny_checkpoint, *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_checkpoint_that_is_not_there(predict, photos, tmp_path):
+    result = predict(photos / "a.jpg", "--json", checkpoint=tmp_path / "nowhere")
+    assert (result.exit_code, result.stdout) == (2, "")
+    [sentence] = result.stderr.splitlines()
+    assert str(tmp_path / "nowhere") in sentence
+
+
+def test_masks_that_are_off_have_no_attention(predict, photos, tmp_path):
+    from evaluation_helpers import save_checkpoint
+
+    plain = save_checkpoint(tmp_path / "plain", mask_depths=None)
+    result = predict(photos / "a.jpg", "--attention", tmp_path / "out", checkpoint=plain)
+    assert result.exit_code == 2
+    assert "masks" in result.stderr
+
+
+def test_the_same_message_comes_once_and_names_options(predict, faceless, tmp_path):
+    for number in range(3):
+        faceless.crop((0, 0, 100, 100)).save(tmp_path / f"{number}.png")
+    result = predict(tmp_path)
+    message, summary = result.stderr.splitlines()
+    assert "--min-face" in message
+    assert "--faces-only" in message
+    assert "3 images, 0 faces" in summary
+    assert result.stdout.count("no face") == 3
+    assert len({line["message"] for line in lines_of(predict(tmp_path, "--json"))}) == 1
+
+
+def test_settings_reach_the_recognizer(predict, photos):
+    def count(*words):
+        return sum(len(line["faces"]) for line in lines_of(predict(photos / "more", "--json", *words)))
+
+    assert count() == 2
+    assert count("--max-faces", 1) == 1
+    assert count("--threshold", 1) == 0
+    assert count("--batch-size", 1) == 2
+    [narrow], [wide] = (lines_of(predict(photos / "a.jpg", "--json", "--margin", margin)) for margin in (-0.3, 1))
+    assert narrow["faces"][0]["box"] == wide["faces"][0]["box"]
+    assert narrow["faces"][0]["probabilities"] != wide["faces"][0]["probabilities"]
+
+
+def test_standard_input_is_an_image(predict, astronaut, tmp_path):
+    result = predict("-", "--json", "--annotate", tmp_path, stdin=encoded(astronaut.crop((100, 0, 400, 300))))
+    [line] = lines_of(result)
+    assert (line["source"], line["width"], len(line["faces"])) == ("-", 300, 1)
+    assert files_of(tmp_path) == ["stdin.png"]
+    bad = predict("-", stdin=b"not an image")
+    assert bad.exit_code == 2
+    assert "- is not" in bad.stderr
+
+
+def test_a_pipe_is_an_image(predict, astronaut, photos, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(
+        target=(tmp_path / "pipe").write_bytes, args=(encoded(astronaut.crop((100, 0, 400, 300))),)
+    )
+    writer.start()
+    lines = lines_of(predict(photos / "b.png", tmp_path / "pipe", photos / "a.jpg", "--json"))
+    writer.join()
+    assert [line["source"] for line in lines] == [str(photos / "b.png"), str(tmp_path / "pipe"), str(photos / "a.jpg")]
+    assert [len(line["faces"]) for line in lines] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("words", [("--csv", "-"), ("--format", "csv")])
+def test_csv_goes_to_stdout(predict, photos, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    rows = [row for row in rows_of(predict(photos, *words).stdout) if row["expression"]]
+    assert [row["source"] for row in rows] == [str(photos / "a.jpg")] + 2 * [str(photos / "more" / "a.jpg")]
+    assert not (tmp_path / "-").exists()
+
+
+def test_parquet_goes_to_stdout(predict, photos):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_parquet(io.BytesIO(predict(photos, "--format", "parquet").stdout_bytes))
+    assert frame["expression"].isin(EXPRESSIONS).sum() == 3
+
+
+def test_an_image_that_vanishes_is_skipped(predict, photos, tmp_path, monkeypatch):
+    save = outputs.save_image
+
+    def vanish(picture, path):
+        save(picture, path)
+        (photos / "b.png").unlink(missing_ok=True)
+
+    monkeypatch.setattr(outputs, "save_image", vanish)
+    # With a batch of one, the second image is read after the first one is written.
+    result = predict(photos, "--json", "--annotate", tmp_path / "out", "--batch-size", 1)
+    assert result.exit_code == 1
+    assert [Path(line["source"]).name for line in lines_of(result)] == ["a.jpg", "a.jpg"]
+    assert "b.png" in result.stderr
+    assert files_of(tmp_path / "out") == ["a.jpg", "more/a.jpg"]
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])
+def test_rows_before_an_early_end_are_kept(predict, faces, tmp_path, monkeypatch, end):
+    save, written = outputs.save_image, []
+
+    def stop(picture, path):
+        if len(written) == 5:
+            raise end
+        written.append(path)
+        save(picture, path)
+
+    monkeypatch.setattr(outputs, "save_image", stop)
+    (tmp_path / "faces.csv").write_text("of an earlier run")
+    result = predict(
+        faces, "--faces-only", "--annotate", tmp_path / "out", "--csv", tmp_path / "faces.csv", "--batch-size", 2
+    )
+    assert result.exit_code == (130 if end is KeyboardInterrupt else 1)
+    if end is KeyboardInterrupt:
+        assert "interrupted: 5 images, 5 faces" in result.stderr
+    assert [Path(row["source"]).name for row in rows_of((tmp_path / "faces.csv").read_text())] == [
+        f"{number:02d}.png" for number in range(5)
+    ]
+    assert files_of(tmp_path) == sorted(
+        ["faces.csv", *(f"faces/{number:02d}.png" for number in range(40)), *(f"out/{n:02d}.png" for n in range(5))]
+    )
+
+
+def test_rows_are_in_the_file_as_soon_as_they_are_done(predict, faces, tmp_path, monkeypatch):
+    counts = []
+
+    def look(picture, path):
+        [beside] = tmp_path.glob(".faces-*.csv")
+        counts.append(len(rows_of(beside.read_text())))
+
+    monkeypatch.setattr(outputs, "save_image", look)
+    assert (
+        predict(faces, "--faces-only", "--annotate", tmp_path / "out", "--csv", tmp_path / "faces.csv").exit_code == 0
+    )
+    assert counts == list(range(40))
+
+
+def test_a_full_disk_behind_the_table(predict, photos):
+    result = predict(photos / "a.jpg", "--csv", "/dev/full")
+    assert result.exit_code == 2
+    assert "/dev/full" in result.stderr
+    assert "No space left" in result.stderr
+
+
+def test_the_table_fits_its_terminal(capsys, monkeypatch):
+    """The whole form of it: names shortened in the middle, boxes within the image, uncertain faces marked."""
+
+    def face(index, expression, probability, box, uncertain=False):
+        values = dict.fromkeys(EXPRESSIONS, 0.0) | {"fear": 0.3, expression: probability}
+        return FaceExpression(
+            box=box,
+            expression=expression,
+            probability=probability,
+            probabilities=values,
+            uncertain=uncertain,
+            index=index,
+        )
+
+    name = "holidays/2026/a very long name of a photo.jpg"
+    monkeypatch.setenv("COLUMNS", "90")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    table = outputs.Table([name, "b.png"], EXPRESSIONS, uncertain=True)
+    faces = (face(1, "happy", 0.9471, (-3.2, 5.4, 100.6, 99.5)), face(2, "sad", 0.31, (400, 1, 700, 520), True))
+    table(ImageResult(name, 640, 480, faces))
+    table(ImageResult("b.png", 30, 40))
+    lines = [line.rstrip() for line in re.sub("\x1b\\[\\d*m", "", capsys.readouterr().out).splitlines()]
+    assert lines == [
+        "Image                         Face  Expression            Probability  Box",
+        "holidays/…ame of a photo.jpg     1  happy                       94.7%  0 5 101 100",
+        "                                 2  sad or fear?                31.0%  400 1 640 480",
+        "b.png                            -  no face",
+    ]
+
+
+def test_names_are_shortened_in_the_middle():
+    assert shortened("short.jpg", 12) == "short.jpg"
+    assert shortened("a/very/long/path/photo.jpg", 12) == "a/ve…oto.jpg"
+    assert all(len(shortened("x" * 50, width)) == width for width in range(3, 50))
+
+
+def stopped(tiny_checkpoint, faces, tmp_path, number):
+    """A run that is sent a signal after its first line."""
+    process = start(
+        *("predict", faces, "--faces-only", "--json", "--checkpoint", tiny_checkpoint, "--device", "cpu"),
+        *("--batch-size", 1, "--annotate", tmp_path / "out", "--csv", tmp_path / "faces.csv"),
+        # What a shell runs in the background ignores SIGINT, and so would what these tests start there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    process.stdout.readline()
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+    return process.returncode, stderr.decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_whole_files_only(tiny_checkpoint, crops, tmp_path, number):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for index in range(1000):
+        crops[index % len(crops)].save(folder / f"{index:03d}.png")
+    status, stderr = stopped(tiny_checkpoint, folder, tmp_path, number)
+    assert status == 128 + number
+    assert "Traceback" not in stderr
+    written = files_of(tmp_path / "out")
+    assert 0 < len(written) < 1000
+    for name in written:
+        Image.open(tmp_path / "out" / name).load()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "faces.csv", "out"]
+    rows = rows_of((tmp_path / "faces.csv").read_text())
+    assert 0 < len(rows) <= len(written)
+
+
+def test_a_terminal_without_the_characters_and_a_reader_that_goes_away(tiny_checkpoint, crops, tmp_path):
+    folder = tmp_path / "лица"
+    folder.mkdir()
+    for number, crop in enumerate(crops):
+        crop.save(folder / f"{number:02d}.png")
+    process = start(
+        *("predict", folder, "--faces-only", "--checkpoint", tiny_checkpoint, "--csv", tmp_path / "faces.csv"),
+        *("--batch-size", 1),
+        environment={"PYTHONIOENCODING": "cp1252"},
+    )
+    process.stdout.readline()
+    assert b"00.png" in process.stdout.readline()
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=120) in (0, 1)
+    assert b"Traceback" not in stderr
+    assert "лица" in (tmp_path / "faces.csv").read_text(encoding="utf-8")

@@ -98,17 +98,21 @@ def _open(request):
 
 
 @contextmanager
-def serving(folder, command=("-m", "rmn_hub", "demo")):
-    """Starts the page in a process of its own and stops it by SIGTERM."""
+def serving(folder, code=(ROOT, SPACE)):
+    """Start the page of the packages in the folders `code` in a process of its own, and stop it by SIGTERM."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder), "PYTHONUNBUFFERED": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(SPACE)])
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, code))
     log = (folder.parent / f"{folder.name}.log").open("w+")
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, *command, "--port", str(port)], cwd=ROOT, env=environment, stdout=log, stderr=log
+        [sys.executable, "-m", "rmn_hub", "demo", "--port", str(port)],
+        cwd=folder.parent,
+        env=environment,
+        stdout=log,
+        stderr=log,
     )
     server = Server(process, f"http://127.0.0.1:{port}", folder, 0.0)
     try:
@@ -132,6 +136,14 @@ def serving(folder, command=("-m", "rmn_hub", "demo")):
                 process.kill()
                 process.wait()
         log.close()
+
+
+def build_wheel(folder):
+    """Build the project's wheel, as a release does, and return its path."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return path
 
 
 def as_data_url(path):

@@ -5,6 +5,7 @@ import asyncio
 import base64
 import hashlib
 import html
+import importlib.util
 import io
 import itertools
 import json
@@ -16,11 +17,12 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from space_helpers import EXAMPLES, SPACE, as_data_url, serving
+from space_helpers import EXAMPLES, ROOT, SPACE, as_data_url, build_wheel, serving
 from typer.testing import CliRunner
 
 from rmn_hub import EXPRESSIONS, FaceExpression
@@ -41,9 +43,19 @@ FILE = {"_type": "gradio.FileData"}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("space") / "temporary") as server:
-        print(f"\nfrom start to a page: {server.seconds:.1f} s")
+def installed(tmp_path_factory):
+    """Folders with the packages: as a wheel installs them, without any file of the checkout that it forgets."""
+    if importlib.util.find_spec("hatchling") is None:
+        return [ROOT, SPACE]
+    folder = tmp_path_factory.mktemp("wheel")
+    with zipfile.ZipFile(build_wheel(folder)) as wheel:
+        wheel.extractall(folder / "site-packages")  # installing a wheel of Python files is no more than this
+    return [folder / "site-packages"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, installed):
+    with serving(tmp_path_factory.mktemp("space") / "temporary", code=installed) as server:
         yield server
 
 
@@ -485,6 +497,13 @@ def test_the_private_folder(tmp_path, monkeypatch):
 
 
 # HTTP
+
+
+def test_the_page_starts_with_a_result_and_its_style(server):
+    status, page = server.get("/")
+    assert status == 200
+    assert "rmn-result" in page
+    assert ".rmn-photo" in page  # the style sheet, which lies in the package
 
 
 def test_http_gradio_client_and_command_line_agree(server, tmp_path, monkeypatch):

@@ -210,5 +210,5 @@ def visiting(browser, server, width=1400, height=900, scheme="light", outside=No
 
 def start_camera(page):
     page.get_by_role("tab", name="Live").click()
-    page.click("[title='grant webcam access'] button")
-    page.click("#live-camera button.capture-button")
+    page.get_by_role("button", name="Start camera").click()
+    page.get_by_role("button", name="Stop camera").wait_for()

@@ -12,11 +12,12 @@ from PIL import Image
 
 from rmn_hub import FaceExpression
 from rmn_hub.attention import place
-from rmn_hub.drawing.palette import label_of, percent
+from rmn_hub.drawing.palette import label_of
 from rmn_hub.video.session import FrameResult, Session
 
 from . import render
 from .inputs import FRAME_SIZE, CameraInput
+from .photo import DEFAULT_CONFIDENCE
 from .service import Service
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,12 @@ class Visit:
         self.service = service
         # A face that blinks out of one frame keeps its box: it would flicker otherwise.
         self.session = Session(
-            service.live_recognizer, detector=service.live_detector, patience=PATIENCE, hold=1, max_faces=MAX_FACES
+            service.live_recognizer,
+            detector=service.live_detector,
+            patience=PATIENCE,
+            hold=1,
+            max_faces=MAX_FACES,
+            min_confidence=DEFAULT_CONFIDENCE / 100,
         )
         self.times: deque[float] = deque(maxlen=20)
         self.chosen: int | None = None
@@ -66,9 +72,10 @@ class Visit:
         boxes = []
         for face in result:
             heat = self._heat(face, result) if face.attention is not None and face.attention.maps else ""
-            low = " rmn-below" if face.box[1] < 0.1 * result.height else ""
+            kinds = " rmn-below" if face.box[1] < 0.1 * result.height else ""
+            kinds += " rmn-doubtful" if face.uncertain else ""
             boxes.append(
-                f'{heat}<div class="rmn-live-face{low}" style="{render.place(face, result.width, result.height)}">'
+                f'{heat}<div class="rmn-live-face{kinds}" style="{render.place(face, result.width, result.height)}">'
                 f'<span class="rmn-tag">{escape(label_of(face))}</span></div>'
             )
         # The time makes every layer a new one for the browser, also where nothing moves.
@@ -78,7 +85,7 @@ class Visit:
         )
 
     def _heat(self, face: FaceExpression, frame: FrameResult) -> str:
-        """The mean of the stages' attention maps over the place of the crop."""
+        """Return the mean of the stages' attention maps over the place of the crop."""
         x0, y0, x1, y1 = self.service.crop_box(face.face)
         assert face.attention is not None
         maps = [place(values, render.GLOW_SIZE, render.GLOW_SIZE) for values in face.attention.maps]
@@ -92,7 +99,7 @@ class Visit:
         count = {0: "no face", 1: "1 face"}.get(len(result), f"{len(result)} faces")
         status = (
             f'<p class="rmn-status"><span><b>{self.rate():.0f}</b> frames/s</span>'
-            f"<span>answered in <b>{milliseconds:.0f}</b> ms</span><span>{count}</span></p>"
+            f"<span><b>{milliseconds:.0f}</b> ms a frame</span><span>{count}</span></p>"
         )
         if not result.faces:
             self.chosen = None
@@ -106,33 +113,33 @@ class Visit:
         face, raw = result[index], result.raw[index].probabilities
         who = "The face" if len(result) == 1 else "One of the faces"
         return (
-            f'<div class="rmn-card rmn-live-chart"><h2><small>{who} shows</small> {escape(face.expression)} '
-            f"<span>{escape(percent(face.probability))}</span></h2>{render.chart(face, raw=raw)}"
+            f'<div class="rmn-card rmn-live-chart"><h2><small>{who} shows</small> {render.heading(face)}</h2>'
+            f"{render.chart(face, raw=raw)}"
             '<p class="rmn-muted rmn-small-text">Bars are smoothed over about half a second; the thin marks are the '
             f"last frame alone.</p></div>{status}"
         )
 
     def rate(self) -> float:
-        """Frames a second over the last frames; 0 before there are two."""
+        """Return the frames a second over the last frames, 0 before there are two."""
         if len(self.times) < 2 or self.times[-1] <= self.times[0]:
             return 0.0
         return (len(self.times) - 1) / (self.times[-1] - self.times[0])
 
 
 def build(service: Service) -> None:
-    """Adds the tab's components and events to the page that is being built."""
+    """Add the tab's components and events to the page that is being built."""
 
     def follow(
         frame: Image.Image | None, attention: bool, visit: Visit | None
     ) -> tuple[str | dict[str, Any], str | dict[str, Any], Visit | None]:
-        """One frame in, boxes and bars out. It never raises: the browser would start anew with every frame."""
+        """Return boxes and bars for a frame. It never raises: the browser would start anew with every frame."""
         if frame is None:
             return gr.skip(), gr.skip(), visit
         try:
             visit = visit or Visit(service)
             layer, panel = visit.see(frame, attention, time.monotonic())
         except Exception:
-            log.exception("a camera frame could not be answered")
+            log.exception("a camera frame could not be classified")
             return "", waiting("One moment", "This frame could not be read; the next one follows."), None
         return layer, panel, visit
 
@@ -157,11 +164,13 @@ def build(service: Service) -> None:
                     ),
                 )
                 layer = gr.HTML("", elem_id="live-layer", js_on_load=LAYER_JS, apply_default_css=False, padding=False)
-            attention = gr.Checkbox(False, label="Show where the network looks", elem_id="live-attention")
+            with gr.Row(elem_classes="rmn-controls"):
+                gr.HTML(SWITCH, elem_id="live-switch", js_on_load=SWITCH_JS, apply_default_css=False, padding=False)
+                attention = gr.Checkbox(False, label="Show where masks strengthen features", elem_id="live-attention")
         with gr.Column(elem_classes="rmn-beside", min_width=300):
             panel = gr.HTML(START, elem_id="live-panel", apply_default_css=False, padding=False)
             gr.HTML(
-                '<p class="rmn-stopped" role="status">No new answers: the camera is stopped, or it is another '
+                '<p class="rmn-stopped" role="status">Nothing new: the camera is stopped, or it is another '
                 "visitor's turn.</p>"
                 '<p class="rmn-muted rmn-small-text">Frames are looked at and forgotten: none is written to a disk, '
                 f"none is kept. {VISITORS} cameras run at a time; the next visitor waits until one has had its turn."
@@ -184,7 +193,7 @@ def build(service: Service) -> None:
 
 
 def waiting(title: str, sentence: str) -> str:
-    """A state without a face."""
+    """Return a state without a face."""
     return (
         f'<div class="rmn-card rmn-message rmn-info" role="status"><span class="rmn-icon">{render.ICONS["info"]}</span>'
         f"<div><h2>{escape(title)}</h2><p>{escape(sentence)}</p></div></div>"
@@ -193,11 +202,34 @@ def waiting(title: str, sentence: str) -> str:
 
 START = waiting(
     "Your camera is off",
-    "Click the camera to allow it, then press Record. Boxes and bars follow your face, and nothing is kept.",
+    "Press Start camera and allow it. Boxes and bars follow your face, and nothing is kept.",
 )
 
-# Without an answer for a while the boxes go (better none than an old one) and the chart turns grey. A camera that
-# cannot be had is said so.
+# One button for gradio's two (access to the camera, then recording), whose words would promise that something is kept.
+# The titles of gradio's icons are the same in all languages.
+SWITCH = '<button type="button" class="rmn-button rmn-primary">Start camera</button>'
+SWITCH_JS = """
+const camera = () => document.querySelector('#live-camera');
+const button = element.querySelector('button');
+const inner = () => camera()?.querySelector('button.capture-button');
+let had = false;
+const look = () => {
+  const own = inner();
+  // Whoever has just allowed the camera wants to start it.
+  if (own && !had) own.click();
+  had = Boolean(own);
+  const running = own?.querySelector('[title="stop recording"]'), waiting = own?.querySelector('[title="spinner"]');
+  const words = running ? 'Stop camera' : waiting ? 'Waiting for a turn' : 'Start camera';
+  if (button.textContent !== words) button.textContent = words;
+};
+const access = () => camera()?.querySelector('[title="grant webcam access"] button');
+button.addEventListener('click', () => (inner() ?? access())?.click());
+new MutationObserver(look).observe(document.querySelector('#live-stage'), {childList: true, subtree: true});
+look();
+"""
+
+# Without a new result for a while the boxes go (better none than an old one) and the chart turns grey. A camera that
+# cannot be had gets a sentence.
 LAYER_JS = """
 let timer;
 const panel = () => document.querySelector('#live-panel');

@@ -204,7 +204,9 @@ element.addEventListener('click', event => {
 EXAMPLES_JS = """
 element.addEventListener('click', event => {
   const button = event.target.closest('[data-example]');
-  if (button) trigger('click', {example: button.dataset.example});
+  if (!button) return;
+  trigger('click', {example: button.dataset.example});
+  if (window.innerWidth < 768) document.querySelector('#result')?.scrollIntoView({behavior: 'smooth', block: 'start'});
 });
 """
 
@@ -225,6 +227,13 @@ const refuse = event => {
   trigger('input');
 };
 document.addEventListener('change', refuse, true);
+// On a narrow page the result lies below: its visitor sees at once that something happens.
+const show_result = target => {
+  if (window.innerWidth < 768) target?.scrollIntoView({behavior: 'smooth', block: 'start'});
+};
+document.addEventListener('change', event => {
+  if (event.target.matches?.('#photo input[type=file]')) show_result(element);
+});
 document.addEventListener('drop', refuse, true);
 // A photo may be dropped on the large one, too.
 element.addEventListener('dragover', event => event.preventDefault());
@@ -269,7 +278,7 @@ watch('value', () => {
   apply();
   const section = element.querySelector('section');
   spoken.textContent = element.querySelector('[data-say]')?.dataset.say ?? '';
-  if (window.innerWidth < 768) section?.scrollIntoView({behavior: 'smooth', block: 'start'});
+  show_result(section);
 });
 apply();
 """.replace("MAX_BYTES", str(MAX_BYTES))

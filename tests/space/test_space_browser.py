@@ -222,13 +222,13 @@ def test_live_follows_a_face_and_writes_nothing(visit, server):
     assert max(places) - min(places) > 15
     assert gone
     assert charts == {" ".join(EXPRESSIONS)}
-    visit.get_by_label("Show where the network looks").check()
+    visit.get_by_label("Show where masks strengthen features").check()
     visit.wait_for_selector(".rmn-live-heat")
-    print(f"\nlive: {visit.locator('.rmn-status').inner_text()}".replace("\n", " "))
-    visit.click("#live-camera button.capture-button")
+    visit.get_by_role("button", name="Stop camera").click()
     # Without new answers the old boxes go.
     visit.wait_for_selector("#live-layer .rmn-stale, #live-layer.rmn-stale", state="attached")
-    visit.get_by_text("No new answers").wait_for()
+    visit.locator(".rmn-stopped").wait_for()
+    visit.get_by_role("button", name="Start camera").wait_for()
     assert not visit.locator(".rmn-status").is_visible()
     # Nothing new; what earlier tests had uploaded may have been swept meanwhile.
     assert set(server.files()) <= set(before)
@@ -263,7 +263,7 @@ def test_a_camera_that_is_not_allowed_is_said(browser, server):
                 () => Promise.reject(new DOMException('no', 'NotAllowedError')); }"""
         )
         page.get_by_role("tab", name="Live").click()
-        page.click("[title='grant webcam access'] button")
+        page.get_by_role("button", name="Start camera").click()
         page.get_by_text("The browser does not allow the camera").wait_for()
 
 

@@ -1,10 +1,11 @@
-"""transformers' Auto classes learn about RMN, without importing transformers for those who do not use it."""
+"""Register RMN with transformers' Auto classes, without importing transformers for those who do not use it."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 
 
@@ -49,43 +50,45 @@ class _RegisteringLoader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
-        # What the module sees of itself is what it would without this loader.
+        # The module sees of itself what it would see without this loader.
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
-        self.registration(module)
+        self.loader.exec_module(module)
+        _register(self.registration, module)
 
 
 class _RegisteringFinder(MetaPathFinder):
-    """Step in when one of transformers' Auto modules is imported for the first time."""
-
-    def __init__(self) -> None:
-        self.waiting = dict(_REGISTRATIONS)
+    """Step in whenever one of transformers' Auto modules is imported: the first time, after a failure, on a reload."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        registration = self.waiting.pop(fullname, None)
+        registration = _REGISTRATIONS.get(fullname)
         if registration is None:
             return None
-        if not self.waiting and self in sys.meta_path:
-            sys.meta_path.remove(self)
-        spec = find_spec(fullname)
+        others = [finder for finder in sys.meta_path if finder is not self]
+        specs = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
             spec.loader = _RegisteringLoader(spec.loader, registration)
         return spec
 
 
+def _register(registration: Callable[[ModuleType], None], auto: ModuleType) -> None:
+    # Without torch there is no RMN to register. That must not break transformers' own import.
+    with contextlib.suppress(ImportError):
+        registration(auto)
+
+
 def register() -> None:
     """Register RMN with those Auto modules that are imported already, and with the others once they are."""
-    finder = _RegisteringFinder()
+    if not any(isinstance(finder, _RegisteringFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegisteringFinder())
     for name, registration in _REGISTRATIONS.items():
         if name in sys.modules:
-            finder.waiting.pop(name)
-            registration(sys.modules[name])
-    if finder.waiting:
-        sys.meta_path.insert(0, finder)
+            # Not sys.modules[name]: another thread may be in the middle of its import, for which this waits.
+            _register(registration, import_module(name))
 
 
 __all__ = ["register"]

@@ -1,0 +1,119 @@
+"""transformers' Auto classes find RMN after `import rmn_hub`, whichever is imported first. Each in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "torchvision", "transformers", "gradio", "matplotlib", "facenet_pytorch", "onnxruntime", "scipy")
+# What every one of them checks at its end.
+FINDS = """
+import transformers
+from rmn_hub import BUNDLED_CHECKPOINT, RMNBackbone, RMNConfig, RMNImageProcessor, RMNModel
+
+config = transformers.AutoConfig.from_pretrained(BUNDLED_CHECKPOINT)
+assert type(config) is RMNConfig
+assert type(transformers.AutoModel.from_pretrained(BUNDLED_CHECKPOINT)) is RMNModel
+assert type(transformers.AutoModelForImageClassification.from_pretrained(BUNDLED_CHECKPOINT)) is RMNModel
+assert type(transformers.AutoImageProcessor.from_pretrained(BUNDLED_CHECKPOINT)) is RMNImageProcessor
+assert type(transformers.AutoBackbone.from_config(config)) is RMNBackbone
+"""
+
+
+def run(script):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_rmn_hub_first_which_imports_nothing_heavy():
+    done = run(
+        f"""
+import sys
+import rmn_hub
+assert not [name for name in {HEAVY} if name in sys.modules]
+assert set(rmn_hub.__all__) <= set(dir(rmn_hub))
+assert not [name for name in {HEAVY} if name in sys.modules]
+{FINDS}
+from PIL import Image
+classifier = transformers.pipeline("image-classification", model=BUNDLED_CHECKPOINT)
+found = classifier(Image.linear_gradient("L"), top_k=7)
+assert {{answer["label"] for answer in found}} == set(rmn_hub.EXPRESSIONS)
+assert not [name for name in rmn_hub.__all__ if not hasattr(rmn_hub, name)]
+"""
+    )
+    assert "pil" not in done.stderr.lower()  # no warning about the image processor's backend
+
+
+def test_transformers_first():
+    run(f"from transformers import AutoModel\nimport rmn_hub\n{FINDS}")
+
+
+def test_two_threads_at_once():
+    run(
+        f"""
+import threading
+from importlib import import_module
+
+def take(names):
+    try:
+        barrier.wait()
+        for module, name in names:
+            getattr(import_module(module), name)
+    except BaseException as error:
+        failures.append(error)
+
+failures, barrier = [], threading.Barrier(3)
+ours = [("rmn_hub", "RMNImageProcessor"), ("rmn_hub", "RMNModel")]
+theirs = [("transformers", "AutoImageProcessor"), ("transformers", "AutoModelForImageClassification")]
+import rmn_hub
+threads = [threading.Thread(target=take, args=[names]) for names in (ours, theirs, theirs[::-1])]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not failures, failures
+{FINDS}
+"""
+    )
+
+
+def test_after_an_import_that_failed_and_after_a_reload():
+    run(
+        f"""
+import importlib
+import sys
+import rmn_hub
+
+sys.modules["transformers.models.auto.auto_factory"] = None
+try:
+    import transformers.models.auto.modeling_auto
+except ImportError:
+    del sys.modules["transformers.models.auto.auto_factory"]
+else:
+    raise AssertionError
+importlib.reload(rmn_hub)
+auto = importlib.import_module("transformers.models.auto.configuration_auto")
+assert importlib.reload(auto).AutoConfig.for_model("rmn").model_type == "rmn"
+assert "Registering" not in repr(auto.__spec__)
+{FINDS}
+"""
+    )
+
+
+@pytest.mark.parametrize("name", ["AutoModel", "AutoConfig", "AutoImageProcessor"])
+def test_transformers_works_where_rmn_cannot_be_imported(name):
+    run(
+        f"""
+import sys
+import rmn_hub
+
+for module in ("configuration_rmn", "image_processing_rmn", "modeling_rmn"):
+    sys.modules["rmn_hub.model." + module] = None
+from transformers import {name}
+"""
+    )

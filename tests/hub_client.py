@@ -17,6 +17,12 @@ import torch
 from PIL import Image
 
 
+def load(checkpoint, **where):
+    from rmn_hub.hub.checkpoint import load
+
+    return _logits(load(checkpoint, **where).model)
+
+
 def model(checkpoint, **where):
     from rmn_hub import RMNModel
 
@@ -31,7 +37,7 @@ def auto(checkpoint, **where):
         import rmn_hub  # noqa: F401 - registers the classes
     classes = {
         name: getattr(transformers, name).from_pretrained(checkpoint, **where)
-        for name in ("AutoConfig", "AutoModel", "AutoModelForImageClassification", "AutoImageProcessor")
+        for name in ("AutoConfig", "AutoModel", "AutoModelForImageClassification", "AutoImageProcessor", "AutoBackbone")
     }
     found = {name: f"{type(value).__module__}.{type(value).__qualname__}" for name, value in classes.items()}
     classifier = transformers.pipeline("image-classification", model=checkpoint, **where)
@@ -43,14 +49,12 @@ def auto(checkpoint, **where):
     }
 
 
-def push(checkpoint, repo_id, changed=False):
+def push(checkpoint, repo_id):
     from rmn_hub import RMNImageProcessor, RMNModel
 
-    model = RMNModel.from_pretrained(checkpoint)
-    if changed:
-        torch.nn.init.ones_(model.classifier.bias)
-    model.push_to_hub(repo_id)
+    RMNModel.from_pretrained(checkpoint).push_to_hub(repo_id)
     RMNImageProcessor.from_pretrained(checkpoint).push_to_hub(repo_id)
+    return load(repo_id)
 
 
 def publish(checkpoint, repo_id, **where):

@@ -18,6 +18,7 @@ class Hub:
         self.lfs = {}  # sha256 -> bytes
         self.log = []
         self.broken = set()  # repositories whose safetensors break off half-way
+        self.gated = set()  # repositories that one has to ask for
         self.marks = {}  # name -> what to do when the client asks for /-/name
         self.lock = threading.Lock()
 
@@ -138,6 +139,8 @@ def make_handler(hub):
                 )
             # files
             if m := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", raw):
+                if m[1] in hub.gated:
+                    return self.err(403, "GatedRepo")
                 rid, rev, f = m[1], unquote(m[2]), unquote(m[3])
                 if rid not in hub.repos:
                     return self.err(401, "RepoNotFound")

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from ..files import write_json
-from ..hub.card import ABLATION, _common_sets, _read, _trained
+from ..hub.card import ABLATION, _read, _trained
 from ..hub.checkpoint import checkpoint_folder
 from .calibrate import RECORD
+from .metrics import paired_difference
 
 
 def write_ablation(checkpoint: str | Path, evaluations: Sequence[str | Path]) -> Path:
@@ -53,5 +55,22 @@ def write_ablation(checkpoint: str | Path, evaluations: Sequence[str | Path]) ->
         raise InputError("these networks were not scored on one set: evaluate them with the same --data and --split")
     runs.sort(key=lambda run: run["name"], reverse=True)  # with masks first
     path = checkpoint_folder(checkpoint) / ABLATION
-    write_json(path, {"runs": runs})
+    on, off = (next(run["sets"] for run in runs if run["name"] == kind) for kind in ("masks on", "masks off"))
+    differences = [
+        {"set": name, **paired_difference(*([digit == "1" for digit in kind[name]["right"]] for kind in (on, off)))}
+        for name in _common_sets(runs)
+    ]
+    write_json(path, {"runs": runs, "differences": differences})
     return path
+
+
+def _common_sets(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the sets of which all runs hold the very same faces, the scored one of FER2013 first."""
+    common = [
+        name
+        for name, numbers in runs[0]["sets"].items()
+        if all(
+            name in run["sets"] and run["sets"][name]["data"]["sha256"] == numbers["data"]["sha256"] for run in runs[1:]
+        )
+    ]
+    return sorted(common, key=lambda name: name != "private_test")

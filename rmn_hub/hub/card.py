@@ -1,40 +1,40 @@
-"""The model card: `rmn-hub card`. Every number in it comes from a file in the checkpoint's folder.
+"""
+The model card: `rmn-hub card`. Every number in it comes from a file in the checkpoint's folder.
 
 Beside the weights lie `eval.json` (of `rmn-hub evaluate`), and, where there are any, `calibration.json` (of
-`rmn-hub calibrate`), `ablation.json` (of [`write_ablation`]), and `run.json` and `metrics.csv` (of `rmn-hub train`).
-The text is `model_card_template.md`.
+`rmn-hub calibrate`), `ablation.json` (of `rmn-hub card --ablation`), and `run.json` and `metrics.csv` (of
+`rmn-hub train`). The text is `model_card_template.md`.
 """
 
 import csv
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..errors import InputError
-from ..evaluation.calibrate import RECORD
-from ..evaluation.metrics import paired_difference
+from ..errors import CheckpointError, InputError
 from ..expressions import EXPRESSIONS
 from ..files import file_hash, write_text
-from ..training.recipe import RECIPES, Recipe
-from .checkpoint import WEIGHTS, checkpoint_folder
+from ..images import is_folder
+from .checkpoint import WEIGHTS, find
 
 EVALUATION = "eval.json"
+CALIBRATION = "calibration.json"
+ABLATION = "ablation.json"
+RUN = "run.json"
+METRICS = "metrics.csv"
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _TITLES = {"public_test": "FER2013 PublicTest", "private_test": "FER2013 PrivateTest", "train": "FER2013 Training"}
 _COVERAGE = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
 
-ABLATION = "ablation.json"
-
 
 def write_card(checkpoint: str | Path, output: str | Path | None = None) -> list[Path]:
     """
-    Writes the card as the checkpoint's `README.md` and, when given, as another file too; see [`make_card`].
+    Write the card as the checkpoint's `README.md` and, when given, as another file too; see [`make_card`].
 
     Returns:
-        the files that were written.
+        The files that were written.
     """
     card = str(make_card(checkpoint))
     written = [Path(checkpoint) / "README.md", *([Path(output)] if output is not None else [])]
@@ -45,31 +45,39 @@ def write_card(checkpoint: str | Path, output: str | Path | None = None) -> list
 
 def make_card(checkpoint: str | Path) -> ModelCard:
     """
-    The card of a checkpoint, with its results as metadata (`model-index`) for the Hub.
+    Make the card of a checkpoint, with its results as metadata (`model-index`) for the Hub.
 
     Raises:
-        InputError: there is no `eval.json` about these weights, or a file cannot be read.
+        CheckpointError: the folder holds no checkpoint.
+        InputError: there is no `eval.json` of these weights, or a file cannot be read.
     """
-    folder = checkpoint_folder(checkpoint)
+    if not is_folder(Path(checkpoint)):
+        raise CheckpointError(
+            f"The card of {checkpoint} cannot be written: there is no such folder. Give a checkpoint's."
+        )
+    folder = find(checkpoint)
     document = _read(folder / EVALUATION)
     if document is None:
         raise InputError(
-            f"{folder} has no {EVALUATION}: run rmn-hub evaluate {folder} --json {folder / EVALUATION} first"
+            f"The card of {folder} cannot be written: it has no {EVALUATION}. Run rmn-hub evaluate {folder} --json "
+            f"{folder / EVALUATION} first."
         )
-    calibration, ablation, run = (_read(folder / name) for name in (RECORD, ABLATION, "run.json"))
+    calibration, ablation, run = (_read(folder / name) for name in (CALIBRATION, ABLATION, RUN))
     sha256 = file_hash(folder / WEIGHTS)
     try:
         if document["checkpoint"]["sha256"] != sha256:
             raise InputError(
-                f"{folder / EVALUATION} is about other weights than {folder / WEIGHTS}: evaluate them again"
+                f"The card of {folder} cannot be written: {EVALUATION} is about other weights than {WEIGHTS}. Evaluate "
+                "them again."
             )
         if calibration is not None and calibration["sha256"] != sha256:
-            calibration = None  # of weights that are here no longer
+            calibration = None  # of weights that were here before
         values = _values(folder, document, calibration, ablation, run)
         card = ModelCard.from_template(_metadata(folder, document), template_path=str(TEMPLATE), **values)
     except (KeyError, TypeError, IndexError) as error:
         raise InputError(
-            f"{folder} holds a file of numbers that lacks {error}: make it again with rmn-hub evaluate or calibrate"
+            f"The card of {folder} cannot be written: a file of numbers lacks {error}. Make it again with rmn-hub "
+            "evaluate, calibrate or card --ablation."
         ) from error
     return ModelCard(str(card).rstrip() + "\n")
 
@@ -80,10 +88,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+        raise InputError(f"{path} cannot be read as JSON: {error}. Make it again.") from error
 
 
 # Metadata for the Hub
+
+
 def _metadata(folder: Path, document: dict[str, Any]) -> ModelCardData:
     results = []
     for name, numbers in document["sets"].items():
@@ -117,6 +127,8 @@ def _metadata(folder: Path, document: dict[str, Any]) -> ModelCardData:
 
 
 # Text
+
+
 def _values(
     folder: Path,
     document: dict[str, Any],
@@ -124,7 +136,7 @@ def _values(
     ablation: dict[str, Any] | None,
     run: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """What the template asks for, in words and rounded numbers."""
+    """Return what the template asks for, in words and rounded numbers."""
     sets, model = document["sets"], document["checkpoint"]
     main = next((name for name in ("private_test", "public_test") if name in sets), next(iter(sets)))
     faithful = next((name for name in ("public_test", *sets) if name in sets and sets[name]["faithfulness"]), None)
@@ -223,14 +235,14 @@ def _results(sets: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _main(title: str, numbers: dict[str, Any]) -> dict[str, Any]:
-    """The set that most of the card is about."""
+    """Return the numbers of the set that most of the card is about."""
     expressions, speed = numbers["per_expression"], numbers["milliseconds_per_face"]
     present = {name: row for name, row in expressions.items() if row["faces"]}
     weakest = sorted(present, key=lambda name: present[name]["recall"])[:2]
     told = " and ".join(f"{name} ({_percent(present[name]['recall'])}% of its faces are found)" for name in weakest)
     return {
         "title": title,
-        "weakest": f"The expressions that it knows least are {told}, on {title}.",
+        "weakest": f"The expressions that it recognises least are {told}, on {title}.",
         "per_expression": [
             {
                 "name": name,
@@ -277,13 +289,11 @@ def _main(title: str, numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train_command(run: dict[str, Any]) -> str:
-    """The command of a run, but for its data and its folder."""
-    recipe = next(
-        (path.stem for path in sorted(RECIPES.glob("*.yaml")) if Recipe.load(path.stem).to_dict() == run["recipe"]),
-        "RECIPE.yaml",  # `run.json` has it
-    )
+    """Return the command of a run, but for its data and its folder."""
+    if "command" in run:
+        return run["command"]
     budget = f"--minutes {run['minutes']:g}" if run["minutes"] else f"--epochs {run['epochs']}"
-    return f"rmn-hub train --recipe {recipe} {budget} --seed {run['seed']}"
+    return f"rmn-hub train --recipe RECIPE.yaml {budget} --seed {run['seed']}"  # `run.json` has the recipe
 
 
 def _duration(trained: dict[str, float]) -> str:
@@ -324,8 +334,8 @@ def _calibration(record: dict[str, Any] | None) -> dict[str, Any] | None:
 def _ablation(ablation: dict[str, Any] | None) -> dict[str, Any] | None:
     if ablation is None:
         return None
-    runs = ablation["runs"]
-    names = _common_sets(runs)
+    runs, differences = ablation["runs"], ablation["differences"]
+    names = [difference["set"] for difference in differences]
     rows = [
         {
             "name": run["name"],
@@ -339,25 +349,27 @@ def _ablation(ablation: dict[str, Any] | None) -> dict[str, Any] | None:
         for name in names
         for run in runs
     ]
-    on, off = (next(run["sets"] for run in runs if run["name"] == kind) for kind in ("masks on", "masks off"))
     commands = [_train_command(run["run"]) for run in runs if run["run"]]
     commands += [run["calibration"] for run in runs if run["calibration"]]
     commands += [run["sets"][name]["command"] for run in runs for name in names]
-    verdicts = [_masks_verdict(_title(name), on[name], off[name]) for name in names]
-    return {"rows": rows, "verdicts": verdicts, "commands": commands}
+    return {"rows": rows, "verdicts": [_masks_verdict(values) for values in differences], "commands": commands}
 
 
-def _masks_verdict(title: str, on: dict[str, Any], off: dict[str, Any]) -> str:
-    """What two evaluations of the same faces say about the masks, single view."""
-    values = paired_difference(*([digit == "1" for digit in numbers["right"]] for numbers in (on, off)))
+def _masks_verdict(values: dict[str, Any]) -> str:
+    """Put into words how two networks, with masks and without, differ on the same faces of one set."""
     low, high = values["interval"]
     chance = "This is no difference that one could tell from chance."
     verdict = chance if low <= 0 <= high else "Chance over these faces does not explain it."
+    title, change, first, second = (
+        _title(values["set"]),
+        values["difference"],
+        values["only_first"],
+        values["only_second"],
+    )
     return (
-        f"On {title}, single view, the masks change the accuracy by {100 * values['difference']:+.1f} points (95% "
-        f"interval over the faces {100 * low:+.1f} to {100 * high:+.1f}): {values['only_first']} faces are right with "
-        f"masks only, {values['only_second']} without only (McNemar's exact test: p = {values['p_value']:.2g}). "
-        + verdict
+        f"On {title}, single view, the masks change the accuracy by {100 * change:+.1f} points (95% interval over the "
+        f"faces {100 * low:+.1f} to {100 * high:+.1f}): {first} faces are right with masks only, {second} without only "
+        f"(McNemar's exact test: p = {values['p_value']:.2g}). {verdict}"
     )
 
 
@@ -398,23 +410,14 @@ def _verdict(removals: list[dict[str, Any]], difference: str, others: str) -> st
     )
 
 
-def _common_sets(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """The sets of which all evaluations hold the very same faces, the scored one of FER2013 first."""
-    common = [
-        name
-        for name, numbers in runs[0]["sets"].items()
-        if all(
-            name in run["sets"] and run["sets"][name]["data"]["sha256"] == numbers["data"]["sha256"] for run in runs[1:]
-        )
-    ]
-    return sorted(common, key=lambda name: name != "private_test")
-
-
 def _trained(folder: Path) -> dict[str, float] | None:
-    """How long the run went whose `metrics.csv` lies in a folder: `epochs` and `minutes`; `None` without one."""
-    path = folder / "metrics.csv"
+    """Return `epochs` and `minutes` of the run whose `metrics.csv` lies in a folder, `None` without one."""
+    path = folder / METRICS
     if not path.exists():
         return None
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {"epochs": int(rows[-1]["epoch"]), "minutes": float(rows[-1]["minutes"])} if rows else None
+
+
+__all__ = ["ABLATION", "CALIBRATION", "EVALUATION", "METRICS", "RUN", "make_card", "write_card"]

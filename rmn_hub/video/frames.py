@@ -369,8 +369,11 @@ def _open(source: str | os.PathLike[str] | int) -> tuple[str, "InputContainer"]:
     try:
         return name, av.open(where, mode="r", **options)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        kind = "cannot be opened" if is_stream(source) else "cannot be read as a film"
-        raise InputError(f"{name} {kind}: {_reason(error)}. Check that it is there, whole and a film.") from error
+        if is_stream(source):
+            raise InputError(f"{name} cannot be opened: {_reason(error)}. Check that it is there.") from error
+        raise InputError(
+            f"{name} cannot be read as a film: {_reason(error)}. Give a whole film of a common format."
+        ) from error
 
 
 def _check_file(path: Path) -> None:

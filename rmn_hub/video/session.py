@@ -7,7 +7,7 @@ in between, every face is classified by the recognizer, and its probabilities ar
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -18,6 +18,9 @@ from ..recognizer import ExpressionRecognizer
 from ..results import FaceExpression, ImageResult, reading_order
 from .cuts import CutDetector
 from .tracking import FaceTracker, ProbabilitySmoother
+
+if TYPE_CHECKING:
+    import pandas
 
 # Seconds: the time constant of the smoothed probabilities.
 SMOOTH = 0.4
@@ -51,6 +54,17 @@ class FrameResult(ImageResult):
         for face, raw in zip(line["faces"], self.raw):
             face["raw_probabilities"] = {name: float(value) for name, value in raw.probabilities.items()}
         return line
+
+    def to_df(self) -> "pandas.DataFrame":
+        """
+        Return a row for each face of the frame as a pandas frame; see [`rmn_hub.video.tables.to_records`].
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        from .tables import to_df
+
+        return to_df([self])
 
     def __repr__(self) -> str:
         return f"<FrameResult {self.index} at {self.time:.3f} s: {list(self.faces)}>"

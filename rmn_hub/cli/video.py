@@ -1,0 +1,445 @@
+"""`rmn-hub video`: a film in; a table, an annotated film, a timeline and a summary of its faces out."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .shared import USE, Checkpoint, Device, OptionalJsonFile, examples, failing_on_bad_input, main, printable, warn
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..recognizer import ExpressionRecognizer
+    from ..video.frames import Film
+    from ..video.session import FrameResult
+    from ..video.timeline import Timeline
+
+OUTPUT, FRAMES, NETWORK = "Output", "Frames and faces", "Network"
+# The stage whose attention maps are laid over the faces, where there are so many: the third, as in the authors' report.
+STAGE = 3
+
+
+@dataclass
+class _Run:
+    """What is done with every film, and what has been done so far."""
+
+    recognizer: "ExpressionRecognizer"
+    settings: dict[str, Any]
+    attention: bool
+    start: float
+    end: float | None
+    tables: list[Any]
+    json_lines: bool
+    window: "_Window | None"
+    stop: threading.Event
+    frames: int = 0
+    bad: int = 0
+    written: list[Path] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+
+@main.command(
+    cls=OptionalJsonFile,
+    rich_help_panel=USE,
+    epilog=examples(
+        "rmn-hub video film.mp4 --output faces.mp4 --csv faces.csv --timeline faces.png",
+        "rmn-hub video film.mp4 --start 60 --end 90 --every 5 --json",
+        "rmn-hub video 0 --show",
+    ),
+)
+def video(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A film, a folder of films, the number of a camera, or an address."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILM", rich_help_panel=OUTPUT, help="Write the film with its faces and its sound."),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", rich_help_panel=OUTPUT, help="Write a table: a row for each face of each frame."),
+    ] = None,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[FILE]", rich_help_panel=OUTPUT, help="Write a line for each frame; without FILE to stdout."
+        ),
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="FILE", rich_help_panel=OUTPUT, help="Write the table as Parquet.")
+    ] = None,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PNG", rich_help_panel=OUTPUT, help="Draw the probabilities over time, a row for each face."
+        ),
+    ] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
+            help="Write summary.json (for each face its times, seconds of each expression and mean probabilities) and "
+            "the best crop of each face.",
+        ),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", rich_help_panel=OUTPUT, help="Show the film in a window meanwhile.")
+    ] = False,
+    attention: Annotated[
+        bool, typer.Option("--attention", rich_help_panel=OUTPUT, help="Lay the attention maps over the faces.")
+    ] = False,
+    start: Annotated[float, typer.Option(min=0, rich_help_panel=FRAMES, help="Seconds to begin at.")] = 0.0,
+    end: Annotated[float | None, typer.Option(min=0, rich_help_panel=FRAMES, help="Seconds to end at.")] = None,
+    every: Annotated[int, typer.Option(min=1, rich_help_panel=FRAMES, help="Take every n-th frame only.")] = 1,
+    smooth: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            rich_help_panel=FRAMES,
+            help="Time constant of the smoothing in seconds. With 0, every frame is an image of its own.",
+        ),
+    ] = 0.4,
+    max_faces: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=FRAMES, help="Follow at most this many faces, the largest.")
+    ] = None,
+    min_face: Annotated[
+        int | None, typer.Option(min=12, rich_help_panel=FRAMES, help="Smallest face in pixels; 40 when not given.")
+    ] = None,
+    min_confidence: Annotated[
+        float,
+        typer.Option(min=0, max=1, rich_help_panel=FRAMES, help="Below this probability a face is marked uncertain."),
+    ] = 0.0,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+) -> None:
+    """
+    Follow the faces of a film and predict what they show when.
+
+    Without another output, a table of the faces is printed. Ctrl-C ends the work early and keeps what is done. Exit
+    code: 0, 1 when some of several films could not be read, 2 when none could or the usage was wrong.
+    """
+    from .. import BUNDLED_CHECKPOINT
+    from ..errors import InputError
+    from ..images import is_folder
+    from ..recognizer import ExpressionRecognizer
+    from ..video.frames import find_films, is_stream
+
+    with failing_on_bad_input(extra="video"), _stoppable() as stop, contextlib.ExitStack() as stack:
+        films = [Path(source)] if is_stream(source) else find_films(Path(source))
+        several = not is_stream(source) and is_folder(Path(source))
+        targets = _targets(films, Path(source) if several else None, output, timeline, summary)
+        _check_outputs(films, [csv, Path(json) if json not in (None, "-") else None, parquet], targets)
+        recognizer = ExpressionRecognizer.from_pretrained(
+            checkpoint or BUNDLED_CHECKPOINT, device=device, min_face=min_face
+        )
+        settings = {
+            "every": every,
+            "smooth": smooth,
+            "max_faces": max_faces,
+            "min_confidence": min_confidence,
+        }
+        tables = [
+            stack.enter_context(writer(path, recognizer.expressions))
+            for writer, path in _table_writers(csv, json, parquet)
+        ]
+        window = stack.enter_context(_Window()) if show else None
+        run = _Run(recognizer, settings, attention, start, end, tables, json == "-", window, stop)
+        for film, target in zip(films, targets):
+            if stop.is_set():
+                break
+            try:
+                _process(run, source if is_stream(source) else film, target)
+            except InputError as error:
+                if not several:
+                    raise
+                run.bad += 1
+                warn(str(error))
+        if run.bad == len(films):
+            # Raised in here so that no empty table is left behind.
+            raise typer.Exit(2)
+    written = [*run.written, *(path for path in (csv, json if json != "-" else None, parquet) if path)]
+    seconds = time.monotonic() - run.started
+    wrote = f"; wrote {', '.join(map(str, written))}" if written else ""
+    warn(f"{run.frames} frames in {seconds:.1f} s ({run.frames / max(seconds, 1e-3):.1f} frames a second){wrote}")
+    if stop.is_set() and not (window and window.closed):
+        raise typer.Exit(130)
+    if run.bad:
+        raise typer.Exit(1)
+
+
+def _process(run: _Run, source: "str | Path", target: "_Target") -> None:
+    """Take one film through everything that was asked for."""
+    from ..drawing.photo import annotate
+    from ..video.frames import Film
+    from ..video.recognize import analyse, session_for
+    from ..video.timeline import Timeline
+    from ..video.writing import FilmWriter
+
+    timeline = Timeline()
+    result: FrameResult | None = None
+    with contextlib.ExitStack() as stack:
+        film = stack.enter_context(
+            Film(
+                int(source) if isinstance(source, str) and source.isdecimal() else source,
+                start=run.start,
+                end=run.end,
+                sound=target.film is not None,
+            )
+        )
+        session = session_for(film, run.recognizer, **run.settings)
+        writer = stack.enter_context(FilmWriter(target.film, film)) if target.film else None
+        progress = stack.enter_context(_progress(film, quiet=run.json_lines))
+        for frame, new in analyse(film, session, every=run.settings["every"], attention=run.attention):
+            if new is not None:
+                result = new
+                run.frames += 1
+                for table in run.tables:
+                    table.write(result)
+                if run.json_lines:
+                    typer.echo(_json_line(result))
+                timeline.add(result, frame.image)
+            if result is not None and (writer or run.window):
+                maps = [len(face.attention.maps) for face in result if face.attention is not None]
+                stage = min(STAGE, *maps) if maps else None
+                drawn = annotate(frame.image, result, stage=stage, enlarge=False, numbers=True)
+                if writer:
+                    writer.write(drawn, frame.time)
+                if run.window:
+                    run.window.show(drawn, run.stop)
+            progress(frame.time - film.start)
+            if run.stop.is_set():
+                break
+    if film.message:
+        warn(film.message)
+    run.written += [target.film] if target.film else []
+    run.written += target.write(film.name, timeline)
+    if not run.json_lines:
+        _print_tracks(film.name, timeline)
+
+
+@dataclass
+class _Target:
+    """The files of one film."""
+
+    film: Path | None = None
+    timeline: Path | None = None
+    summary: Path | None = None
+
+    def write(self, name: str, timeline: "Timeline") -> list[Path]:
+        """Write the timeline and the summary; return what was written."""
+        from ..files import write_json
+        from .outputs import save_image
+
+        if self.timeline:
+            save_image(timeline.draw(title=printable(Path(name).name)), self.timeline)
+        if self.summary:
+            begin, end = timeline.span
+            tracks = []
+            for track in timeline.tracks:
+                crop = f"track-{track.id}.jpg" if track.best else None
+                if track.best:
+                    save_image(track.best, self.summary / f"track-{track.id}.jpg")
+                tracks.append({**track.to_dict(), "crop": crop})
+            line = {"source": printable(name), "start": begin, "end": end, "tracks": tracks}
+            write_json(self.summary / "summary.json", line)
+        return [path for path in (self.timeline, self.summary) if path]
+
+
+def _targets(
+    films: list[Path], folder: Path | None, output: Path | None, timeline: Path | None, summary: Path | None
+) -> list[_Target]:
+    """Return where the outputs of each film go: to the files given, or for a folder of films, below the folders."""
+    if folder is None:
+        return [_Target(output, timeline, summary)]
+    targets, taken = [], set()
+    for film in films:
+        inside, number = film.relative_to(folder).with_suffix(""), 1
+        name = inside
+        while str(name).casefold() in taken:
+            number += 1
+            name = inside.with_name(f"{inside.name}-{number}")
+        taken.add(str(name).casefold())
+        targets.append(
+            _Target(
+                output / name.with_name(f"{name.name}.mp4") if output else None,
+                timeline / name.with_name(f"{name.name}.png") if timeline else None,
+                summary / name if summary else None,
+            )
+        )
+    for target in targets:
+        for path in (target.film, target.timeline):
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+    return targets
+
+
+def _check_outputs(films: list[Path], tables: list[Path | None], targets: list[_Target]) -> None:
+    """
+    Check before the work begins that nothing given is overwritten and that every output has a folder.
+
+    Raises:
+        InputError: an output is an input, two outputs are one file, or an output's folder does not exist.
+    """
+    from ..errors import InputError
+    from ..images import is_folder
+    from ..video.writing import SUFFIXES
+
+    outputs = [path for path in tables if path]
+    outputs += [path for target in targets for path in (target.film, target.timeline) if path]
+    inputs = set(map(os.path.realpath, films))
+    names = [os.path.realpath(path) for path in outputs]
+    for path, name in zip(outputs, names):
+        if name in inputs:
+            raise InputError(f"the output would overwrite the input {path}: choose another name for it")
+        if names.count(name) > 1 and (path.is_file() or not path.exists()):
+            raise InputError(f"{path} cannot be two outputs at once: choose another name for one of them")
+        if is_folder(path) or not is_folder(path.absolute().parent):
+            raise InputError(f"{path} cannot be written: give a file in a folder that exists")
+    for target in targets:
+        if target.film and target.film.suffix.lower() not in SUFFIXES:
+            raise InputError(f"{target.film} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+
+
+def _table_writers(csv: Path | None, json: str | None, parquet: Path | None) -> list[tuple[Any, Path]]:
+    from ..video.tables import CSVWriter, JSONWriter, ParquetWriter
+
+    asked = [(CSVWriter, csv), (JSONWriter, None if json in (None, "-") else Path(json)), (ParquetWriter, parquet)]
+    return [(writer, path) for writer, path in asked if path is not None]
+
+
+def _json_line(result: "FrameResult") -> str:
+    import json
+
+    return json.dumps(result.to_dict(), allow_nan=False)
+
+
+def _print_tracks(name: str, timeline: "Timeline") -> None:
+    """Print a row for each face of a film."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)
+    console.print(Text(printable(name), style="bold"), soft_wrap=True)
+    if not timeline.tracks:
+        console.print("no face")
+        return
+    rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("Face", "From", "To", "Seen"):
+        rows.add_column(column, justify="right")
+    rows.add_column("Expressions, by the seconds for which each is the most probable one")
+    for track in timeline.tracks:
+        longest = sorted(track.seconds.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{expression} {seconds:.1f} s" for expression, seconds in longest if seconds >= 0.05)
+        rows.add_row(
+            str(track.id),
+            f"{track.first:.2f} s",
+            f"{track.last:.2f} s",
+            f"{sum(track.seconds.values()):.1f} s",
+            Text(shown or track.expression),
+        )
+    console.print(rows)
+
+
+@contextlib.contextmanager
+def _progress(film: "Film", quiet: bool) -> Iterator[Any]:
+    """Yield a function of the seconds done, behind a bar with frames a second and the time left, on a terminal only."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}")]
+    columns += [TimeRemainingColumn() if film.duration else TimeElapsedColumn()]
+    # A bar and long lines of JSON would disturb each other on one terminal.
+    off = not sys.stderr.isatty() or (quiet and sys.stdout.isatty())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=off) as progress:
+        name = printable(Path(film.name).name)
+        task = progress.add_task(name, total=film.duration or None, rate="")
+        started, frames = time.monotonic(), 0
+
+        def report(seconds: float) -> None:
+            nonlocal frames
+            frames += 1
+            rate = frames / max(time.monotonic() - started, 1e-3)
+            progress.update(task, completed=seconds, rate=f"{rate:.1f} frames/s")
+
+        yield report
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C sets, so that the frame at hand is finished; the second one interrupts."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in signals]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(signals, before):
+            signal.signal(number, handler)
+
+
+class _Window:
+    """A window that shows one image after the other; closing it ends the work."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def __enter__(self) -> "_Window":
+        from ..errors import InputError
+
+        try:
+            import tkinter
+
+            self._root = tkinter.Tk()
+        except Exception as error:  # tkinter is not there, or has no display
+            raise InputError(f"show=True needs a display: {error}") from error
+        self._root.title("rmn-hub")
+        self._label = tkinter.Label(self._root)
+        self._label.pack()
+        self._root.protocol("WM_DELETE_WINDOW", self._close)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.closed:
+            self._root.destroy()
+
+    def _close(self) -> None:
+        self.closed = True
+        self._root.destroy()
+
+    def show(self, image: "Image.Image", stop: threading.Event) -> None:
+        """Show an image; once the window is closed, set `stop`."""
+        from PIL import ImageTk
+
+        if not self.closed:
+            # Kept, or tkinter would show nothing.
+            self._shown = ImageTk.PhotoImage(image, master=self._root)
+            self._label.configure(image=self._shown)
+            self._root.update()
+        if self.closed:
+            stop.set()
+
+
+__all__ = ["video"]

@@ -1,0 +1,187 @@
+"""A film in, results out: `recognize` for Python, `analyse` for what also needs the frames."""
+
+import os
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..recognizer import ExpressionRecognizer
+from .frames import Film, Frame
+from .session import SMOOTH, FrameResult, Session
+from .tables import CSVWriter, to_df
+
+if TYPE_CHECKING:
+    import pandas
+
+# Seconds for which a face that is not seen is waited for.
+PATIENCE = 2.0
+
+
+class FilmResults(Iterator[FrameResult]):
+    """
+    The results of a film, one after the other: an iterator that can be gone through once.
+
+    Args:
+        film: where the frames come from; it is closed after the last one.
+        session: what the frames go through.
+        every: take every n-th frame only.
+        attention: whether to add the attention maps.
+        images: whether each result carries its frame.
+    """
+
+    def __init__(
+        self, film: Film, session: Session, every: int = 1, attention: bool = False, images: bool = False
+    ) -> None:
+        self.film = film
+        self.expressions = session.recognizer.expressions
+        self._results = self._through(session, every, attention, images)
+
+    def __next__(self) -> FrameResult:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Close the film before its end."""
+        self._results.close()
+        self.film.close()
+
+    def to_df(self) -> "pandas.DataFrame":
+        """
+        Return the long table of the results that follow as a pandas frame; see [`rmn_hub.video.tables.to_records`].
+
+        Raises:
+            ImportError: pandas is not installed.
+            InputError: no frame can be decoded.
+        """
+        return to_df(self, self.expressions)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """
+        Write the long table of the results that follow, row by row, and return the file's path.
+
+        Raises:
+            InputError: no frame can be decoded, or the file cannot be written.
+        """
+        with CSVWriter(path, self.expressions) as table:
+            for result in self:
+                table.write(result)
+        return Path(path)
+
+    def _through(
+        self, session: Session, every: int, attention: bool, images: bool
+    ) -> Generator[FrameResult, None, None]:
+        with self.film:
+            for frame, result in analyse(self.film, session, every=every, attention=attention):
+                if result is not None:
+                    yield replace(result, image=frame.image) if images else result
+
+
+def recognize(
+    source: str | os.PathLike[str] | int,
+    recognizer: ExpressionRecognizer,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    every: int = 1,
+    smooth: float = SMOOTH,
+    detect_every: int | None = None,
+    max_faces: int | None = None,
+    min_confidence: float | None = None,
+    attention: bool = False,
+    images: bool = False,
+) -> FilmResults:
+    """
+    Return the results of a film, which come frame by frame, in memory that does not grow with its length.
+
+    Args:
+        source: a path, the number of a camera (0, 1, ...), or an address that PyAV opens.
+        recognizer: classifies the faces.
+        start: seconds before which frames are left out.
+        end: seconds from which on frames are left out; all are read when not given.
+        every: take every n-th frame only.
+        smooth: time constant of the smoothing in seconds. With 0, every frame is treated as an image of its own, and
+            its results are the recognizer's.
+        detect_every: of the frames taken, how many from one search of the whole frame to the next; when not given, 5,
+            or 1 without smoothing.
+        max_faces: follow at most this many faces, the largest first; all when not given.
+        min_confidence: probability in 0..1 below which an expression is `uncertain`; the recognizer's own when not
+            given.
+        attention: whether to add the attention maps.
+        images: whether each result carries its frame, for `plot` and `save`. A list of them then holds the whole film.
+
+    Returns:
+        An iterator of one `FrameResult` for each frame taken, also for frames without faces. Its `to_df()` is the long
+        table of all that follow.
+
+    Raises:
+        InputError: the source cannot be opened or an argument is out of range (at once); no frame can be decoded (at
+            the first one).
+
+    Example:
+        >>> for result in recognize("film.mp4", recognizer, end=10):  # doctest: +SKIP
+        ...     print(result.time, [(face.track_id, face.expression) for face in result])
+    """
+    film = Film(source, start=start, end=end)
+    try:
+        session = session_for(
+            film,
+            recognizer,
+            every=every,
+            smooth=smooth,
+            detect_every=detect_every,
+            max_faces=max_faces,
+            min_confidence=min_confidence,
+        )
+    except BaseException:
+        film.close()
+        raise
+    return FilmResults(film, session, every, attention, images)
+
+
+def session_for(
+    film: Film,
+    recognizer: ExpressionRecognizer,
+    *,
+    every: int = 1,
+    smooth: float = SMOOTH,
+    detect_every: int | None = None,
+    max_faces: int | None = None,
+    min_confidence: float | None = None,
+) -> Session:
+    """
+    Return a session for the frames of a film, which waits `PATIENCE` seconds for a face; see [`recognize`].
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+    if every < 1:
+        raise InputError(f"every={every!r} must be 1 or more")
+    return Session(
+        recognizer,
+        smooth=smooth,
+        detect_every=detect_every,
+        max_faces=max_faces,
+        min_confidence=min_confidence,
+        patience=max(2, round(PATIENCE * (film.rate or 25.0) / every)),
+    )
+
+
+def analyse(
+    film: Film, session: Session, *, every: int = 1, attention: bool = False
+) -> Iterator[tuple[Frame, FrameResult | None]]:
+    """
+    Yield each frame of a film with its result, or with `None` for the frames between every n-th.
+
+    Raises:
+        InputError: no frame can be decoded.
+    """
+    for count, frame in enumerate(film):
+        if count % every:
+            yield frame, None
+            continue
+        result = session.update(frame.image, frame.time, index=frame.index, source=film.name, attention=attention)
+        yield frame, result
+
+
+__all__ = ["FilmResults", "analyse", "recognize", "session_for"]

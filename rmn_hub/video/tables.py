@@ -1,0 +1,202 @@
+"""The long table of a film: one row for each face of each frame, as records, a pandas frame, CSV or Parquet."""
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..expressions import EXPRESSIONS
+from ..files import replacing
+from ..results import FaceExpression
+from ..tables import to_records as image_records
+from .session import FrameResult
+
+if TYPE_CHECKING:
+    import pandas
+
+# Rows of a Parquet file that are kept until they are written together.
+ROWS_TOGETHER = 4096
+
+
+def to_records(result: FrameResult) -> list[dict[str, Any]]:
+    """
+    Return one flat dictionary for each face of a frame.
+
+    Returns:
+        `source`, `frame` (its number, from 0), `time` in seconds, `track` (the identity of the face), `face` (its
+        number in the frame, from 1), `x0`, `y0`, `x1`, `y1`, `score`, `expression`, `probability`, `uncertain`, a
+        column for each expression with its (smoothed) probability, and `left_eye_x`, `left_eye_y`, ... for the five
+        landmarks.
+    """
+    records = []
+    for record in image_records(result):
+        record = {name: value for name, value in record.items() if name not in ("source", "width", "height")}
+        track = record.pop("track_id", None)
+        source = result.source.encode("utf-8", "backslashreplace").decode("utf-8")
+        records.append({"source": source, "frame": result.index, "time": result.time, "track": track, **record})
+    return records
+
+
+def to_df(results: Iterable[FrameResult], expressions: Sequence[str] = EXPRESSIONS) -> "pandas.DataFrame":
+    """
+    Return the long table of a film as a pandas frame; without any face it has all columns and no row.
+
+    Args:
+        results: of a film, such as `recognizer.video(path)`.
+        expressions: the columns of a table without rows.
+
+    Raises:
+        ImportError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("a frame needs pandas: install it with `pip install pandas`") from error
+    records = [record for result in results for record in to_records(result)]
+    return pandas.DataFrame(records, columns=None if records else _columns(expressions))
+
+
+class TableWriter:
+    """
+    A file that grows frame by frame and appears when it is complete. Used as a context manager.
+
+    Args:
+        path: of the new file.
+        expressions: the columns of a table without rows.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], expressions: Sequence[str] = EXPRESSIONS) -> None:
+        self.path = Path(path)
+        self._expressions = expressions
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "TableWriter":
+        try:
+            self._open(self._stack.enter_context(replacing(self.path)))
+        except BaseException as error:
+            self._stack.__exit__(type(error), error, error.__traceback__)
+            if isinstance(error, OSError):
+                raise self._failed(error) from error
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._close()
+        except OSError as failure:
+            self._stack.__exit__(type(failure), failure, failure.__traceback__)
+            raise self._failed(failure) from failure
+        self._stack.__exit__(kind, error, trace)
+
+    def write(self, result: FrameResult) -> None:
+        """
+        Write the faces of a frame.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        try:
+            self._write(result)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> InputError:
+        return InputError(f"{self.path} cannot be written: {error.strerror or error}")
+
+    def _open(self, path: Path) -> None:
+        raise NotImplementedError
+
+    def _write(self, result: FrameResult) -> None:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        raise NotImplementedError
+
+
+class CSVWriter(TableWriter):
+    """The long table as CSV."""
+
+    def _open(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._rows: csv.DictWriter[str] | None = None
+
+    def _write(self, result: FrameResult) -> None:
+        for record in to_records(result):
+            self._begin(list(record)).writerow(record)
+
+    def _begin(self, columns: list[str]) -> "csv.DictWriter[str]":
+        if self._rows is None:
+            self._rows = csv.DictWriter(self._file, columns)
+            self._rows.writeheader()
+        return self._rows
+
+    def _close(self) -> None:
+        with self._file:
+            self._begin(_columns(self._expressions))
+
+
+class JSONWriter(TableWriter):
+    """A line of JSON for each frame, also for frames without faces."""
+
+    def _open(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8")
+
+    def _write(self, result: FrameResult) -> None:
+        self._file.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
+
+    def _close(self) -> None:
+        self._file.close()
+
+
+class ParquetWriter(TableWriter):
+    """The long table as Parquet, written in groups of `ROWS_TOGETHER` rows."""
+
+    def _open(self, path: Path) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise ImportError("Parquet needs pyarrow: install it with `pip install 'rmn-hub[video]'`") from error
+        whole, texts = ("frame", "track", "face"), ("source", "expression")
+        kinds = dict.fromkeys(whole, pyarrow.int64()) | dict.fromkeys(texts, pyarrow.string())
+        kinds["uncertain"] = pyarrow.bool_()
+        self._schema = pyarrow.schema(
+            [(name, kinds.get(name, pyarrow.float64())) for name in _columns(self._expressions)]
+        )
+        self._table = pyarrow.Table
+        self._file = pyarrow.parquet.ParquetWriter(str(path), self._schema)
+        self._waiting: list[dict[str, Any]] = []
+
+    def _write(self, result: FrameResult) -> None:
+        self._waiting += to_records(result)
+        if len(self._waiting) >= ROWS_TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.write_table(self._table.from_pylist(self._waiting, self._schema))
+        self._waiting = []
+
+    def _close(self) -> None:
+        self._flush()
+        self._file.close()
+
+
+def _columns(expressions: Sequence[str]) -> list[str]:
+    """Return the columns of a table."""
+    face = FaceExpression(
+        box=(0, 0, 0, 0), expression="", probability=0, probabilities=dict.fromkeys(expressions, 0.0), track_id=1
+    )
+    return list(to_records(FrameResult(source="", width=0, height=0, faces=(face,)))[0])
+
+
+__all__ = ["CSVWriter", "JSONWriter", "ParquetWriter", "TableWriter", "to_df", "to_records"]

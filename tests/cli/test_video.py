@@ -1,0 +1,185 @@
+"""`rmn-hub video`: what comes out where, what is refused how, and that an early end keeps what is done."""
+
+import csv
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from rmn_hub import EXPRESSIONS
+from rmn_hub.cli import main
+from rmn_hub.video.frames import Film
+from rmn_hub.video.timeline import Timeline
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "video"))
+from films import head, heard, marked, scene, write_film, write_sound  # isort: skip
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Twelve frames of a head that moves to the right, with sound."""
+    face = head()
+    frames = [scene((face, (20 + 5 * number, 50))) for number in range(12)]
+    return write_film(tmp_path_factory.mktemp("film") / "film.mp4", frames, sound="aac")
+
+
+@pytest.fixture
+def video(tiny_checkpoint):
+    """Runs `rmn-hub video` in this process, with the tiny network."""
+
+    def run(*arguments):
+        extra = ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--min-face", "48"]
+        return CliRunner().invoke(main, ["video", *map(str, arguments), *extra], env={"COLUMNS": "200"})
+
+    return run
+
+
+def frames_of(path):
+    with Film(path) as opened:
+        return list(opened)
+
+
+def test_everything_is_written(video, film, tmp_path):
+    names = {"output": "faces.mp4", "csv": "a.csv", "json": "a.jsonl", "parquet": "a.parquet", "timeline": "a.png"}
+    files = {option: tmp_path / name for option, name in names.items()}
+    options = [word for option, path in files.items() for word in (f"--{option}", path)]
+    result = video(film, *options, "--summary", tmp_path / "summary")
+    assert result.exit_code == 0, result.output
+    frames = frames_of(files["output"])
+    assert [frame.time for frame in frames] == pytest.approx([0.04 * number for number in range(12)], abs=0.001)
+    assert heard(files["output"])[0] == "aac"
+    rows = list(csv.DictReader(files["csv"].open(encoding="utf-8")))
+    assert [int(row["frame"]) for row in rows] == list(range(12))
+    assert {row["track"] for row in rows} == {"1"}
+    assert all(sum(float(row[name]) for name in EXPRESSIONS) == pytest.approx(1) for row in rows)
+    assert len(pandas.read_parquet(files["parquet"])) == len(files["json"].read_text().splitlines()) == 12
+    assert Image.open(files["timeline"]).width > 600
+    summary = json.loads((tmp_path / "summary" / "summary.json").read_text())
+    (track,) = summary["tracks"]
+    assert (track["track"], track["first"], track["last"]) == (1, 0, pytest.approx(0.44))
+    assert sum(track["seconds"].values()) == pytest.approx(0.48)
+    assert Image.open(tmp_path / "summary" / track["crop"]).format == "JPEG"
+    assert len(list(tmp_path.rglob("*"))) == 8
+    assert "12 frames" in result.stderr
+
+
+def test_the_box_is_drawn_on_every_frame(video, film, tmp_path):
+    result = video(film, "--output", tmp_path / "faces.mp4", "--every", 5, "--attention")
+    assert result.exit_code == 0, result.output
+    drawn, plain = frames_of(tmp_path / "faces.mp4"), frames_of(film)
+    assert len(drawn) == len(plain) == 12
+    for before, after in zip(plain, drawn):
+        pixels = [abs(a - b) for a, b in zip(before.image.convert("L").tobytes(), after.image.convert("L").tobytes())]
+        assert sum(value > 40 for value in pixels) > 500
+
+
+def test_json_alone_goes_to_stdout(video, film):
+    result = video(film, "--start", 0.2, "--end", 0.4, "--every", 2, "--json")
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["frame"] for line in lines] == [5, 7, 9]
+    assert [line["time"] for line in lines] == pytest.approx([0.2, 0.28, 0.36])
+    assert [len(line["faces"]) for line in lines] == [1, 1, 1]
+
+
+def test_a_table_of_the_faces_is_printed(video, film):
+    result = video(film, "--end", 0.2)
+    assert result.exit_code == 0
+    assert "0.00 s" in result.stdout
+    assert any(name in result.stdout for name in EXPRESSIONS)
+
+
+def test_a_folder_gives_outputs_for_each_film_and_one_table(video, film, tmp_path):
+    folder = tmp_path / "films"
+    (folder / "more").mkdir(parents=True)
+    for name in ("a.mp4", "a.mov", "more/a.mp4"):
+        (folder / name).write_bytes(film.read_bytes())
+    write_sound(folder / "sound.mp4")
+    out, table = tmp_path / "out", tmp_path / "all.csv"
+    result = video(folder, "--output", out, "--csv", table, "--summary", tmp_path / "sums", "--end", 0.1)
+    assert result.exit_code == 1, result.output
+    assert "sound.mp4" in result.stderr
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.mp4")) == ["a-2.mp4", "a.mp4", "more/a.mp4"]
+    assert len(set(pandas.read_csv(table)["source"])) == 3
+    assert len(list((tmp_path / "sums").rglob("summary.json"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--output", "{film}"], "film.mp4"),
+        (["--output", "x.avi"], "x.avi"),
+        (["--csv", "nowhere/x.csv"], "nowhere"),
+        (["--end", "0"], "--end"),
+        (["--start", "9"], "--start"),
+        (["--every", "0"], "--every"),
+        (["--csv", "x.csv", "--parquet", "x.csv"], "x.csv"),
+    ],
+)
+def test_bad_options_end_with_a_sentence_and_leave_nothing(video, film, tmp_path, monkeypatch, options, word):
+    monkeypatch.chdir(tmp_path)
+    before = film.read_bytes()
+    result = video(film, *(option.format(film=film) for option in options))
+    assert result.exit_code == 2
+    assert word in result.stderr
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+    assert film.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["missing", "sound", "truncated", "empty folder"])
+def test_bad_films_end_with_a_sentence_and_leave_nothing(video, film, tmp_path, kind):
+    inputs, outputs = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    outputs.mkdir()
+    path = inputs / "film.m4a"
+    if kind == "sound":
+        write_sound(path)
+    elif kind == "truncated":
+        path.write_bytes(film.read_bytes()[:700])
+    elif kind == "empty folder":
+        path = inputs
+    result = video(path, "--csv", outputs / "a.csv", "--json", outputs / "a", "--timeline", outputs / "a.png")
+    assert result.exit_code == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert str(path) in result.stderr
+    assert list(outputs.iterdir()) == []
+
+
+def test_an_interrupt_keeps_what_is_done(video, film, tmp_path, monkeypatch):
+    add = Timeline.add
+
+    def interrupted(timeline, result, image=None):
+        add(timeline, result, image)
+        if result.index == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Timeline, "add", interrupted)
+    files = [tmp_path / name for name in ("a.mp4", "a.csv", "a.parquet", "a.png")]
+    options = zip(("--output", "--csv", "--parquet", "--timeline"), files)
+    result = video(film, *(word for option in options for word in option))
+    assert result.exit_code == 130, result.output
+    assert len(frames_of(files[0])) == len(pandas.read_csv(files[1])) == len(pandas.read_parquet(files[2])) == 5
+    assert files[3].is_file()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_film_without_faces_is_no_error(video, tmp_path):
+    path = write_film(tmp_path / "film.mp4", map(marked, range(3)))
+    result = video(path, "--csv", tmp_path / "a.csv", "--timeline", tmp_path / "a.png")
+    assert result.exit_code == 0, result.output
+    assert "no face" in result.stdout
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 1
+
+
+@pytest.mark.skipif("DISPLAY" in os.environ or sys.platform != "linux", reason="there may be a display")
+def test_show_needs_a_display(video, film):
+    result = video(film, "--show")
+    assert result.exit_code == 2
+    assert "--show" in result.stderr

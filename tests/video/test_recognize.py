@@ -1,0 +1,221 @@
+"""A film with known faces: identities, times, the recognizer's own numbers, tables, timeline and summary."""
+
+import itertools
+import json
+
+import numpy as np
+import pandas
+import pytest
+from films import RATE, head, marked, scene, write_film
+
+from rmn_hub import EXPRESSIONS, ExpressionRecognizer, InputError
+from rmn_hub.video import Timeline, recognize
+from rmn_hub.video.frames import Film
+from rmn_hub.video.tables import CSVWriter, JSONWriter, ParquetWriter, to_df, to_records
+
+HEADS = {"astronaut": head("astronaut", 120), "officer": head("officer", 120)}
+
+
+def story():
+    """
+    For each of 60 frames: who is where. The astronaut passes in front of the officer, who leaves at the end; then the
+    camera cuts to a bright room.
+    """
+    for number in range(48):
+        places = {"officer": (190 - 4 * number, 60)} if number < 40 else {}
+        places["astronaut"] = (4 * number, 100)
+        yield places, 90
+    for number in range(12):
+        yield {"officer": (20 + 2 * number, 50)}, 220
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    path = tmp_path_factory.mktemp("story") / "story.mkv"
+    frames = [
+        scene(*((HEADS[name], place) for name, place in places.items()), shade=shade) for places, shade in story()
+    ]
+    return write_film(path, frames, codec="ffv1", pixels="bgr0")
+
+
+@pytest.fixture(scope="module")
+def fast(tiny_checkpoint):
+    """The tiny network, and a detector that looks for large faces only."""
+    return ExpressionRecognizer.from_pretrained(tiny_checkpoint, device="cpu", min_face=48)
+
+
+@pytest.fixture(scope="module")
+def results(film, fast):
+    return list(recognize(film, fast, detect_every=2))
+
+
+def who(face, places):
+    """Whose head a face is: the nearest one's."""
+    centre = np.array([face.box[0] + face.box[2], face.box[1] + face.box[3]]) / 2
+    return min(places, key=lambda name: np.linalg.norm(centre - np.array(places[name]) - 60))
+
+
+def test_identities_times_and_cuts_are_right(results):
+    ids = {}
+    for number, (result, (places, _)) in enumerate(zip(results, story(), strict=True)):
+        assert result.index == number
+        assert result.time == pytest.approx(number / RATE, abs=1e-3)
+        assert result.cut == (number == 48)
+        apart = len(places) == 1 or abs(places["astronaut"][0] - places["officer"][0]) > 90
+        for face in result.faces if apart else ():
+            ids.setdefault((who(face, places), number >= 48), set()).add(face.track_id)
+    assert {key: len(value) for key, value in ids.items()} == {
+        ("astronaut", False): 1,
+        ("officer", False): 1,
+        ("officer", True): 1,
+    }
+    assert len(set.union(*ids.values())) == 3
+
+
+def test_first_and_last_times_are_within_a_frame(results):
+    timeline = Timeline()
+    for result in results:
+        timeline.add(result)
+    first = sorted(track.first for track in timeline.tracks)
+    assert first == pytest.approx([0, 0, 48 / RATE], abs=1 / RATE)
+    last = sorted(track.last for track in timeline.tracks)
+    # The officer is gone from frame 40 on; before that, part of the head has left the frame.
+    assert last[0] == pytest.approx(39 / RATE, abs=8 / RATE)
+    assert last[1:] == pytest.approx([47 / RATE, 59 / RATE], abs=1 / RATE)
+
+
+def test_without_smoothing_the_table_is_that_of_the_recognizer(film, fast, tmp_path):
+    path = recognize(film, fast, smooth=0, every=7).to_csv(tmp_path / "film.csv")
+    table = pandas.read_csv(path)
+    with Film(film) as opened:
+        frames = {frame.index: frame.image for frame in opened}
+    assert sorted(set(table["frame"])) == list(range(0, 60, 7))
+    for number, rows in table.groupby("frame"):
+        expected = fast(frames[number])
+        assert len(rows) == len(expected) > 0
+        for (_, row), face in zip(rows.iterrows(), expected, strict=True):
+            assert [row[name] for name in ("x0", "y0", "x1", "y1")] == pytest.approx(face.box, abs=1e-3)
+            assert {name: row[name] for name in EXPRESSIONS} == pytest.approx(face.probabilities, abs=1e-3)
+            assert row["face"] == face.index
+
+
+def test_every_start_and_end(film, fast):
+    results = list(recognize(film, fast, start=0.4, end=0.8, every=4))
+    assert [result.index for result in results] == [10, 14, 18]
+    assert [result.image for result in results] == [None] * 3
+    (first, *_) = recognize(film, fast, end=0.04, images=True)
+    assert first.plot().size == first.image.size == (320, 240)
+    with pytest.raises(InputError, match="every=0"):
+        recognize(film, fast, every=0)
+    with pytest.raises(InputError, match="smooth"):
+        recognize(film, fast, smooth=-1)
+    with pytest.raises(InputError, match="nowhere"):
+        recognize("nowhere.mp4", fast)
+
+
+def test_memory_does_not_hold_the_film(film, fast):
+    results = recognize(film, fast)
+    first = next(results)
+    assert first.image is None
+    results.close()
+    assert list(results) == []
+
+
+def test_tables_agree(results, tmp_path):
+    for writer, name in ((CSVWriter, "a.csv"), (ParquetWriter, "a.parquet"), (JSONWriter, "a.jsonl")):
+        with writer(tmp_path / name) as table:
+            for result in results:
+                table.write(result)
+    frame = to_df(results)
+    columns = ["source", "frame", "time", "track", "face", "x0", "y0", "x1", "y1", "score", "expression", "probability"]
+    assert list(frame)[: len(columns)] == columns
+    assert list(frame)[len(columns) + 1 :][:7] == list(EXPRESSIONS)
+    assert len(frame) == sum(map(len, results))
+    pandas.testing.assert_frame_equal(pandas.read_csv(tmp_path / "a.csv"), frame, check_dtype=False)
+    pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "a.parquet"), frame, check_dtype=False)
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(60))
+    assert [face["track_id"] for line in lines for face in line["faces"]] == list(frame["track"])
+    assert results[5].to_df()["frame"].tolist() == [5] * len(results[5])
+
+
+def test_tables_without_faces_have_their_columns(tmp_path):
+    for writer, read in ((CSVWriter, pandas.read_csv), (ParquetWriter, pandas.read_parquet)):
+        with writer(tmp_path / "empty"):
+            pass
+        assert list(read(tmp_path / "empty")) == list(to_df([]))
+    assert {"frame", "time", "track", *EXPRESSIONS} <= set(to_df([]))
+
+
+def test_a_table_appears_whole_or_not_at_all(tmp_path, results):
+    for writer in (CSVWriter, ParquetWriter, JSONWriter):
+        with pytest.raises(InputError, match="nowhere"):
+            writer(tmp_path / "nowhere" / "film").__enter__()
+        with pytest.raises(KeyboardInterrupt):
+            _break_off(writer(tmp_path / "film"), results[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def _break_off(writer, result):
+    with writer as table:
+        table.write(result)
+        raise KeyboardInterrupt
+
+
+def test_the_summary_adds_up(results, film):
+    timeline = Timeline()
+    with Film(film) as opened:
+        for result, frame in zip(results, opened, strict=True):
+            timeline.add(result, frame.image)
+    table = to_df(results)
+    assert [track.id for track in timeline.tracks] == sorted(set(table["track"]))
+    for track in timeline.tracks:
+        rows = table[table["track"] == track.id]
+        assert track.frames == len(rows)
+        assert sum(track.seconds.values()) == pytest.approx(len(rows) / RATE, abs=1e-6)
+        for name, seconds in track.seconds.items():
+            assert seconds == pytest.approx((rows["expression"] == name).sum() / RATE, abs=1e-6)
+        assert track.probabilities == pytest.approx(rows[list(EXPRESSIONS)].mean().to_dict(), abs=1e-6)
+        assert max(track.best.size) <= 224
+        assert track.changes[0][0] == track.first
+        assert all(a[1] != b[1] for a, b in itertools.pairwise(track.changes))
+        assert json.loads(json.dumps(track.to_dict()))["track"] == track.id
+    assert timeline.span == pytest.approx((0, 60 / RATE))
+
+
+def test_the_timeline_shows_a_row_for_each_track(results):
+    timeline = Timeline()
+    for result in results:
+        timeline.add(result)
+    drawn = timeline.figure(title="story.mkv")
+    texts = [text.get_text() for text in drawn.texts]
+    assert "story.mkv" in texts
+    assert [text for text in texts if text.isdecimal()] == [str(track.id) for track in timeline.tracks]
+    assert [text.get_text() for text in drawn.axes[-1].get_legend().get_texts()] == list(EXPRESSIONS)
+    assert timeline.draw("dark").size == timeline.draw().size
+    assert Timeline().draw().mode == "RGB"
+    times, values = timeline.strip(timeline.tracks[0].id)
+    rows = to_df(results)
+    rows = rows[rows["track"] == timeline.tracks[0].id]
+    assert len(times) == len(values) == len(rows)
+    np.testing.assert_allclose(values, rows[list(EXPRESSIONS)].to_numpy(), atol=1e-9)
+
+
+def test_a_timeline_of_a_long_film_stays_small(results):
+    from dataclasses import replace
+
+    timeline = Timeline()
+    for number in range(20_000):
+        timeline.add(replace(results[0], time=number / RATE, index=number))
+    times, values = timeline.strip(results[0][0].track_id)
+    assert 1000 < len(times) <= 2048
+    assert times[-1] == pytest.approx(20_000 / RATE, abs=1)
+    np.testing.assert_allclose(values, [list(results[0][0].probabilities.values())] * len(times), atol=1e-9)
+
+
+def test_a_film_without_faces(fast, tmp_path):
+    path = write_film(tmp_path / "film.mp4", map(marked, range(4)))
+    results = list(recognize(path, fast))
+    assert [len(result) for result in results] == [0] * 4
+    assert len(recognize(path, fast).to_df()) == 0
+    assert to_records(results[0]) == []

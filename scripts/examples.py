@@ -1,4 +1,5 @@
-"""Makes the pictures in space/examples from scikit-image's and matplotlib's, whose licences are free.
+"""
+Make the images in space/examples from scikit-image's and matplotlib's, whose licences are free.
 
 uv run python scripts/examples.py
 """
@@ -17,19 +18,19 @@ OFFICER_HEAD = (110, 30, 390, 310)
 
 
 def main() -> None:
-    """Writes the four pictures."""
+    """Write the four images."""
     astronaut = Image.fromarray(skimage.data.astronaut())
     with cbook.get_sample_data("grace_hopper.jpg") as file:
         officer = Image.open(file).convert("RGB")
     coffee = Image.fromarray(skimage.data.coffee())
-    pictures = {
+    images = {
         "astronaut.jpg": astronaut,
         "officer.jpg": officer,
         "collage.jpg": collage(astronaut.crop(ASTRONAUT_HEAD), officer.crop(OFFICER_HEAD)),
         "coffee.jpg": coffee,
     }
-    for name, picture in pictures.items():
-        picture.save(FOLDER / name, quality=92)
+    for name, image in images.items():
+        image.save(FOLDER / name, quality=92)
 
 
 def collage(first: Image.Image, second: Image.Image) -> Image.Image:

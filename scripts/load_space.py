@@ -1,5 +1,5 @@
 """
-Many photos from several visitors at once, and live frames: is everybody answered, how fast, and does memory stay flat?
+Many photos from several visitors at once, and live frames: do all get a result, how fast, and does memory stay flat?
 
 uv run python scripts/load_space.py --photos 200 --clients 4
 """
@@ -19,7 +19,7 @@ from space_helpers import CHROMIUM, EXAMPLES, as_data_url, browsing, serving, st
 
 
 def main() -> None:
-    """Starts a page and prints what was measured."""
+    """Start a page and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument("--clients", type=int, default=4)
@@ -29,7 +29,7 @@ def main() -> None:
         started = time.monotonic()
         server.predict({"url": as_data_url(EXAMPLES / "astronaut.jpg")})
         print(
-            f"start to page {server.seconds:.1f} s, to first answer {server.seconds + time.monotonic() - started:.1f} s"
+            f"start to page {server.seconds:.1f} s, to first result {server.seconds + time.monotonic() - started:.1f} s"
         )
         photos(server, arguments.photos, arguments.clients)
         if CHROMIUM is None:
@@ -55,12 +55,12 @@ def photos(server, count: int, clients: int) -> None:  # noqa: ANN001
                 return
             began = time.monotonic()
             if client is None:
-                answer = server.predict({"url": as_data_url(EXAMPLES / name)})
+                result = server.predict({"url": as_data_url(EXAMPLES / name)})
             else:
-                answer = client.predict(handle_file(str(EXAMPLES / name)), api_name="/predict")
+                result = client.predict(handle_file(str(EXAMPLES / name)), api_name="/predict")
             with lock:
                 seconds.append(time.monotonic() - began)
-                faces.append(len(answer["faces"]))
+                faces.append(len(result["faces"]))
                 if len(seconds) % max(1, count // 4) == 0:
                     memory.append(server.memory())
 
@@ -72,7 +72,7 @@ def photos(server, count: int, clients: int) -> None:  # noqa: ANN001
         thread.join()
     seconds.sort()
     print(
-        f"{len(seconds)} of {count} photos answered in {time.monotonic() - began:.0f} s by {clients} clients, "
+        f"{len(seconds)} of {count} photos classified in {time.monotonic() - began:.0f} s by {clients} clients, "
         f"{sum(faces)} faces; median {seconds[len(seconds) // 2]:.2f} s, slowest {seconds[-1]:.2f} s"
     )
     print("memory in MB, before and after each quarter: " + ", ".join(f"{value:.0f}" for value in memory))

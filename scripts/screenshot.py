@@ -1,5 +1,5 @@
 """
-Makes README's picture of the page, docs/space.png, in headless Chromium (Debian: chromium).
+Make README's image of the page, docs/space.png, in headless Chromium (Debian: chromium).
 
 uv run python scripts/screenshot.py
 """
@@ -16,7 +16,7 @@ from space_helpers import CHROMIUM, EXAMPLES, browsing, serving, visiting  # noq
 
 
 def main() -> None:
-    """Starts the page, gives it the collage, and takes the picture."""
+    """Start the page, give it the collage, and take the image."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "space.png")
     parser.add_argument("--photo", type=Path, default=EXAMPLES / "collage.jpg")
@@ -33,7 +33,7 @@ def main() -> None:
         visiting(browser, server, width=arguments.width, scheme=scheme) as page,
     ):
         page.set_input_files("#photo input[type=file]", arguments.photo)
-        page.wait_for_selector("#result section:not(:has(.rmn-note))")
+        page.wait_for_selector("#result .rmn-result:not(:has(.rmn-note))")
         page.mouse.move(0, 0)
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=arguments.output, full_page=True)

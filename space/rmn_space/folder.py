@@ -20,9 +20,7 @@ class PrivateFolder:
         self.parent = root / f"rmn-hub-{user}"
         self.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if hasattr(os, "getuid") and (self.parent.is_symlink() or self.parent.stat().st_uid != user):
-            raise PermissionError(
-                f"{self.parent} belongs to somebody else: set GRADIO_TEMP_DIR to a folder of your own"
-            )
+            raise PermissionError(f"{self.parent} belongs to another user: set GRADIO_TEMP_DIR to a folder of your own")
         self.parent.chmod(0o700)
         for left in self.parent.iterdir():
             if left.name.isdigit() and not _is_running(int(left.name)):
@@ -34,12 +32,12 @@ class PrivateFolder:
         self.uploads.mkdir()
 
     def use(self) -> None:
-        """Makes gradio and Python write here. To be called before gradio is imported."""
+        """Make gradio and Python write here. Call it before gradio is imported."""
         os.environ["GRADIO_TEMP_DIR"] = str(self.uploads)
         tempfile.tempdir = str(self.path)
 
     def sweep(self, age: float) -> None:
-        """Removes all files older than `age` seconds: also half an upload, which gradio forgets, and other pages'."""
+        """Remove all files older than `age` seconds: also half an upload, which gradio forgets, and other pages'."""
         for path in self.parent.rglob("*"):
             try:
                 if path.is_file() and time.time() - path.stat().st_mtime > age:
@@ -48,7 +46,7 @@ class PrivateFolder:
                 continue
 
     def remove(self) -> None:
-        """Removes everything, and the shared folder when this was the last page."""
+        """Remove everything, and the shared folder when this was the last page."""
         shutil.rmtree(self.path, ignore_errors=True)
         try:
             self.parent.rmdir()
@@ -57,6 +55,7 @@ class PrivateFolder:
 
 
 def _is_running(process: int) -> bool:
+    """Return whether there is a process of this number."""
     if os.name == "nt":
         return True  # there, signal 0 would end it
     try:

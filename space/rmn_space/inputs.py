@@ -1,4 +1,4 @@
-"""What a visitor sends, turned into bytes and pictures: gradio's image component with the page's own limits."""
+"""What a visitor sends, turned into bytes and images: gradio's image component with the page's own limits."""
 
 import base64
 import binascii
@@ -21,7 +21,7 @@ from .safety import (
     MAX_BYTES,
     MAX_PIXELS,
     NO_ADDRESSES,
-    NOT_A_PICTURE,
+    NOT_AN_IMAGE,
     NOT_UPLOADED,
     TOO_LARGE,
     TOO_MANY_PIXELS,
@@ -32,7 +32,7 @@ component_meta.create_or_modify_pyi = lambda *_: None
 
 
 async def _open_no_address(*_: Any, **__: Any) -> str:
-    """Whatever component a request names, and be it a slider, gradio would download an address that is given for it."""
+    """Refuse an address: for any component that a request names, even a slider, gradio would download it."""
     raise gr.Error(NO_ADDRESSES, print_exception=False)
 
 
@@ -63,7 +63,7 @@ class Photo:
 class PhotoData(ImageData):
     """What the browser or a program sends for a photo; whatever is none of gradio's forms is taken for a path."""
 
-    model_config = ConfigDict(json_schema_extra={"description": "An uploaded file, or a picture as a data: URL."})
+    model_config = ConfigDict(json_schema_extra={"description": "An uploaded file, or an image as a data: URL."})
 
     @model_validator(mode="before")
     @classmethod
@@ -74,7 +74,7 @@ class PhotoData(ImageData):
 class PhotoInput(gr.Image):
     """
     The image component of gradio, but the server hands over the file as it came (so that a photo is read in one place,
-    by `rmn_hub`, and the answer is the command line's), opens no address and turns every problem into a sentence.
+    by `rmn_hub`, and the result is the command line's), opens no address and turns every problem into a sentence.
     """
 
     # The browser shows the component of gradio.Image.
@@ -93,16 +93,17 @@ class PhotoInput(gr.Image):
             return Photo(name, problem=str(error))
 
     def example_payload(self) -> Any:
-        """The photo of the page's own API description; gradio's is an address on another host."""
+        """Return the photo of the page's own API description; gradio's is an address on another host."""
         return {"path": "photo.jpg", "url": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
 
     def example_value(self) -> Any:
+        """Return the photo of the page's own API description."""
         return "photo.jpg"
 
 
 def read(payload: ImageData) -> bytes:
     """
-    The bytes of a picture that keeps the limits on size and pixels.
+    Return the bytes of an image that keeps the limits on size and pixels.
 
     Raises:
         ValueError: it does not; the message is a sentence for the visitor.
@@ -128,13 +129,13 @@ def read(payload: ImageData) -> bytes:
 def _decode(url: str) -> bytes:
     head, _, body = url.partition(",")
     if not head.endswith(";base64"):
-        raise ValueError(NOT_A_PICTURE)
+        raise ValueError(NOT_AN_IMAGE)
     if len(body) > MAX_BODY:
         raise ValueError(TOO_LARGE)
     try:
         data = base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(NOT_A_PICTURE) from None
+        raise ValueError(NOT_AN_IMAGE) from None
     if len(data) > MAX_BYTES:
         raise ValueError(TOO_LARGE)
     return data
@@ -142,7 +143,9 @@ def _decode(url: str) -> bytes:
 
 def check_pixels(data: bytes) -> None:
     """
-    Looks at the picture's header only. What is no picture passes: `rmn_hub.images.load_image` says so better.
+    Check the size in the header of an image, without decoding it.
+
+    A file that is not an image passes: `rmn_hub.images.load_image` has the better sentence for it.
 
     Raises:
         ValueError: it has more pixels than the limit; the message is a sentence for the visitor.
@@ -159,12 +162,12 @@ def check_pixels(data: bytes) -> None:
 
 
 class CameraInput(gr.Image):
-    """The camera of gradio, whose frames arrive as `data:` URLs and stay in memory. What is no frame is `None`."""
+    """The camera of gradio, whose frames arrive as `data:` URLs and stay in memory. A broken frame is `None`."""
 
     is_template = True
 
     def preprocess(self, payload: ImageData | None) -> Image.Image | None:
-        """The frame as RGB, at most as large as `FRAME_SIZE`, or `None`."""
+        """Return the frame as RGB, at most as large as `FRAME_SIZE`, or `None`."""
         url = payload.url if payload is not None and payload.url else ""
         head, _, body = url.partition(",")
         if not (head.startswith("data:image/jpeg") and head.endswith(";base64")) or len(body) > MAX_FRAME_BYTES:
@@ -180,21 +183,22 @@ class CameraInput(gr.Image):
             return None
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
-        """Frames are no files: whatever claims to be one is left alone."""
+        """Return nothing: frames are not files, and whatever claims to be one is left alone."""
         return None if url_or_file_path is None else ""
 
 
-class Answer(gr.JSON):
-    """The answer of `/predict`, with its type in the API's description."""
+class FacesOutput(gr.JSON):
+    """The result of `/predict`, with its type in the API's description."""
 
     is_template = True
 
     def api_info(self) -> dict[str, Any]:
-        """JSON schema of `rmn_hub.results.Result.to_dict`."""
+        """Return the JSON schema of `rmn_hub.results.ImageResult.to_dict`."""
         number, text, nothing = {"type": "number"}, {"type": "string"}, {"type": "null"}
         numbers = {"type": "array", "items": number}
         face = {
-            "box": {**numbers, "description": "x0, y0, x1, y1 in pixels of the upright picture"},
+            "index": {"type": "integer", "description": "number of the face, from 1, in reading order"},
+            "box": {**numbers, "description": "x0, y0, x1, y1 in pixels of the upright image"},
             "landmarks": {"anyOf": [{"type": "array", "items": numbers}, nothing], "description": "eyes, nose, mouth"},
             "score": {"anyOf": [number, nothing], "description": "of the detector, 0 to 1"},
             "expression": text,
@@ -202,12 +206,12 @@ class Answer(gr.JSON):
             "probabilities": {"type": "object", "additionalProperties": number},
             "uncertain": {"type": "boolean"},
         }
-        answer = {
+        result = {
             "source": text,
             "width": {"type": "integer"},
             "height": {"type": "integer"},
             "faces": {"type": "array", "items": {"type": "object", "properties": face, "required": list(face)}},
-            "message": {**text, "description": "only when there is something to say"},
+            "message": {**text, "description": "only when something was left out"},
         }
         required = ["source", "width", "height", "faces"]
-        return {"type": "object", "properties": answer, "required": required, "description": "all faces of the photo"}
+        return {"type": "object", "properties": result, "required": required, "description": "all faces of the photo"}

@@ -12,6 +12,7 @@ from PIL import Image
 
 from rmn_hub import FaceExpression
 from rmn_hub.attention import place
+from rmn_hub.detection.detector import crop_box
 from rmn_hub.drawing.palette import label_of
 from rmn_hub.video.session import FrameResult, Session
 
@@ -86,7 +87,7 @@ class Visit:
 
     def _heat(self, face: FaceExpression, frame: FrameResult) -> str:
         """Return the mean of the stages' attention maps over the place of the crop."""
-        x0, y0, x1, y1 = self.service.crop_box(face.face)
+        x0, y0, x1, y1 = crop_box(face.box, self.service.live_recognizer.margin)
         assert face.attention is not None
         maps = [place(values, render.GLOW_SIZE, render.GLOW_SIZE) for values in face.attention.maps]
         return (
@@ -253,7 +254,7 @@ const sentences = {
   NotAllowedError: 'The browser does not allow the camera for this page. Allow it beside the address, then try again.',
   NotFoundError: 'This computer has no camera that the browser can see. The photo tab works without one.',
   NotReadableError: 'Another program is using the camera. Close it there, then try again.',
-  OverconstrainedError: 'This camera does not offer a picture of a useful size.',
+  OverconstrainedError: 'This camera has no image of a useful size.',
 };
 window.addEventListener('unhandledrejection', event => {
   const name = event.reason?.name;

@@ -85,7 +85,7 @@ def theme() -> gr.themes.Base:
 
 def build(service: Service, rate: RateLimit) -> gr.Blocks:
     """
-    The page.
+    Return the page.
 
     Args:
         service: recognizer and limits.
@@ -93,7 +93,7 @@ def build(service: Service, rate: RateLimit) -> gr.Blocks:
     """
 
     def forget(request: gr.Request) -> None:
-        """A visitor has closed the page."""
+        """Forget the session of a visitor who has closed the page."""
         if request.session_hash:
             _drop(page.state_holder, request.session_hash)
 
@@ -113,7 +113,7 @@ def build(service: Service, rate: RateLimit) -> gr.Blocks:
 
 def serve(service: Service, folder: PrivateFolder, host: str, port: int | None, share: bool) -> None:
     """
-    Starts the page and returns when the process is told to stop (SIGTERM, SIGINT); then nothing of it is left.
+    Start the page, and return when the process is told to stop (SIGTERM, SIGINT); then nothing of it is left.
 
     Args:
         service: recognizer and limits.
@@ -170,7 +170,7 @@ def serve(service: Service, folder: PrivateFolder, host: str, port: int | None, 
 
 
 def forget_old_sessions(page: gr.Blocks, age: float) -> None:
-    """Gradio remembers a session's last inputs and answers for as long as it runs: this ends after `age` seconds."""
+    """Forget sessions that were not used for `age` seconds: gradio keeps their last inputs and results as it runs."""
     holder = page.state_holder
     for session, used in list(holder.time_last_used.items()):
         if time.time() - used.timestamp() > age:

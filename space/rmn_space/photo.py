@@ -11,8 +11,8 @@ from rmn_hub.errors import InputError
 from rmn_hub.results import ImageResult
 
 from . import render
-from .inputs import Answer, Photo, PhotoInput
-from .safety import MAX_BYTES, MAX_FACES, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit, visitor_of
+from .inputs import FacesOutput, Photo, PhotoInput
+from .safety import MAX_BYTES, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit, visitor_of
 from .service import Service
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 # A wheel has the examples inside the package, a checkout or a Space beside it.
 _HERE = Path(__file__).resolve().parent
 EXAMPLES_FOLDER = next(folder for folder in (_HERE / "examples", _HERE.parent / "examples") if folder.is_dir())
-# File, name, and source as it is shown under the picture; licences are in examples/README.md.
+# File, name, and source as it is shown under the photo; licences are in examples/README.md.
 EXAMPLES = (
     ("astronaut.jpg", "Astronaut", "Eileen Collins, NASA, public domain."),
     ("officer.jpg", "Officer", "Grace Hopper, U.S. Navy, public domain."),
@@ -120,14 +120,14 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
         setting.change(show, inputs, shown, show_progress="minimal", trigger_mode="always_last", **shared)
     examples.click(show_example, [min_face, min_confidence], [example, photo, shown], show_progress_on=shown, **shared)
 
-    # The public way in: components of its own, so that its description is of one photo and one answer.
+    # The public way in: components of its own, so that its description is of one photo and one result.
     with gr.Row(visible=False):
         api_photo = PhotoInput(label="photo")
-        api_answer = Answer(label="faces")
+        api_faces = FacesOutput(label="faces")
         gr.Button("predict").click(
             predict,
             api_photo,
-            api_answer,
+            api_faces,
             api_name="predict",
             api_description=DESCRIPTION,
             concurrency_id="photo",
@@ -152,8 +152,6 @@ def html_of(service: Service, photo: Photo, min_face: int, min_confidence: float
     except Exception:
         log.exception("a photo could not be classified")
         return render.message("This did not work", UNEXPECTED, kind="error")
-    if len(result) == MAX_FACES:
-        note = f"{note} Only the {MAX_FACES} largest faces are shown.".strip()
     return render.result(result, image, note, service.measured)
 
 

@@ -52,7 +52,7 @@ def result(result: ImageResult, image: Image.Image, note: str = "", measured: st
     return f"""
 <section class="rmn-result{" rmn-several" if several else ""}" aria-label="Result" data-say="{escape(_spoken(result))}">
   <div class="rmn-top">
-    <div class="rmn-card rmn-picture">{photo(result, image)}{caption}{_chooser(result)}</div>
+    <div class="rmn-card rmn-hero">{photo(result, image)}{caption}{_chooser(result)}</div>
     <div class="rmn-card rmn-side"><div>{panels}</div>{_downloads(result, image)}</div>
   </div>
   <div class="rmn-card rmn-attention">

@@ -17,11 +17,11 @@ MAX_BODY = MAX_BYTES * 4 // 3 + 64 * 1024
 FILE_AGE = 300
 SESSION_AGE = 360
 
-TOO_LARGE = "This file is larger than 10 MB. Please make the picture smaller and try again."
-TOO_MANY_PIXELS = "This picture has more than 24 million pixels. Please make it smaller and try again."
-NOT_A_PICTURE = "This is not a picture. Please send a JPEG, PNG, WebP, BMP, TIFF or GIF file."
-NO_ADDRESSES = "Please send the picture itself: addresses are not opened here."
-NOT_UPLOADED = "Only a picture that was uploaded here can be read. Please upload it first."
+TOO_LARGE = "This file is larger than 10 MB. Please make the photo smaller and try again."
+TOO_MANY_PIXELS = "This photo has more than 24 million pixels. Please make it smaller and try again."
+NOT_AN_IMAGE = "This is not an image. Please send a JPEG, PNG, WebP, BMP, TIFF or GIF file."
+NO_ADDRESSES = "Please send the photo itself: addresses are not opened here."
+NOT_UPLOADED = "Only a photo that was uploaded here can be read. Please upload it first."
 NOT_HERE = "This page does not offer that."
 GONE = "This photo has been deleted already: nothing is kept for longer than six minutes. Please add it again."
 UNEXPECTED = "Something went wrong on this side. Please try again, or try another photo."
@@ -46,7 +46,7 @@ class RateLimit:
         self._lock = threading.Lock()
 
     def allows(self, visitor: str, now: float | None = None) -> bool:
-        """Takes a token of the visitor's bucket; `False` when it is empty. `now` is in seconds, from any start."""
+        """Take a token of the visitor's bucket; return `False` when it is empty. `now` is in seconds."""
         now = time.monotonic() if now is None else now
         with self._lock:
             tokens, before = self._buckets.pop(visitor, (float(self.burst), now))
@@ -60,7 +60,7 @@ class RateLimit:
 
 def visitor_of(client: str | None, forwarded: str | None) -> str:
     """
-    Who is asking, for the rate limit. On a Space every request comes from Hugging Face's proxy, which names the
+    Return who is asking, for the rate limit. On a Space every request comes from Hugging Face's proxy, which names the
     visitor; anywhere else that header is what the visitor wrote, and is not believed.
     """
     if os.environ.get("SPACE_ID") and forwarded:
@@ -71,7 +71,7 @@ def visitor_of(client: str | None, forwarded: str | None) -> str:
 class Guard:
     """
     ASGI middleware: refuses large bodies while they arrive, too many uploads, and those of gradio's addresses that
-    fetch from other hosts or write files that nobody here needs. Tells the browser to ask no other host, either.
+    fetch from other hosts or write files that this page does not need. It also makes the browser ask no other host.
     """
 
     refused = (
@@ -102,12 +102,12 @@ class Guard:
         path = scope["path"].removeprefix("/gradio_api")
         length = headers.get("content-length", "0")
         if path.lower().startswith(self.refused):
-            await _answer(send, 404, NOT_HERE)
+            await _respond(send, 404, NOT_HERE)
         elif length.isdigit() and int(length) > MAX_BODY:
             await _discard(receive)
-            await _answer(send, 413, TOO_LARGE)
+            await _respond(send, 413, TOO_LARGE)
         elif path.startswith("/upload") and scope["method"] == "POST" and not self._allows(scope, headers):
-            await _answer(send, 429, TOO_FAST)
+            await _respond(send, 429, TOO_FAST)
         else:
             await self.app(scope, _limited(receive), self._with_headers(send))
 
@@ -125,7 +125,7 @@ class Guard:
 
 
 def _limited(receive: Callable[..., Any]) -> Callable[..., Any]:
-    """Ends a body that has no length in its header, or a wrong one, as soon as it is too large."""
+    """End a body without a length in its header, or with a wrong one, as soon as it is too large."""
     received = 0
 
     async def receiver() -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _limited(receive: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def _discard(receive: Callable[..., Any]) -> None:
-    """Lets a body pass by: most programs read an answer only when they have sent all. Not without an end, though."""
+    """Let a body pass by, up to a limit: most programs read a response only when they have sent all."""
     passed, more = 0, True
     while more and passed < 4 * MAX_BODY:
         message = await receive()
@@ -146,7 +146,8 @@ async def _discard(receive: Callable[..., Any]) -> None:
         more = message.get("more_body", False)
 
 
-async def _answer(send: Callable[..., Any], status: int, sentence: str) -> None:
+async def _respond(send: Callable[..., Any], status: int, sentence: str) -> None:
+    """Send a status and a sentence as JSON."""
     body = json.dumps({"detail": sentence}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})

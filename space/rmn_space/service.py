@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
-from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer, Face
+from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer
 from rmn_hub.detection.mtcnn import MTCNNDetector
 from rmn_hub.errors import InputError
 from rmn_hub.images import load_image
@@ -28,7 +28,7 @@ LIVE_MIN_FACE = 48
 
 
 def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
-    """On a ZeroGPU Space, runs the function while a GPU is lent for it; anywhere else, just runs it."""
+    """Return a function that runs while a GPU is lent for it on a ZeroGPU Space; anywhere else, the same function."""
     try:
         import spaces
     except ImportError:
@@ -49,7 +49,7 @@ class Cores:
 
     @contextlib.contextmanager
     def shared(self, between: int = 1) -> Iterator[None]:
-        """Runs the block on its share of the threads: among all that run now, and `between` that may run at least."""
+        """Run the block on its share of the threads: among all that run now, and `between` that may run at least."""
         with self._lock:
             self.running += 1
             share = max(1, self.threads // max(self.running, between))
@@ -121,7 +121,10 @@ class Service:
         loaded = load_image(photo.data, photo.name)
         with self.cores.shared(between):
             result = self._recognize(loaded.image, min_face, min_confidence, attention and self.has_masks)
-        message = " ".join(sentence for sentence in (loaded.message, result.message) if sentence) or None
+        sentences = [loaded.message, result.message if result.faces else "No face was found."]
+        if len(result) == MAX_FACES:
+            sentences.append(f"Only the {MAX_FACES} largest faces are shown.")
+        message = " ".join(sentence for sentence in sentences if sentence) or None
         return replace(result, source=loaded.source, message=message), loaded.image
 
     def _recognize_here(
@@ -131,10 +134,3 @@ class Service:
         result = self.recognizer(image, boxes=boxes, min_confidence=min_confidence, attention=attention)
         assert isinstance(result, ImageResult)  # as for every single image
         return result
-
-    def crop_box(self, face: Face) -> tuple[float, float, float, float]:
-        """The square of the picture that the network sees of a face (as `rmn_hub.faces.crop_face` cuts it)."""
-        x0, y0, x1, y1 = face.box
-        half = (1 + self.live_recognizer.margin) * max(x1 - x0, y1 - y0) / 2
-        x, y = (x0 + x1) / 2, (y0 + y1) / 2
-        return x - half, y - half, x + half, y + half

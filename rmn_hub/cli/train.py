@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .shared import TRAIN, examples, failing_on_bad_input, main, warn
+from .shared import TRAIN, Device, examples, failing_on_bad_input, main, progress_bars, warn
 
 Data = Annotated[
     Path, typer.Option(help="FER2013 (CSV, folders, parquet), or your own faces: a folder per expression.")
@@ -19,7 +19,10 @@ Minutes = Annotated[
 Epochs = Annotated[int | None, typer.Option(min=1, help="Budget in epochs instead.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of weights, order, augmentation and dropout.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, to try a recipe out.")]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Stay on the CPU although there is a GPU.")]
+InMemory = Annotated[
+    bool | None,
+    typer.Option("--in-memory/--no-in-memory", help="Decode all faces once, or in every epoch; else by their number."),
+]
 
 
 @contextlib.contextmanager
@@ -43,7 +46,9 @@ def _resumable() -> Iterator[None]:
 def train(
     data: Data,
     output: RunFolder = Path("runs/rmn"),
-    recipe: Annotated[str, typer.Option(help="cpu, gpu, original, cpu-no-masks, or a YAML file.")] = "cpu",
+    recipe: Annotated[
+        str, typer.Option(help="cpu, gpu, strong, face-trunk, original, cpu-no-masks, or a YAML file.")
+    ] = "cpu",
     minutes: Minutes = None,
     epochs: Epochs = None,
     seed: Seed = 0,
@@ -53,27 +58,34 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
     steps: Steps = None,
-    cpu: Cpu = False,
+    in_memory: InMemory = None,
+    device: Device = None,
 ) -> None:
     """Train a network. Interrupt it as you like: the same command goes on after the last whole epoch."""
     with _resumable():
-        from ..training.loop import train as run
+        from rich.console import Console
+
         from ..training.recipe import Recipe
+        from ..training.train import train as run
 
         chosen = Recipe.load(recipe).changed(batch_size=batch_size, learning_rate=learning_rate)
-        result = run(
-            data,
-            output,
-            chosen,
-            minutes=minutes,
-            epochs=epochs,
-            seed=seed,
-            start_from=start_from,
-            train_split=train_split,
-            validation_split=validation_split,
-            limit_steps=steps,
-            cpu=cpu,
-        )
+        with progress_bars() as report:
+            result = run(
+                data,
+                output,
+                chosen,
+                minutes=minutes,
+                epochs=epochs,
+                seed=seed,
+                start_from=start_from,
+                train_split=train_split,
+                validation_split=validation_split,
+                limit_steps=steps,
+                in_memory=in_memory,
+                device=device,
+                console=Console(stderr=True),
+                progress=report,
+            )
     typer.echo(f"{result.checkpoint}: {result.accuracy:.1%} on {validation_split} after {result.epochs} epochs")
 
 
@@ -87,21 +99,24 @@ def teach(
     recipe: Annotated[str, typer.Option(help="Recipe whose augmentation makes the views.")] = "cpu",
     views: Annotated[int, typer.Option(min=1, help="Augmented views of every face.")] = 24,
     seed: Seed = 0,
+    device: Device = None,
 ) -> None:
     """Write an ensemble's probabilities for augmented views of the training faces, for `distill`."""
     with _resumable():
-        import torch
-
         from ..data.sources import load_faces
-        from ..hub.checkpoint import load_checkpoint
+        from ..expressions import EXPRESSIONS
+        from ..hub import checkpoint
         from ..training.distill import teach as run
+        from ..training.optimisation import training_device
         from ..training.recipe import Recipe
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        models = [load_checkpoint(member, device)[0] for member in members]
-        teacher = run(
-            models, members, load_faces(data, "train"), Recipe.load(recipe).augmentation, views=views, seed=seed
-        )
+        chosen = training_device(device)
+        models = [checkpoint.load_model(member, device=chosen, expressions=EXPRESSIONS) for member in members]
+        with progress_bars() as report:
+            faces = load_faces(data, "train", progress=report)
+            teacher = run(
+                models, members, faces, Recipe.load(recipe).augmentation, views=views, seed=seed, progress=report
+            )
         output.parent.mkdir(parents=True, exist_ok=True)
         teacher.save(output)
     typer.echo(f"{output}: {views} views by {len(members)} networks, {output.stat().st_size / 1e6:.1f} MB")
@@ -119,23 +134,28 @@ def distill(
     epochs: Epochs = None,
     seed: Seed = 0,
     steps: Steps = None,
-    cpu: Cpu = False,
+    device: Device = None,
 ) -> None:
     """Train one network, the student, on an ensemble's probabilities."""
     with _resumable():
+        from rich.console import Console
+
         from ..training.distill import Teacher
         from ..training.distill import distill as run
         from ..training.recipe import Recipe
 
-        result = run(
-            Teacher.load(teacher),
-            data,
-            output,
-            Recipe.load(recipe),
-            minutes=minutes,
-            epochs=epochs,
-            seed=seed,
-            limit_steps=steps,
-            cpu=cpu,
-        )
+        with progress_bars() as report:
+            result = run(
+                Teacher.load(teacher),
+                data,
+                output,
+                Recipe.load(recipe),
+                minutes=minutes,
+                epochs=epochs,
+                seed=seed,
+                limit_steps=steps,
+                device=device,
+                console=Console(stderr=True),
+                progress=report,
+            )
     typer.echo(f"{result.checkpoint}: {result.accuracy:.1%} on public_test after {result.epochs} epochs")

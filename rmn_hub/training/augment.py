@@ -1,11 +1,30 @@
 """Batch augmentation on the training device: one affine grid does crop, flip, rotation, scale and resize at once."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..errors import InputError
+
+# The largest value of each field: beyond it a face is no longer one, or the grid turns inside out.
+LIMITS = {
+    "rotation": 180.0,
+    "scale": 0.9,
+    "shift": 1.0,
+    "brightness": 1.0,
+    "contrast": 1.0,
+    "gamma": 10.0,
+    "erasing": 1.0,
+    "mixup": 100.0,
+    "cutmix": 1.0,
+    "strength": 10.0,
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +41,14 @@ class Augmentation:
         gamma: largest change of the exponent of the grey values, as a factor (0.3: 1 / 1.3 to 1.3).
         erasing: probability that a rectangle of 2% to 20% of the area is replaced by noise (Zhong et al., 2020).
         mixup: alpha of the Beta distribution of mixup (Zhang et al., 2018); 0 is off. Read by the training loop,
-            which also mixes the labels.
+            which also mixes labels and votes.
+        cutmix: probability that a batch is mixed by a rectangle (CutMix: Yun et al., 2019) instead of by mixup; read by
+            the training loop, too.
+        strength: one factor on rotation, scale, shift, brightness, contrast and gamma, as the magnitude of RandAugment
+            (Cubuk et al., 2020): members of an ensemble can differ by it alone.
+
+    Raises:
+        InputError: a value is not a number between 0 and the field's limit.
     """
 
     rotation: float = 0.0
@@ -33,11 +59,37 @@ class Augmentation:
     gamma: float = 0.0
     erasing: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            check_number(item.name, getattr(self, item.name), 0, LIMITS[item.name])
+
+    def limit(self, name: str) -> float:
+        """Return a range with `strength` on it, cut off at the field's limit."""
+        return min(getattr(self, name) * self.strength, LIMITS[name])
+
+
+def check_number(name: str, value: Any, low: float, high: float, *, whole: bool = False) -> None:
+    """
+    Check a setting of a recipe.
+
+    Raises:
+        InputError: `value` is not a finite number (with `whole`, an integer) in `low`..`high`.
+    """
+    kind = "a whole number" if whole else "a number"
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        # YAML takes 1e-3 for a word: it wants the point.
+        hint = " (in YAML: 1.0e-3, with the point)" if isinstance(value, str) and "e" in value.lower() else ""
+        raise InputError(f"{name}={str(value)[:40]!r} must be {kind}{hint}")
+    if not low <= value <= high:  # NaN comes here, too
+        raise InputError(f"{name}={str(value)[:40]} must be {kind} from {low:g} to {high:g}")
 
 
 def augment(images: Tensor, flip: Tensor, size: int, how: Augmentation, generator: torch.Generator) -> Tensor:
     """
-    Augments a batch of grey faces and resizes it.
+    Augment a batch of grey faces and resize it.
 
     Args:
         images: uint8 `(batch, S, S)`, on any device.
@@ -54,12 +106,15 @@ def augment(images: Tensor, flip: Tensor, size: int, how: Augmentation, generato
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(batch, device=device, generator=generator) * (high - low) + low
 
-    angle = uniform(-how.rotation, how.rotation) * (math.pi / 180)
-    zoom = 1 / (1 + uniform(-how.scale, how.scale))
+    def symmetric(name: str) -> Tensor:
+        return uniform(-how.limit(name), how.limit(name))
+
+    angle = symmetric("rotation") * (math.pi / 180)
+    zoom = 1 / (1 + symmetric("scale"))
     mirror = 1 - 2 * flip.to(zoom.dtype)
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     # The grid runs from -1 to 1: a shift of the whole size is 2.
-    shift_x, shift_y = uniform(-2 * how.shift, 2 * how.shift), uniform(-2 * how.shift, 2 * how.shift)
+    shift_x, shift_y = 2 * symmetric("shift"), 2 * symmetric("shift")
     theta = torch.stack([cos * mirror, -sin, shift_x, sin * mirror, cos, shift_y], dim=1).view(batch, 2, 3)
     grid = F.affine_grid(theta, [batch, 1, size, size], align_corners=False)
     faces = F.grid_sample(
@@ -70,11 +125,11 @@ def augment(images: Tensor, flip: Tensor, size: int, how: Augmentation, generato
         return values.view(batch, 1, 1, 1)
 
     if how.gamma:
-        exponent = (1 + how.gamma) ** uniform(-1, 1)
+        exponent = (1 + how.limit("gamma")) ** uniform(-1, 1)
         faces = faces.clamp(min=1e-4) ** column(exponent)
     if how.contrast or how.brightness:
         mean = faces.mean(dim=(1, 2, 3), keepdim=True)
-        factor, offset = uniform(-how.contrast, how.contrast) + 1, uniform(-how.brightness, how.brightness)
+        factor, offset = symmetric("contrast") + 1, symmetric("brightness")
         faces = ((faces - mean) * column(factor) + mean + column(offset)).clamp(0, 1)
     if how.erasing:
         area, ratio = uniform(0.02, 0.2), torch.exp(uniform(math.log(0.3), -math.log(0.3)))
@@ -89,14 +144,56 @@ def augment(images: Tensor, flip: Tensor, size: int, how: Augmentation, generato
     return faces
 
 
-def mix(faces: Tensor, targets: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def mix(
+    faces: Tensor, targets: Sequence[Tensor], how: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, list[Tensor]]:
     """
-    Mixup (Zhang et al., 2018): every face and its target blended with another of the batch, at one Beta(alpha, alpha)
-    share per batch. Returns faces and targets of the same shapes; targets are probabilities `(batch, classes)`.
+    Mix every face of a batch with another one, and whatever belongs to the faces alike: by [`cutmix`] with the
+    probability `how.cutmix`, else by [`mixup`] where `how.mixup` is on.
+
+    Args:
+        faces: `(batch, 1, size, size)`, on any device.
+        targets: tensors `(batch, ...)` that belong to the faces: labels, votes.
+        how: see [`Augmentation`].
+        generator: source of the random numbers, on the CPU: a GPU would have to be waited for.
     """
-    # Two gammas of the CPU generator make the Beta draw: the device's generators cannot.
-    seed = int(torch.randint(2**31, (1,), generator=generator, device=faces.device))
-    draws = torch._standard_gamma(torch.full((2,), float(alpha)), generator=torch.Generator().manual_seed(seed))
-    share = float(draws[0] / draws.sum().clamp(min=1e-12))
-    order = torch.randperm(faces.shape[0], generator=generator, device=faces.device)
-    return faces.lerp(faces[order], share), targets.lerp(targets[order], share)
+    if how.cutmix and float(torch.rand((), generator=generator)) < how.cutmix:
+        return cutmix(faces, targets, generator)
+    if how.mixup:
+        return mixup(faces, targets, how.mixup, generator)
+    return faces, list(targets)
+
+
+def mixup(
+    faces: Tensor, targets: Sequence[Tensor], alpha: float, generator: torch.Generator
+) -> tuple[Tensor, list[Tensor]]:
+    """
+    Blend every face and its targets with another of the batch, at one Beta(alpha, alpha) share per batch (Zhang et al.,
+    "mixup", 2018).
+    """
+    # torch draws a Beta from its global generator only.
+    seed = int(torch.randint(2**31, (), generator=generator))
+    share = float(np.random.default_rng(seed).beta(alpha, alpha))
+    order = torch.randperm(faces.shape[0], generator=generator).to(faces.device)
+    return faces.lerp(faces[order], share), [target.lerp(target[order], share) for target in targets]
+
+
+def cutmix(faces: Tensor, targets: Sequence[Tensor], generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+    """
+    Put a rectangle of another face of the batch into every face, the same rectangle in all, and mix the targets by its
+    area (Yun et al., "CutMix", 2019, algorithm 1 with alpha 1).
+    """
+    height, width = faces.shape[-2:]
+    area, center_y, center_x = torch.rand(3, generator=generator).tolist()
+    half = 0.5 * math.sqrt(area)
+    top, bottom = (round(min(max(center_y + side, 0), 1) * height) for side in (-half, half))
+    left, right = (round(min(max(center_x + side, 0), 1) * width) for side in (-half, half))
+    order = torch.randperm(faces.shape[0], generator=generator).to(faces.device)
+    mixed = faces.clone()
+    mixed[..., top:bottom, left:right] = faces[order][..., top:bottom, left:right]
+    # What the border cut off the rectangle does not count.
+    share = (bottom - top) * (right - left) / (height * width)
+    return mixed, [target.lerp(target[order], share) for target in targets]
+
+
+__all__ = ["Augmentation", "augment", "check_number", "cutmix", "mix", "mixup"]

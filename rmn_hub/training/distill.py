@@ -6,31 +6,38 @@ The teacher's probabilities over a fixed number of augmented views of the traini
 teacher's weights nor the machine that could run them: it can be trained later, on a CPU.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 
-from ..baselines.ensemble import ensemble_probabilities
+from ..baselines.ensemble import Ensemble
 from ..data.faces import FaceSet
 from ..errors import InputError
 from ..files import replacing
 from ..model.modeling_rmn import RMNModel
+from ..progress import Progress, silent
 from .augment import Augmentation, augment
-from .loop import EpochFaces, TrainingResult, train
-from .recipe import Recipe
+from .feeding import EpochFaces, Epochs, Source
+from .loop import TrainingResult
+from .recipe import MAX_SIZE, Recipe
+from .train import train
 
 CHUNK = 1024  # faces augmented at a time; a part of what makes a view reproducible, so it is fixed
+MAX_VALUES = 2_000_000_000  # probabilities in a file: 4 GB in memory
 
 
 @dataclass(frozen=True)
 class Teacher:
     """
-    What an ensemble says of augmented views of a training split.
+    What an ensemble predicts for augmented views of a training split.
 
     Args:
         probabilities: float16 `(views, N, classes)`.
@@ -39,6 +46,9 @@ class Teacher:
         seed: of the views.
         augmentation: of the views.
         members: names of the ensemble's checkpoints.
+
+    Raises:
+        InputError: the values do not fit together.
     """
 
     probabilities: np.ndarray
@@ -48,8 +58,27 @@ class Teacher:
     augmentation: Augmentation
     members: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        values = self.probabilities
+        if values.ndim != 3 or values.dtype.kind != "f" or not values.size:
+            raise InputError(f"probabilities of shape {values.shape} must be floats (views, N, classes)")
+        # float16 rounds: a sum of seven is exact to 0.005.
+        if not (np.isfinite(values).all() and np.abs(values.sum(-1, dtype=np.float32) - 1).max() < 0.01):
+            raise InputError("probabilities must be finite and sum to 1")
+        if not 8 <= self.size <= MAX_SIZE:
+            raise InputError(f"size={self.size} must be from 8 to {MAX_SIZE} pixels")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed={self.seed} must be from 0 to {2**31 - 1}")
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of the probabilities and of what makes their views again."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.probabilities).data)
+        digest.update(repr((self.fingerprint, self.size, self.seed, self.augmentation)).encode())
+        return digest.hexdigest()
+
     def save(self, path: str | Path) -> None:
-        """Writes an `.npz` file beside `path` and renames it."""
+        """Write an `.npz` file beside `path` and rename it."""
         with replacing(Path(path)) as beside, beside.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -64,12 +93,16 @@ class Teacher:
     @classmethod
     def load(cls, path: str | Path) -> "Teacher":
         """
-        Reads what [`save`] wrote.
+        Read what [`save`] wrote.
 
         Raises:
-            InputError: there is no such file, or it is not a teacher's.
+            InputError: there is no such file, it is damaged, or it is not a teacher's.
         """
         try:
+            # Sizes first: a small file may hold a terabyte of zeros.
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > 2 * MAX_VALUES:
+                    raise ValueError(f"it holds more than {MAX_VALUES:,} probabilities")
             with np.load(path, allow_pickle=False) as file:
                 prefix = "augmentation_"
                 how = {name[len(prefix) :]: float(file[name]) for name in file.files if name.startswith(prefix)}
@@ -79,15 +112,21 @@ class Teacher:
                     size=int(file["size"]),
                     seed=int(file["seed"]),
                     augmentation=Augmentation(**how),
-                    members=tuple(file["members"].tolist()),
+                    members=tuple(map(str, file["members"].tolist())),
                 )
-        except (OSError, KeyError, ValueError, EOFError) as error:
-            raise InputError(f"{path} is not a teacher's file: make one with `rmn-hub teach`") from error
+        except (
+            *(OSError, KeyError, ValueError, TypeError, EOFError, MemoryError, NotImplementedError, SyntaxError),
+            *(zipfile.BadZipFile, zlib.error, RuntimeError, OverflowError),
+        ) as error:
+            reason = " ".join(str(error).split()) or "it is damaged"
+            raise InputError(
+                f"{path} cannot be read as a teacher's file: {reason}. Make one with `rmn-hub teach`."
+            ) from error
 
 
 def make_view(images: np.ndarray, view: int, size: int, how: Augmentation, seed: int) -> np.ndarray:
     """
-    One augmented view of all faces, the same for teacher and student on any machine.
+    Return one augmented view of all faces, the same for teacher and student on any machine.
 
     Args:
         images: uint8 `(N, S, S)`.
@@ -118,36 +157,41 @@ def teach(
     *,
     views: int = 24,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> Teacher:
     """
-    Lets an unweighted ensemble speak about `views` augmented views of a training split.
+    Keep what an unweighted ensemble predicts for `views` augmented views of a training split.
 
     Args:
         models: the members.
         names: their names, for the record.
         faces: the training split.
-        how: augmentation of the views; a recipe's, as a rule. Mixup has no part in it.
+        how: augmentation of the views; a recipe's, as a rule. Mixup and CutMix have no part in it.
         views: how many; a student sees them in turn.
-        seed: of the views.
+        seed: of the views; 0 to 2**31 - 1.
+        progress: called after every view.
+
+    Raises:
+        InputError: there are no models, their classes differ, or `views` is not positive.
     """
+    if views < 1:
+        raise InputError(f"views={views} must be at least 1")
     size = faces.images.shape[-1]
-    probabilities = np.stack(
-        [
-            ensemble_probabilities(models, make_view(faces.images, view, size, how, seed)).astype(np.float16)
-            for view in track(range(views), description="views", transient=True)
-        ]
-    )
-    return Teacher(probabilities, faces.fingerprint(), size, seed, how, tuple(names))
+    ensemble = Ensemble(models)
+    probabilities = []
+    for view in range(views):
+        images = make_view(faces.images, view, size, how, seed)
+        probabilities.append(ensemble.probabilities(images).astype(np.float16))
+        progress("views", 1, views)
+    return Teacher(np.stack(probabilities), faces.fingerprint(), size, seed, how, tuple(names))
 
 
-def student_source(teacher: Teacher) -> Callable[[FaceSet], Callable[[int], EpochFaces]]:
-    """What [`train`] takes as its `source`: in every epoch the next view, with the teacher's probabilities for it."""
+def student_source(teacher: Teacher) -> Source:
+    """Return what [`train`] takes as its `source`: in each epoch the next view, with the teacher's probabilities."""
 
-    def source(faces: FaceSet) -> Callable[[int], EpochFaces]:
-        if faces.fingerprint() != teacher.fingerprint:
-            raise InputError(
-                "the teacher's probabilities belong to other training faces: give the data it was made from"
-            )
+    def epochs(faces: FaceSet) -> Epochs:
+        if faces.fingerprint() != teacher.fingerprint or teacher.probabilities.shape[1] != len(faces):
+            raise InputError("data must be what the teacher was made from: it has other training faces")
         targets = np.eye(teacher.probabilities.shape[-1], dtype=np.float32)[faces.labels]
 
         def epoch_faces(epoch: int) -> EpochFaces:
@@ -161,12 +205,12 @@ def student_source(teacher: Teacher) -> Callable[[FaceSet], Callable[[int], Epoc
 
         return epoch_faces
 
-    return source
+    return Source(epochs, program="distill TEACHER.npz", identity=teacher.identity)
 
 
 def distill(teacher: Teacher, data: str | Path, output: str | Path, recipe: Recipe, **options: Any) -> TrainingResult:
     """
-    Trains one network on 0.7 T^2 KL (T = 2) against the teacher and 0.3 cross-entropy against the labels, both on the
+    Train one network on 0.7 T^2 KL (T = 2) against the teacher and 0.3 cross-entropy against the labels, both on the
     same view of a face.
 
     Args:
@@ -179,4 +223,7 @@ def distill(teacher: Teacher, data: str | Path, output: str | Path, recipe: Reci
     Raises:
         InputError: the data are not those the teacher was made from.
     """
-    return train(data, output, recipe, source=student_source(teacher), **options)
+    return train(data, output, recipe, source=student_source(teacher), in_memory=True, **options)
+
+
+__all__ = ["Teacher", "distill", "make_view", "student_source", "teach"]

@@ -1,5 +1,7 @@
 """Recipes: everything that a training run is, but for its data, its budget and its seed."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -7,10 +9,13 @@ from typing import Any
 import yaml
 
 from ..errors import InputError
-from .augment import Augmentation
+from .augment import Augmentation, check_number
 
 RECIPES = Path(__file__).parent / "recipes"
 OPTIMIZERS = ("adamw", "radam", "sgd")
+FLIPS = ("alternate", "random")
+MAX_SIZE = 1024  # pixels; a batch of larger faces fits into no memory
+MAX_FILE = 100_000  # bytes of a recipe's file
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,9 @@ class Recipe:
         sizes: pairs of a part of the budget and the size in pixels trained at in it.
         evaluate_every: epochs between two evaluations on the validation split.
         augmentation: see [`Augmentation`].
+
+    Raises:
+        InputError: a value is not of its type or out of its range.
     """
 
     minutes: float = 60
@@ -51,67 +59,194 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"optimizer {self.optimizer!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
-        if self.flip not in ("alternate", "random"):
-            raise InputError(f"flip {self.flip!r} is unknown: choose alternate or random")
-        if abs(sum(part for part, _ in self.sizes) - 1) > 1e-6:
-            raise InputError(f"the parts of the budget in sizes {self.sizes} must sum to 1")
-        if self.minutes <= 0 or self.batch_size < 2 or self.learning_rate <= 0:
-            raise InputError("minutes and learning_rate must be positive and batch_size at least 2")
+        for name, choices in (("optimizer", OPTIMIZERS), ("flip", FLIPS)):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+        # The ranges are wide: they keep out mistakes, not experiments.
+        for name, low, high in (
+            ("minutes", 0.001, 1e6),
+            ("learning_rate", 1e-9, 1e3),
+            ("weight_decay", 0, 10),
+            ("warmup", 0, 1),
+            ("label_smoothing", 0, 0.99),
+            ("votes_weight", 0, 100),
+            ("ema", 0, 0.999999),
+        ):
+            check_number(name, getattr(self, name), low, high)
+        check_number("batch_size", self.batch_size, 2, 65_536, whole=True)
+        check_number("evaluate_every", self.evaluate_every, 1, 1_000_000, whole=True)
+        if not isinstance(self.sizes, tuple) or not self.sizes:
+            raise InputError(f"sizes={self.sizes!r} must be pairs of a part of the budget and a size in pixels")
+        for part, size in self.sizes:
+            check_number("a part of the budget in sizes", part, 1e-6, 1)
+            check_number("a size in sizes", size, 8, MAX_SIZE, whole=True)
+        if not math.isclose(sum(part for part, _ in self.sizes), 1, abs_tol=1e-6):
+            raise InputError(f"sizes={[list(pair) for pair in self.sizes]} must have parts of the budget that sum to 1")
+        if not isinstance(self.augmentation, Augmentation):
+            raise InputError(f"augmentation={self.augmentation!r} must be an Augmentation")
+        if not isinstance(self.model, dict):
+            raise InputError(f"model={self.model!r} must hold fields of RMNConfig and their values")
 
     @classmethod
     def load(cls, name: str | Path) -> "Recipe":
         """
-        Reads a recipe by its name (`cpu`, `gpu`, `original`, ...) or from a YAML file. A file may name another recipe
-        as its `base` and say only what differs; `model` and `augmentation` are merged field by field.
+        Read a recipe by its name (`cpu`, `gpu`, `original`, ...) or from a YAML file.
+
+        A file may name another recipe as its `base` and have only what differs; `model` and `augmentation` are merged
+        field by field. A base that is a file is looked for beside the file that names it.
 
         Raises:
-            InputError: there is no such recipe, or the file has a field that a recipe does not know.
+            InputError: there is no such recipe, or the file has a field that a recipe does not have, a value out of
+                range, or a network that cannot be.
         """
-        path = RECIPES / f"{name}.yaml"
-        if not path.is_file():
-            path = Path(name)
-        if not path.is_file():
-            names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
-            raise InputError(f"there is no recipe {str(name)!r}: give one of {names} or a YAML file")
-        try:
-            values = yaml.safe_load(path.read_text())
-            if not isinstance(values, dict):
-                raise InputError("it must hold fields and their values")
-            if "base" in values:
-                base = cls.load(values.pop("base")).to_dict()
-                for name in ("model", "augmentation"):
-                    values[name] = {**base[name], **values.get(name, {})}
-                values = {**base, **values}
-            return cls.from_dict(values)
-        except (yaml.YAMLError, TypeError, ValueError) as error:
-            raise InputError(f"the recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+        path = _find(name, Path())
+        recipe = cls.from_dict(_merged(path, ()), path)
+        recipe.check_model(path)
+        return recipe
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """The recipe that [`to_dict`] wrote down."""
-        unknown = set(values) - {item.name for item in fields(cls)}
-        if unknown:
-            raise InputError(f"unknown field {', '.join(sorted(unknown))}")
-        values = dict(values)
-        values["augmentation"] = Augmentation(**values.get("augmentation", {}))
-        values["sizes"] = tuple((float(part), int(size)) for part, size in values.get("sizes", cls.sizes))
-        return cls(**values)
+    def from_dict(cls, values: Mapping[str, Any], where: object = "the recipe") -> "Recipe":
+        """
+        Return the recipe that [`to_dict`] wrote down.
+
+        Raises:
+            InputError: there is an unknown field, or a value that cannot be; the message begins with `where`.
+        """
+        try:
+            _refuse_unknown(values, [item.name for item in fields(cls)])
+            values = dict(values)
+            augmentation = values.get("augmentation", {})
+            if not isinstance(augmentation, Mapping):
+                raise InputError(f"augmentation={augmentation!r} must hold fields and their values")
+            _refuse_unknown(augmentation, [item.name for item in fields(Augmentation)])
+            values["augmentation"] = Augmentation(**augmentation)
+            sizes = values.get("sizes", cls.sizes)
+            if not _are_pairs(sizes):
+                raise InputError(f"sizes={sizes!r} must be pairs of a part of the budget and a size in pixels")
+            values["sizes"] = tuple((part, size) for part, size in sizes)
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"{where} cannot be used: {error}") from error
+
+    def check_model(self, where: object = "the recipe") -> None:
+        """
+        Check the network's settings, which takes an import of transformers.
+
+        Raises:
+            InputError: `model` has an unknown field or describes a network that cannot be.
+        """
+        from ..model.configuration_rmn import RMNConfig
+
+        known = set(RMNConfig.__annotations__) - {"model_type"}
+        try:
+            _refuse_unknown(self.model, sorted(known))
+            RMNConfig(**self.model)
+        except Exception as error:  # the strict configuration has several of its own around a ValueError or TypeError
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise InputError(f"the network of {where} cannot be used: {reason}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dictionaries."""
+        """Return plain numbers, strings, lists and dictionaries."""
         return {**asdict(self), "sizes": [list(pair) for pair in self.sizes]}
 
     def changed(self, **changes: Any) -> "Recipe":
-        """The same recipe with other values for the fields that are not `None`."""
+        """Return the same recipe with other values for the fields that are not `None`."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     def size_at(self, progress: float) -> int:
-        """Size in pixels trained at when `progress` (0..1) of the budget is spent."""
+        """Return the size in pixels trained at when `progress` (0..1) of the budget is spent."""
         end = 0.0
         for part, size in self.sizes:
             end += part
             if progress < end:
                 return size
         return self.sizes[-1][1]
+
+    def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
+        """Return the fields, with dots for nested ones, whose values differ: this recipe's and the other's."""
+        mine, others = _flat(self.to_dict()), _flat(other.to_dict())
+        names = dict.fromkeys([*mine, *others])
+        return {name: (mine.get(name), others.get(name)) for name in names if mine.get(name) != others.get(name)}
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes in this package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _find(name: str | Path, beside: Path) -> Path:
+    try:
+        path = RECIPES / f"{name}.yaml"
+        if path.parent == RECIPES and path.is_file():
+            return path
+        path = beside / name
+        if path.is_file():
+            return path
+    except (OSError, ValueError):  # a name that no file can have
+        pass
+    raise InputError(f"recipe={str(name)[:200]!r} must be one of {', '.join(recipe_names())} or a YAML file")
+
+
+def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the fields of a file on top of those of its bases."""
+    if path.resolve() in seen:
+        raise InputError(f"the recipe {path} has itself as its base: name another one")
+    values = _read(path)
+    if "base" not in values:
+        return values
+    base_name = values.pop("base")
+    if not isinstance(base_name, str):
+        raise InputError(f"the recipe {path} cannot be read: base={base_name!r} must be a name or a file")
+    base = _merged(_find(base_name, path.parent), (*seen, path.resolve()))
+    for name in ("model", "augmentation"):
+        if isinstance(base.get(name), dict) and isinstance(values.get(name, {}), dict):
+            values[name] = {**base[name], **values.get(name, {})}
+    return {**base, **values}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise InputError(f"the recipe {path} cannot be read: it has more than {MAX_FILE:,} bytes")
+        text = path.read_text(encoding="utf-8")
+        # A few lines of aliases of aliases would unfold into gigabytes.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise InputError(f"the recipe {path} cannot be read: it has an alias (*name), write the value out")
+        values = yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f"the recipe {path} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"the recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+    except InputError:
+        raise
+    except ValueError as error:  # a date or a number that YAML allows and Python does not
+        raise InputError(f"the recipe {path} cannot be read: {error}") from error
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise InputError(f"the recipe {path} cannot be read: it must hold fields and their values")
+    return values
+
+
+def _refuse_unknown(values: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = sorted(str(name) for name in set(values) - set(known))
+    if unknown:
+        raise InputError(f"unknown field {', '.join(unknown)}, the fields are {', '.join(known)}")
+
+
+def _are_pairs(sizes: Any) -> bool:
+    return isinstance(sizes, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in sizes
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            # A tuple that went through JSON or YAML is a list.
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+__all__ = ["RECIPES", "Recipe", "recipe_names"]

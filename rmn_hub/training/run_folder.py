@@ -1,0 +1,213 @@
+"""The folder of a run: its best checkpoint, its state to go on from, its record and its curves.
+
+Whatever is written is written beside and renamed. The order is: new checkpoint beside the old one, state, exchange of
+the checkpoints. So the state always tells which of two checkpoints is the best one, and a kill at any point loses no
+more than the current epoch.
+"""
+
+import csv
+import json
+import pickle
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import InputError
+from ..files import replacing
+from ..hub.checkpoint import WEIGHTS
+from ..model.image_processing_rmn import RMNImageProcessor
+from ..model.modeling_rmn import RMNModel
+from .recipe import Recipe, recipe_names
+
+METRICS = ("epoch", "minutes", "size", "learning_rate", "loss", "images_per_second", "accuracy", "validation_loss")
+# Options of the command line that change fields of a recipe.
+OVERRIDES = {"batch_size": "--batch-size", "learning_rate": "--learning-rate"}
+
+
+class RunFolder:
+    """
+    The files of one run.
+
+    Args:
+        path: the folder; it is made when something is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best, self.state = path / "best", path / "state.pt"
+
+    def prepare_best(self, model: RMNModel, epoch: int) -> None:
+        """Write configuration, weights and processor of a checkpoint beside the best one until now."""
+        beside = self._beside(epoch)
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        # What `save_pretrained` writes, without its progress bar on stderr.
+        model.config.architectures = [type(model).__name__]
+        model.config.dtype = model.dtype
+        model.config.save_pretrained(beside)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
+        size = model.config.image_size
+        RMNImageProcessor(size={"height": size, "width": size}).save_pretrained(beside)
+
+    def settle_best(self, epoch: int) -> None:
+        """
+        Make the checkpoint of an epoch the best one, where it is still beside it, and remove what a kill has left.
+        """
+        beside, old = self._beside(epoch), self.path / "best.old"
+        if beside.is_dir():
+            if self.best.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                self.best.rename(old)
+            beside.rename(self.best)
+        elif old.is_dir() and not self.best.exists():
+            old.rename(self.best)
+        for rest in (old, *self.path.glob("best.part*")):
+            shutil.rmtree(rest, ignore_errors=True)
+
+    def _beside(self, epoch: int) -> Path:
+        return self.path / f"best.part-{epoch}"
+
+    def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write one row per epoch."""
+        with replacing(self.path / "metrics.csv") as beside, beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, METRICS)
+            writer.writeheader()
+            writer.writerows(history)
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write `run.json`: how the run is made again."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path / "run.json") as beside:
+            beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    def write_state(self, state: Mapping[str, Any]) -> None:
+        """Write what a resumed run needs."""
+        with replacing(self.state) as beside:
+            torch.save(dict(state), beside)
+
+    def finish(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Draw the curves, and put record and curves beside the best checkpoint, for its model card."""
+        from ..drawing.figures import training_curves
+
+        with replacing(self.path / "curves.png") as beside:
+            training_curves(history).save(beside)
+        if self.best.is_dir():
+            for name in ("run.json", "metrics.csv"):
+                with replacing(self.best / name) as beside:
+                    shutil.copyfile(self.path / name, beside)
+
+    def read_state(
+        self, device: torch.device, settings: Mapping[str, Any], shapes: Mapping[str, torch.Size]
+    ) -> dict[str, Any]:
+        """
+        Read what [`write_state`] wrote.
+
+        Args:
+            device: where its tensors go.
+            settings: of the run that will go on; only its budget may have grown.
+            shapes: of the tensors of the module that will go on.
+
+        Raises:
+            InputError: the file is damaged, something else, or of a run with other settings.
+        """
+        try:
+            state = torch.load(self.state, map_location=device, weights_only=True)
+        except (OSError, RuntimeError, ValueError, TypeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            raise self._foreign() from error
+        if not isinstance(state, dict):
+            raise self._foreign()
+        if "module" in state and "settings" not in state:
+            raise InputError(
+                f"{self.path} holds a run of an older version: finish it with that version, or give another --output"
+            )
+        kinds: dict[str, Any] = {
+            "module": dict,
+            "average": (dict, type(None)),
+            "optimizer": dict,
+            "settings": dict,
+            "history": list,
+        }
+        kinds |= dict.fromkeys(("epoch", "step", "best_size", "best_epoch"), int)
+        kinds |= dict.fromkeys(("spent", "best"), (int, float))
+        if any(not isinstance(state.get(name), kind) for name, kind in kinds.items()):
+            raise self._foreign()
+        if not all(isinstance(row, dict) and set(row) == set(METRICS) for row in state["history"]):
+            raise self._foreign()
+        try:
+            changed = changed_settings(state["settings"], settings)
+        except (InputError, KeyError, TypeError) as error:
+            raise self._foreign() from error
+        if changed:
+            raise InputError(
+                f"{self.path} holds a run with other settings: {'; '.join(changed)}. Give those, or another --output."
+            )
+        averages = state["average"] is not None
+        if _shapes(state["module"]) != shapes or (averages and _shapes(state["average"].get("module")) != shapes):
+            raise self._foreign()
+        if averages != bool(state["settings"]["recipe"]["ema"]):
+            raise self._foreign()
+        return state
+
+    def _foreign(self) -> InputError:
+        return InputError(f"{self.state} cannot be read: it is damaged or of something else. Give another --output.")
+
+
+def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return which settings of a run differ from those it began with, as `name (then, now)`."""
+    found = []
+    before_and_after = [Recipe.from_dict(settings["recipe"]) for settings in (then, now)]
+    # A budget may grow; the recipe's own is only used when no other is given.
+    for name, (before, after) in before_and_after[0].differences(before_and_after[1]).items():
+        if name != "minutes":
+            found.append(f"{name} of the recipe ({before} then, {after} now)")
+    for name, value in now.items():
+        if name != "recipe" and then.get(name) != value:
+            found.append(f"{name} ({_shown(then.get(name))} then, {_shown(value)} now)")
+    return found
+
+
+def command_line(program: str, recipe: Recipe, options: Mapping[str, Any]) -> str:
+    """
+    Return the command that repeats a run. The recipe is named where it is one of this package's, with the options that
+    change it; `RECIPE.yaml` stands for any other.
+    """
+    named, overrides = "RECIPE.yaml", {}
+    for name in recipe_names():
+        changed = recipe.differences(Recipe.load(name))
+        changed.pop("minutes", None)  # the budget is an option anyway
+        if set(changed) <= set(OVERRIDES):
+            named, overrides = name, {OVERRIDES[field]: mine for field, (mine, _) in changed.items()}
+            if not changed:
+                break
+    words = [f"rmn-hub {program}"]
+    for option, value in {"--recipe": named, **overrides, **options}.items():
+        if value is not None:
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            words.append(f"{option} {text}" if not any(map(str.isspace, text)) else f"{option} '{text}'")
+    return " ".join(words)
+
+
+def public_name(path: str | Path) -> str:
+    """Return a local path's last part, and a Hub id as it is: a record goes out with its checkpoint."""
+    return Path(path).resolve().name if Path(path).exists() else str(path)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64:  # a hash
+        return value[:12]
+    return str(value)
+
+
+def _shapes(tensors: Any) -> dict[str, torch.Size] | None:
+    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        return None
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+__all__ = ["METRICS", "RunFolder", "changed_settings", "command_line", "public_name"]

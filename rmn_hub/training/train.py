@@ -1,0 +1,198 @@
+"""Training: what `rmn-hub train` calls. Data, start and settings are checked here, then the loop runs."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+
+from ..data.faces import FER_SIZE, FaceSet, looks_like_fer2013, split_role
+from ..data.sources import load_face_images
+from ..errors import InputError, TrainingError
+from ..expressions import EXPRESSIONS
+from ..files import file_hash
+from ..hub import checkpoint
+from ..model.configuration_rmn import RMNConfig
+from ..model.modeling_rmn import RMNModel
+from ..progress import Progress, silent
+from .feeding import Source, faces_for_training, share_of
+from .loop import Budget, TrainingResult, TrainingRun
+from .optimisation import precision_of, training_device
+from .recipe import Recipe
+from .run_folder import command_line, public_name
+
+
+def train(
+    data: str | Path,
+    output: str | Path,
+    recipe: Recipe,
+    *,
+    minutes: float | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    start_from: str | Path | None = None,
+    train_split: str = "train",
+    validation_split: str = "public_test",
+    limit_steps: int | None = None,
+    source: Source | None = None,
+    in_memory: bool | None = None,
+    device: str | None = None,
+    console: Console | None = None,
+    progress: Progress = silent,
+) -> TrainingResult:
+    """
+    Train a network, or go on with the run found in `output`.
+
+    The folder holds `state.pt` (to resume from), `run.json` (command, recipe, budget, seed, data), `metrics.csv`,
+    `curves.png` and the checkpoint `best`: the moving average of the weights with the best single-view accuracy on the
+    validation split, with a copy of `run.json` and `metrics.csv` at the end. A run that is killed loses the current
+    epoch only.
+
+    Args:
+        data: file or folder, see [`load_faces`].
+        output: folder of the run.
+        recipe: see [`Recipe`].
+        minutes: wall-clock budget over all sittings; the recipe's when neither this nor `epochs` is given. A finished
+            run goes on when it is given more.
+        epochs: budget in epochs instead, for runs that have to be equal on any machine.
+        seed: of weights, order, augmentation and dropout; 0 to 2**31 - 1.
+        start_from: checkpoint (folder or Hub id) to start from; its configuration is used, not the recipe's model.
+        train_split: split to train on.
+        validation_split: split that chooses the checkpoint. Never the one that is reported.
+        limit_steps: stop after so many steps of this sitting, to try a recipe out.
+        source: what every epoch trains on instead of the split itself.
+        in_memory: decode all faces once, or in every epoch again; when not given, sets of up to 2 GiB once.
+        device: where to train; the GPU when there is one.
+        console: where the lines about epochs go; nowhere when not given.
+        progress: called with the thousandths of the budget that are spent.
+
+    Raises:
+        InputError: the data or the settings cannot be used; the message states what to do.
+        CheckpointError: `start_from` cannot be loaded.
+        TrainingError: the loss is no longer a number.
+    """
+    if split_role(validation_split) == "private_test":
+        raise InputError(f"validation_split={validation_split!r} must not be the one that is scored once, at the end")
+    if minutes is not None and epochs is not None:
+        raise InputError(f"minutes={minutes} and epochs={epochs} are two budgets: give one")
+    for name, value in (("minutes", minutes), ("epochs", epochs)):
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name}={value} must be a finite number greater than 0")
+    if not 0 <= seed < 2**31:
+        raise InputError(f"seed={seed} must be from 0 to {2**31 - 1}")
+    recipe.check_model()
+    chosen = training_device(device)
+    accelerator = _accelerator(chosen)
+    if accelerator.num_processes > 1:
+        chosen = accelerator.device
+
+    def say(text: str) -> None:
+        if console is not None and accelerator.is_main_process:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    # FER2013's 48 pixels are resized on the training device; photos are read at the size that is trained.
+    stored, held_out = load_face_images(data, train_split), load_face_images(data, validation_split)
+    size = FER_SIZE if looks_like_fer2013(stored) else max(max(size for _, size in recipe.sizes), FER_SIZE)
+    faces, validation = (faces_for_training(each, size, in_memory) for each in (stored, held_out))
+    for note in (*faces.notes, *validation.notes):
+        say(f"note: {note}")
+    batch = share_of(recipe.batch_size, accelerator.num_processes) * accelerator.num_processes
+    if len(faces) < batch:
+        raise InputError(
+            f"{len(faces)} training faces are fewer than one batch of {batch}: add faces or give a smaller --batch-size"
+        )
+    budget = Budget(recipe.minutes if minutes is None and epochs is None else minutes, epochs)
+    start = None if start_from is None else checkpoint.find(start_from)
+    start_hash = None if start is None else file_hash(start / checkpoint.WEIGHTS)
+    settings = {
+        "recipe": recipe.to_dict(),
+        "seed": seed,
+        "budget": budget.kind,
+        "start_from": start_hash,
+        "data": faces.fingerprint(),
+        "validation": validation.fingerprint(),
+        "source": source.identity if source else None,
+        "in_memory": isinstance(faces, FaceSet),
+        # In epochs the number of steps hangs on it.
+        "processes": accelerator.num_processes if budget.kind == "epochs" else None,
+    }
+    shown_start = None if start_from is None else public_name(start_from)
+    record = {
+        "command": command_line(
+            source.program if source else "train",
+            recipe,
+            {
+                "--data": public_name(data),
+                "--minutes": budget.minutes,
+                "--epochs": budget.epochs,
+                "--seed": seed,
+                "--start-from": shown_start,
+                "--train-split": train_split if train_split != "train" else None,
+                "--validation-split": validation_split if validation_split != "public_test" else None,
+            },
+        ),
+        "recipe": recipe.to_dict(),
+        "minutes": budget.minutes,
+        "epochs": budget.epochs,
+        "seed": seed,
+        "start_from": shown_start,
+        "start_from_sha256": start_hash,
+        "data": {
+            "name": public_name(data),
+            "split": train_split,
+            "faces": len(faces),
+            "fingerprint": faces.fingerprint(),
+            "validation_split": validation_split,
+            "validation_fingerprint": validation.fingerprint(),
+        },
+        "precision": accelerator.mixed_precision,
+        "processes": accelerator.num_processes,
+    }
+    # The caller's random numbers go on as if there had been no training.
+    with torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else []):
+        torch.manual_seed(seed)
+        run = TrainingRun(
+            RMNModel(RMNConfig(**recipe.model)) if start_from is None else _starting_model(start_from, say),
+            faces,
+            validation,
+            Path(output),
+            recipe,
+            budget=budget,
+            settings=settings,
+            seed=seed,
+            source=source,
+            device=chosen,
+            accelerator=accelerator,
+            say=say,
+            progress=progress,
+        )
+        return run.run(record, limit_steps)
+
+
+def _accelerator(device: torch.device) -> Accelerator:
+    try:
+        # Tensors are moved here: accelerate would take the first GPU, whichever was asked for.
+        return Accelerator(cpu=device.type == "cpu", mixed_precision=precision_of(device), device_placement=False)
+    except ValueError as error:  # its state belongs to the process and keeps the first device's precision
+        raise TrainingError(
+            f"this process has trained on another kind of device before: {' '.join(str(error).split())} Start anew."
+        ) from error
+
+
+def _starting_model(start_from: str | Path, say: Callable[[str], None]) -> RMNModel:
+    """Return a checkpoint's network, with a classifier of random weights where its expressions are others."""
+    model = checkpoint.load_model(start_from)
+    names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    if names == EXPRESSIONS:
+        return model
+    settings = {name: getattr(model.config, name) for name in RMNConfig.__annotations__ if name != "model_type"}
+    fresh = RMNModel(RMNConfig(**settings))
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("classifier.")}
+    fresh.load_state_dict({**fresh.state_dict(), **kept})
+    say(f"{start_from} predicts {', '.join(names)}: its classifier is left out, a new one starts from random weights.")
+    return fresh
+
+
+__all__ = ["train"]

@@ -6,6 +6,7 @@
 import inspect
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -101,7 +102,7 @@ def write_repository(checkpoint: str | Path, folder: str | Path) -> None:
     loaded.processor.save_pretrained(folder)
 
 
-def _carry(classes: dict[str, type], folder: Path) -> dict[str, str]:
+def _carry(classes: Mapping[str, type], folder: Path) -> dict[str, str]:
     """Copy the files of classes, and return what `auto_map` has to hold for transformers to find them there."""
     for code in {Path(inspect.getfile(carried)) for carried in classes.values()}:
         shutil.copyfile(code, folder / code.name)

@@ -1,4 +1,4 @@
-"""Image processor of the Residual Masking Network: a face crop to `pixel_values`."""
+"""Image processor of the Residual Masking Network: from a face crop to `pixel_values`."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ FLOAT_TOLERANCE = 1e-4
 
 class RMNImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """
-    What an [`RMNImageProcessor`] takes beside transformers' own settings.
+    Name the settings of an [`RMNImageProcessor`] beside transformers' own.
 
     Args:
         do_grayscale (`bool`, defaults to `True`): whether to reduce colours to luma before resizing, as FER2013 is
@@ -33,15 +33,15 @@ class RMNImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-a
 
 class RMNImageProcessor(PilBackend):
     """
-    Turns face crops into `pixel_values`, floats `(batch, 3, height, width)` in 0..1, on one path for every kind of
+    Turn face crops into `pixel_values`, floats `(batch, 3, height, width)` in 0..1, on one path for every kind of
     input: 8 bits a channel, transparency on white, luma (ITU-R 601, rounded to 8 bits), bilinear resize with
     antialiasing, three equal channels, times 1/255, and mean and standard deviation when `do_normalize` is on (the
     original uses neither).
 
     Takes PIL images of any mode, numpy arrays and torch tensors (`H x W`, `H x W x C`, `C x H x W`, or four dimensions
     with the batch first), and lists of them in any nesting; C is 1, 3 (RGB) or 4 (RGB and alpha). Arrays are uint8 in
-    0..255, uint16 in 0..65535 or floats in 0..1; what is not 8 bits is rounded to 8, so that it answers as the same
-    picture in uint8 does.
+    0..255, uint16 in 0..65535 or floats in 0..1. They are rounded to 8 bits, so that the result is that of the same
+    image in uint8.
 
     The authors' package resizes with OpenCV. From 48 to 224 pixels the two differ by at most 1/255 (0.24/255 in the
     mean). Where a crop is larger than `size` they differ by more (a face from 96 to 48 pixels by 2.3/255 in the mean),
@@ -51,7 +51,7 @@ class RMNImageProcessor(PilBackend):
         size (`dict[str, int]`, defaults to `{"height": 224, "width": 224}`): what to resize to, in pixels.
         resample (`PIL.Image.Resampling`, defaults to `BILINEAR`): filter of the resize.
         do_convert_rgb, do_grayscale, do_resize, do_rescale (`bool`, default to `True`): switch a step off with
-            `False`. Without `do_convert_rgb`, what is neither RGB nor grey keeps the channels that it has.
+            `False`. Without `do_convert_rgb`, an image that is neither RGB nor grey keeps its channels.
         do_normalize (`bool`, defaults to `False`): whether to subtract `image_mean` and divide by `image_std`, one
             number for each channel, after the scaling to 0..1.
 
@@ -61,7 +61,7 @@ class RMNImageProcessor(PilBackend):
         torch.Size([1, 3, 48, 48])
 
     Raises:
-        ValueError: when called with something that is no picture or has no pixels, with floats that are outside 0..1
+        ValueError: when called with something else than images, with an empty one, with floats that are outside 0..1
             or not finite, or with another dtype.
     """
 
@@ -75,10 +75,10 @@ class RMNImageProcessor(PilBackend):
     do_normalize = False
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
-        """A flat list of single pictures. Grey arrays of two dimensions are pictures here, unlike in the base class."""
+        """Return a flat list of single images. Grey arrays of two dimensions are images here, unlike in the base class."""
         flat = [self.fetch_images(image) if isinstance(image, str) else image for image in _flatten(images)]
         if not flat:
-            raise ValueError("there are no images: give at least one")
+            raise ValueError("`images` must hold at least one image")
         return flat
 
     def process_image(
@@ -89,11 +89,11 @@ class RMNImageProcessor(PilBackend):
         input_data_format: str | ChannelDimension | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """One picture to uint8 `(1, H, W)` luma, or `(C, H, W)` with `do_grayscale` or `do_convert_rgb` off."""
+        """Turn one image into uint8 `(1, H, W)` luma, or `(C, H, W)` with `do_grayscale` or `do_convert_rgb` off."""
         if not isinstance(image, Image.Image):
             image = Image.fromarray(_to_uint8(_to_array(image, input_data_format)))
         elif image.width < 1 or image.height < 1:
-            raise ValueError(f"an image of {image.width} x {image.height} pixels is empty: give one with pixels")
+            raise ValueError(f"`images` must have pixels: one has {image.width} x {image.height}")
         elif image.mode in ("I", "F") or image.mode.startswith("I;"):
             image = _wide_to_uint8(image)
         if do_convert_rgb and (image.mode not in ("L", "RGB") or image.has_transparency_data):
@@ -120,7 +120,7 @@ class RMNImageProcessor(PilBackend):
             images, do_resize=False, size=size, resample=resample, return_tensors=None, **kwargs
         )
         if return_tensors is not None and len({image.shape for image in batch["pixel_values"]}) > 1:
-            raise ValueError("images of different sizes make no batch: leave do_resize on, or give them one by one")
+            raise ValueError("`images` must have one size without `do_resize`: these have different sizes")
         return batch.convert_to_tensors(return_tensors)
 
 
@@ -140,29 +140,27 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _wide_to_uint8(image: Image.Image) -> Image.Image:
-    """Grey PIL images of 16 and 32 bits, whose range the mode does not say: 0..1 in floats, else 8 or 16 bits."""
+    """Convert a grey PIL image of 16 or 32 bits. Its mode leaves the range open: 0..1 in floats, else 8 or 16 bits."""
     array = np.asarray(image)
     if image.mode == "F" and array.max() <= 1 + FLOAT_TOLERANCE:
         return Image.fromarray(_to_uint8(array))
     if not (array.min() >= 0 and array.max() <= 65535):  # NaN comes here, too
-        raise ValueError(
-            f"an image of mode {image.mode} has values that are not in 0..65535: scale them to 0..255 and give uint8"
-        )
+        raise ValueError(f"`images` of mode {image.mode} must have values in 0..65535: scale them to 0..255 in uint8")
     wide = image.mode.startswith("I;") or array.max() > 255
     return Image.fromarray(_to_uint8(array.astype(np.uint16 if wide else np.uint8)))
 
 
 def _to_array(image: Any, input_data_format: str | ChannelDimension | None) -> np.ndarray:
-    """An array or tensor of one picture as an array `H x W`, `H x W x 3` or `H x W x 4`, its dtype unchanged."""
+    """Return one image as an array `H x W`, `H x W x 3` or `H x W x 4`, its dtype unchanged."""
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
         image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
     if not isinstance(image, np.ndarray):
         raise ValueError(
-            f"an image is of type {type(image).__name__}: give a PIL image, a numpy array or a torch tensor"
+            f"`images` must be PIL images, numpy arrays or torch tensors: one is of type {type(image).__name__}"
         )
     if image.ndim not in (2, 3) or image.size == 0:
-        raise ValueError(f"an image has the shape {image.shape}: give H x W, H x W x C or C x H x W with pixels in it")
+        raise ValueError(f"`images` must be H x W, H x W x C or C x H x W with pixels: one has the shape {image.shape}")
     if image.ndim == 3:
         try:
             layout = input_data_format or infer_channel_dimension_format(image, num_channels=(1, 3, 4))
@@ -172,8 +170,7 @@ def _to_array(image: Any, input_data_format: str | ChannelDimension | None) -> n
             image = np.moveaxis(image, 0, -1)
         if layout is None or image.shape[-1] not in (1, 3, 4):
             raise ValueError(
-                f"an image has the shape {image.shape} without 1, 3 or 4 channels in front or at the end: "
-                "give H x W, H x W x C or C x H x W"
+                f"`images` must have 1, 3 or 4 channels, in front or at the end: one has the shape {image.shape}"
             )
         image = image[..., 0] if image.shape[-1] == 1 else image
     return image
@@ -183,14 +180,12 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     if np.issubdtype(array.dtype, np.floating):
         # In this order: any comparison with NaN is false.
         if not (array.min() >= -FLOAT_TOLERANCE and array.max() <= 1 + FLOAT_TOLERANCE):
-            raise ValueError(
-                "a float image has values that are not numbers in 0..1: divide by 255, or give uint8 in 0..255"
-            )
+            raise ValueError("`images` of floats must have values in 0..1: divide by 255, or give uint8 in 0..255")
         array = np.rint(array.astype(np.float32).clip(0, 1) * 255).astype(np.uint8)
     elif array.dtype == np.uint16:
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ValueError(f"an image has the dtype {array.dtype}: give uint8 in 0..255 or floats in 0..1")
+        raise ValueError(f"`images` must be uint8 in 0..255 or floats in 0..1: one has the dtype {array.dtype}")
     return np.ascontiguousarray(array)
 
 

@@ -1,4 +1,4 @@
-"""One path for every picture: what people have as a face crop, and what comes out for the network."""
+"""One path for every image: what people have as a face crop, and what comes out for the network."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_picture_gives_the_same(processor, colours, luma, form):
+def test_every_form_of_an_image_gives_the_same(processor, colours, luma, form):
     for array in (colours, luma):
         expected = pixels(processor, Image.fromarray(array))
         # bfloat16 holds eight bits of a number: half a step of 1/255 is all it can lose.
@@ -112,7 +112,7 @@ def test_transparency_lies_on_white(processor, luma):
         assert (pixels(processor, image) == 1).all()
 
 
-def test_a_batch_answers_as_its_pictures_do(processor, colours, luma):
+def test_a_batch_gives_what_its_images_give(processor, colours, luma):
     mixed = [Image.fromarray(colours), luma, colours[:50], torch.tensor(colours[:, :33])]
     alone = torch.cat([pixels(processor, image) for image in mixed])
     assert torch.equal(pixels(processor, mixed), alone)
@@ -128,13 +128,13 @@ def test_rounding_errors_of_floats_are_no_mistake(processor, colours):
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (None, "is of type NoneType"),
-        (3, "is of type int"),
-        (b"bytes", "is of type bytes"),
-        ([], "there are no images"),
-        ([[], []], "there are no images"),
+        (None, "of type NoneType"),
+        (3, "of type int"),
+        (b"bytes", "of type bytes"),
+        ([], "at least one"),
+        ([[], []], "at least one"),
         (np.zeros((0, 48), np.uint8), r"shape \(0, 48\)"),
-        (Image.new("L", (0, 5)), "0 x 5 pixels"),
+        (Image.new("L", (0, 5)), "0 x 5"),
         (np.zeros(9), r"shape \(9,\)"),
         (np.zeros((5, 6, 7, 8, 9)), r"shape \(5, 6, 7, 8, 9\)"),
         (np.zeros((5, 6, 7)), r"shape \(5, 6, 7\)"),
@@ -142,22 +142,22 @@ def test_rounding_errors_of_floats_are_no_mistake(processor, colours):
         (np.zeros((48, 48), bool), "dtype bool"),
         (torch.zeros(3, 48, 48, dtype=torch.int32), "dtype int32"),
         (np.array([["a", "b"]]), "dtype <U1"),
-        (np.full((48, 48), np.nan), "not numbers in 0..1"),
-        (np.full((48, 48), np.inf), "not numbers in 0..1"),
-        (np.full((48, 48), 255.0), "not numbers in 0..1"),
-        (np.full((48, 48), -0.1), "not numbers in 0..1"),
-        (Image.fromarray(np.full((48, 48), np.nan, np.float32)), "not in 0..65535"),
-        (Image.fromarray(np.full((48, 48), -1, np.int32)), "not in 0..65535"),
+        (np.full((48, 48), np.nan), "floats .*0..1"),
+        (np.full((48, 48), np.inf), "floats .*0..1"),
+        (np.full((48, 48), 255.0), "floats .*0..1"),
+        (np.full((48, 48), -0.1), "floats .*0..1"),
+        (Image.fromarray(np.full((48, 48), np.nan, np.float32)), "in 0..65535"),
+        (Image.fromarray(np.full((48, 48), -1, np.int32)), "in 0..65535"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_the_reason(processor, image, reason):
+def test_what_is_no_image_is_refused_with_the_reason(processor, image, reason):
     with pytest.raises(ValueError, match=reason) as caught:
         processor(image)
     assert "\n" not in str(caught.value)
 
 
-def test_one_bad_picture_of_many_is_refused(processor, luma):
-    with pytest.raises(ValueError, match="not numbers in 0"):
+def test_one_bad_image_of_many_is_refused(processor, luma):
+    with pytest.raises(ValueError, match="floats"):
         processor([luma, luma / 1.0])
 
 

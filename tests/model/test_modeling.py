@@ -141,7 +141,7 @@ def test_wrong_channels_are_named(tiny, shape):
         tiny(torch.rand(shape))
 
 
-def test_pictures_too_small_to_be_masked_are_refused():
+def test_images_too_small_to_be_masked_are_refused():
     model = RMNModel(RMNConfig(**{**TINY, "mask_depths": (4, 2, 1, 1)})).eval()
     assert model(torch.rand(1, 3, 16, 15)).logits.shape == (1, 7)
     with pytest.raises(ValueError, match=r"`pixel_values` .* 8 x 7 pixels"):
@@ -260,7 +260,7 @@ def test_a_small_network_learns_one_batch_by_heart(settings):
 
 def test_the_default_network_learns_one_batch_by_heart():
     torch.manual_seed(0)
-    # On small pictures, which its masks' depths of 4, 3, 2 and 1 just allow: at 224 pixels this takes minutes.
+    # On small images, which its masks' depths of 4, 3, 2 and 1 just allow: at 224 pixels this takes minutes.
     assert overfit(RMNModel(RMNConfig()), 64, 40, 3e-4, enough=0.05) < 0.05
 
 

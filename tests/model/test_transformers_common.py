@@ -93,7 +93,7 @@ class RMNImageProcessingTest(common_image_processing.ImageProcessingTestMixin, u
     test_cast_dtype = torch.float16
 
     @pytest.fixture(autouse=True)
-    def _picture(self, monkeypatch):
+    def _image(self, monkeypatch):
         # Two of the tests would download a photo.
-        picture = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
-        monkeypatch.setattr(common_image_processing, "load_test_image", lambda url: picture)
+        image = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
+        monkeypatch.setattr(common_image_processing, "load_test_image", lambda url: image)

@@ -75,7 +75,7 @@ class RMNImageProcessor(PilBackend):
     do_normalize = False
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
-        """Return a flat list of single images. Grey arrays of two dimensions are images here, unlike in the base class."""
+        """Return a flat list of single images. Grey arrays of two dimensions are images, unlike in the base class."""
         flat = [self.fetch_images(image) if isinstance(image, str) else image for image in _flatten(images)]
         if not flat:
             raise ValueError("`images` must hold at least one image")

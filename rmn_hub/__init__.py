@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .model.modeling_rmn import RMNBackbone, RMNBackboneOutput, RMNForImageClassification, RMNModel, RMNOutput
     from .recognizer import ExpressionRecognizer
     from .results import Attention, Face, FaceExpression, ImageResult
+    from .video.recognize import FilmResults
+    from .video.session import FrameResult
     from .video.tracking import FaceTracker, Track
 
 try:
@@ -42,6 +44,8 @@ _LAZY = {
     "FaceDetector": "detection.detector",
     "FaceExpression": "results",
     "FaceTracker": "video.tracking",
+    "FilmResults": "video.recognize",
+    "FrameResult": "video.session",
     "ImageResult": "results",
     "MTCNNDetector": "detection.mtcnn",
     "RMNBackbone": "model.modeling_rmn",
@@ -79,6 +83,8 @@ __all__ = [
     "FaceDetector",
     "FaceExpression",
     "FaceTracker",
+    "FilmResults",
+    "FrameResult",
     "ImageResult",
     "InputError",
     "MTCNNDetector",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from .images import MAX_PIXELS, LoadedImage, is_folder, load_image
 from .model.image_processing_rmn import RMNImageProcessor
 from .model.modeling_rmn import RMNModel
 from .results import Attention, Face, FaceExpression, ImageResult, reading_order
+
+if TYPE_CHECKING:
+    from .video.recognize import FilmResults
 
 # Faces wait for a full batch as crops of their photo's resolution. Beyond this much of them the batch goes early.
 MAX_WAITING_BYTES = 64_000_000
@@ -252,6 +255,18 @@ class ExpressionRecognizer:
             raise InputError("this checkpoint has its masks switched off: there is no attention to show")
         confidence = self.min_confidence if min_confidence is None else _checked_confidence(min_confidence)
         return self._stream(images, boxes, faces_only, attention, confidence, on_error)
+
+    def video(self, source: str | os.PathLike[str] | int, **settings: Any) -> "FilmResults":
+        """
+        Return the results of a film frame by frame, with faces that keep their identities; see
+        [`rmn_hub.video.recognize`] for the `settings`.
+
+        Raises:
+            InputError: the source cannot be opened or a setting is out of range.
+        """
+        from .video.recognize import recognize
+
+        return recognize(source, self, **settings)
 
     def _stream(
         self,

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..recognizer import ExpressionRecognizer
 from .frames import Film, Frame
 from .session import SMOOTH, FrameResult, Session
 from .tables import CSVWriter, to_df
 
 if TYPE_CHECKING:
     import pandas
+
+    from ..recognizer import ExpressionRecognizer
 
 # Seconds for which a face that is not seen is waited for.
 PATIENCE = 2.0
@@ -79,7 +80,7 @@ class FilmResults(Iterator[FrameResult]):
 
 def recognize(
     source: str | os.PathLike[str] | int,
-    recognizer: ExpressionRecognizer,
+    recognizer: "ExpressionRecognizer",
     *,
     start: float = 0.0,
     end: float | None = None,
@@ -141,7 +142,7 @@ def recognize(
 
 def session_for(
     film: Film,
-    recognizer: ExpressionRecognizer,
+    recognizer: "ExpressionRecognizer",
     *,
     every: int = 1,
     smooth: float = SMOOTH,

@@ -14,13 +14,14 @@ from PIL import Image
 from ..detection.detector import FaceDetector
 from ..errors import InputError
 from ..images import load_image
-from ..recognizer import ExpressionRecognizer
 from ..results import FaceExpression, ImageResult, reading_order
 from .cuts import CutDetector
 from .tracking import FaceTracker, ProbabilitySmoother
 
 if TYPE_CHECKING:
     import pandas
+
+    from ..recognizer import ExpressionRecognizer
 
 # Seconds: the time constant of the smoothed probabilities.
 SMOOTH = 0.4
@@ -100,7 +101,7 @@ class Session:
 
     def __init__(
         self,
-        recognizer: ExpressionRecognizer,
+        recognizer: "ExpressionRecognizer",
         *,
         detector: FaceDetector | None = None,
         smooth: float = SMOOTH,

@@ -103,7 +103,7 @@ def test_every_start_and_end(film, fast):
     results = list(recognize(film, fast, start=0.4, end=0.8, every=4))
     assert [result.index for result in results] == [10, 14, 18]
     assert [result.image for result in results] == [None] * 3
-    (first, *_) = recognize(film, fast, end=0.04, images=True)
+    (first,) = fast.video(film, end=0.04, images=True)
     assert first.plot().size == first.image.size == (320, 240)
     with pytest.raises(InputError, match="every=0"):
         recognize(film, fast, every=0)

@@ -1,5 +1,8 @@
 """One stream of frames: identities, times, smoothing, cuts, and the same numbers as the recognizer's."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -120,3 +123,8 @@ def test_a_frame_without_faces_and_json(recognizer, head):
     line = session.update(scene((head, (80, 50))), 0.25).to_dict()
     assert (line["frame"], line["time"], line["faces"][0]["track_id"]) == (1, 0.25, 1)
     assert line["faces"][0]["raw_probabilities"] == line["faces"][0]["probabilities"]
+
+
+def test_following_needs_no_torch():
+    code = "import sys, rmn_hub; rmn_hub.FaceTracker, rmn_hub.FrameResult; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -1,23 +1,27 @@
-"""Where the network looked: masks to attention maps, features before and after masking, and the maps' faithfulness."""
+"""Attention maps: masks reduced to one value per place, and these values laid over the pixels of their face."""
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from .model.modeling_rmn import RMNOutput
+from .errors import InputError
 from .results import Attention, FaceExpression
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .model.modeling_rmn import RMNOutput
 
 # A map whose values differ by less than this share of the largest one holds only rounding errors.
 FLAT = 1e-5
 
 
-def reduce_mask(mask: Tensor, features: Tensor) -> Tensor:
+def reduce_mask(mask: "Tensor", features: "Tensor") -> "Tensor":
     """
-    One mask as a map: how far masking moves the features of each place,
+    Reduce a mask to a map of how far masking moves the features of each place,
 
         map = sqrt(mean_c (m_c t_c)^2),
 
@@ -44,72 +48,71 @@ def reduce_mask(mask: Tensor, features: Tensor) -> Tensor:
     return (mask.float() * features.float()).square().mean(1).sqrt()
 
 
-def normalize(maps: Tensor) -> Tensor:
+def normalize(maps: np.ndarray) -> np.ndarray:
     """
-    Each map of `(batch, H, W)` stretched to 0..1. A flat one (`FLAT`), or one that is not finite, becomes zeros.
+    Stretch each map of `(batch, H, W)` to 0..1, in float32. A flat one (see `FLAT`), or one that is not finite, becomes
+    zeros.
     """
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    spread = high - low
-    stretched = (maps - low) / spread
-    usable = (spread > FLAT * torch.maximum(high.abs(), low.abs())) & spread.isfinite()
-    return torch.where(usable, stretched, torch.zeros_like(stretched))
+    maps = np.asarray(maps, np.float32)
+    low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        spread = high - low
+        usable = (spread > FLAT * np.maximum(abs(high), abs(low))) & np.isfinite(spread)
+        return np.where(usable, (maps - low) / spread, np.float32(0))
 
 
-@torch.inference_mode()
-def attention_maps(outputs: RMNOutput) -> tuple[Tensor, ...]:
+def attention_maps(outputs: "RMNOutput") -> "tuple[Tensor, ...]":
     """
-    The attention maps of a batch: each stage's mask by `reduce_mask`, then by `normalize`.
+    Reduce each stage's mask of a batch by `reduce_mask`.
 
     Args:
         outputs: of a model called with `output_masks=True` and `output_hidden_states=True`.
 
     Returns:
-        per stage, float32 `(batch, H, W)` in 0..1 on the model's device.
+        Per stage, float32 `(batch, H, W)`, 0 or more, on the model's device.
 
     Raises:
-        ValueError: the outputs hold no masks or no hidden states.
+        InputError: the outputs hold no masks or no hidden states.
     """
     if not outputs.masks or not outputs.hidden_states:
-        raise ValueError(
-            "the outputs hold no masks to show: call the model with output_masks=True and output_hidden_states=True, "
-            "and take a checkpoint whose masks are on"
+        raise InputError(
+            "the outputs hold no masks: call the model with output_masks=True and output_hidden_states=True, and take "
+            "a checkpoint whose masks are on"
         )
     # hidden_states are t1, b1, t2, b2, ...: every other one is before masking.
-    return tuple(
-        normalize(reduce_mask(mask, features)) for mask, features in zip(outputs.masks, outputs.hidden_states[::2])
-    )
+    return tuple(reduce_mask(mask, features) for mask, features in zip(outputs.masks, outputs.hidden_states[::2]))
 
 
-@torch.inference_mode()
-def attention_from_outputs(outputs: RMNOutput, crops: Sequence[np.ndarray]) -> list[Attention]:
+def attention_of_faces(
+    maps: Sequence[np.ndarray], before: Sequence[np.ndarray], after: Sequence[np.ndarray], crops: Sequence[np.ndarray]
+) -> list[Attention]:
     """
-    What there is to show of each face of a batch.
+    Return what there is to show of each face of a batch.
 
-    `before` and `after` are the channel mean of the features' absolute values before and after masking (figure 1.14 of
-    the authors' report shows both for the third stage), divided by the larger maximum of the two. A place that is
-    twice as bright in `after` is twice as strong, and black is no features at all.
+    `before` and `after` of the result are divided by the larger maximum of the two, per face and stage (figure 1.14 of
+    the authors' report shows both for the third stage). A place that is twice as bright in `after` is twice as strong,
+    and black is no features at all.
 
     Args:
-        outputs: of a model called with `output_masks=True` and `output_hidden_states=True`.
-        crops: the faces' crops in the batch's order, uint8 `H x W x 3` RGB, as they were cut from the photo.
-
-    Returns:
-        one `Attention` per face.
+        maps: per stage, float32 `(batch, H, W)`, as [`reduce_mask`] and every engine return them.
+        before: per stage, float32 `(batch, H, W)`: channel mean of the absolute features before masking.
+        after: per stage, the same after masking.
+        crops: the crops in the batch's order, uint8 `H x W x 3` RGB, as they were cut from the image.
 
     Raises:
-        ValueError: the outputs hold no masks or no hidden states, or there is not one crop for each face.
+        InputError: there are no maps, or there is not one crop for each face.
     """
-    maps = [stage.cpu().numpy() for stage in attention_maps(outputs)]
+    if not maps or not len(maps) == len(before) == len(after):
+        raise InputError("maps, before and after must have one array for each stage: ask the engine for attention")
     if len(crops) != len(maps[0]):
-        raise ValueError(
-            f"there are {len(maps[0])} faces in the outputs but {len(crops)} crops: give one for each face"
-        )
-    before, after = [], []
-    for unmasked, masked in zip(outputs.hidden_states[::2], outputs.hidden_states[1::2]):
-        pair = torch.stack([unmasked.float().abs().mean(1), masked.float().abs().mean(1)])
-        pair = (pair / pair.amax((0, 2, 3), keepdim=True).clamp_min(1e-12)).cpu().numpy()
-        before.append(pair[0])
-        after.append(pair[1])
+        raise InputError(f"crops has {len(crops)} entries but must have one for each of the {len(maps[0])} faces")
+    maps = [normalize(stage) for stage in maps]
+    scales = [
+        np.maximum(np.maximum(unmasked, masked).max((1, 2), keepdims=True), np.float32(1e-12))
+        for unmasked, masked in zip(before, after)
+    ]
+    before = [stage / scale for stage, scale in zip(before, scales)]
+    after = [stage / scale for stage, scale in zip(after, scales)]
     # Copies: one face that is kept must not keep its whole batch in memory.
     return [
         Attention(
@@ -122,11 +125,10 @@ def attention_from_outputs(outputs: RMNOutput, crops: Sequence[np.ndarray]) -> l
     ]
 
 
-# Maps over faces
 @functools.lru_cache(maxsize=64)
-def _placement(cells: int, pixels: int) -> np.ndarray:
+def placement(cells: int, pixels: int) -> np.ndarray:
     """
-    Weights `(pixels, cells)`, float32, that stretch a line of a map over the same line of its face.
+    Return weights `(pixels, cells)`, float32, that stretch a line of a map over the same line of its face.
 
     Every convolution of stride 2 looks at pixel 2i and around it, so cell i of n sees the face around i / n of its
     width, the left (or upper) edge of the tile that a plain resize would give it, not its middle. That is half a tile:
@@ -150,24 +152,24 @@ def _placement(cells: int, pixels: int) -> np.ndarray:
 
 def place(attention_map: np.ndarray, width: int, height: int) -> np.ndarray:
     """
-    A map, or features before or after a mask, stretched over its face: what is at a pixel belongs to that pixel.
+    Stretch a map, or features before or after a mask, over its face: what is at a pixel belongs to that pixel.
 
     Args:
         attention_map: float32 `H x W`, one stage of an `Attention`.
-        width: of the picture that it goes over, in pixels.
-        height: likewise.
+        width: width in pixels of the image that the map goes over.
+        height: height of that image.
 
     Returns:
         float32 `height x width`, within the range of the map.
     """
     values = np.asarray(attention_map, np.float32)
-    placed = _placement(values.shape[0], height) @ values @ _placement(values.shape[1], width).T
+    placed = placement(values.shape[0], height) @ values @ placement(values.shape[1], width).T
     return placed.clip(values.min(), values.max())  # a cubic curve overshoots a little
 
 
 @functools.cache
 def _colors() -> np.ndarray:
-    """256 colours, uint8 `(256, 3)`, from dark to light, which colour-blind people can tell apart too."""
+    """Return 256 colours, uint8 `(256, 3)`, from dark to light, which colour-blind people can tell apart too."""
     import matplotlib
 
     return (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
@@ -175,7 +177,7 @@ def _colors() -> np.ndarray:
 
 def overlay(crop: np.ndarray, attention_map: np.ndarray, alpha: float = 0.5) -> np.ndarray:
     """
-    A map in colour over its face: from black (least) over violet and orange to yellow (most).
+    Lay a map in colour over its face: from black (least) over violet and orange to yellow (most).
 
     Args:
         crop: the face, uint8 `H x W x 3` RGB or `H x W` grey.
@@ -186,13 +188,13 @@ def overlay(crop: np.ndarray, attention_map: np.ndarray, alpha: float = 0.5) -> 
         uint8 `H x W x 3` of the crop's size.
 
     Raises:
-        ValueError: `alpha` lies outside 0..1, or the crop is no uint8 picture.
+        InputError: `alpha` lies outside 0..1, or the crop is not an image in uint8.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha={alpha} must lie in 0..1")
+        raise InputError(f"alpha={alpha} must be in 0..1")
     crop = np.asarray(crop)
     if crop.dtype != np.uint8 or crop.ndim not in (2, 3):
-        raise ValueError(f"the crop is {crop.dtype} of shape {crop.shape}: give uint8, H x W x 3 or H x W")
+        raise InputError(f"crop of {crop.dtype} and shape {crop.shape} must be uint8, H x W x 3 or H x W")
     face = Image.fromarray(crop).convert("RGB")
     placed = place(attention_map, *face.size)
     colors = _colors()[(placed.clip(0, 1) * 255).round().astype(np.uint8)]
@@ -202,9 +204,24 @@ def overlay(crop: np.ndarray, attention_map: np.ndarray, alpha: float = 0.5) -> 
 
 
 def attention_of(expression: FaceExpression) -> Attention:
+    """
+    Return the attention of a face.
+
+    Raises:
+        InputError: the face was recognized without `attention=True`.
+    """
     if expression.attention is None:
-        raise ValueError("this face has no attention maps: call the recognizer with attention=True")
+        raise InputError("this face has no attention maps: call the recognizer with attention=True")
     return expression.attention
 
 
-__all__ = ["attention_from_outputs", "attention_maps", "normalize", "overlay", "place", "reduce_mask"]
+__all__ = [
+    "attention_maps",
+    "attention_of",
+    "attention_of_faces",
+    "normalize",
+    "overlay",
+    "place",
+    "placement",
+    "reduce_mask",
+]

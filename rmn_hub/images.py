@@ -1,194 +1,400 @@
-"""Pictures in: whatever a user calls one, as an upright RGB picture, or one sentence that says why not."""
+"""
+The only decoder: whatever a user calls an image, as an upright RGB image, or one sentence that states why not.
 
+Training, evaluation and the recognizer read images here, so that all of them see the same pixels: transparency on
+white, greys of 16 and 32 bits scaled to 8, the EXIF rotation applied, the first frame of an animation.
+"""
+
+import base64
+import binascii
+import contextlib
 import io
 import os
-import warnings
-from collections.abc import Callable, Collection
+import stat
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from .errors import InputError
 
+# What is one image for certain. (An array of four dimensions is several, and a tensor cannot be named without torch.)
+OneImage: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image
+
 # Four times the pixels of a good phone's photo: 240 MB as RGB. Checked in a file's header, before anything is decoded.
 MAX_PIXELS = 80_000_000
-# Nobody's face is recognisable in fewer pixels.
+# A face in fewer pixels cannot be recognized.
 MIN_SIDE = 10
-# Only formats of pictures. Pillow would read others by starting a program (EPS) or by following a stream (MPEG).
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+# Only formats of images. Pillow would read others by starting a program (EPS) or by following a stream (MPEG).
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 # What a folder is searched for. A file that is named itself may be called anything.
-SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"} | {
-    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
-}
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
+    | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+)
+# How far outside 0..1 a float may lie: interpolation and a division by 255 overshoot by a rounding error.
+FLOAT_TOLERANCE = 1e-4
+# A progressive JPEG is decoded once per scan. Cameras and editors write about 10; 2,000 in 156 KB took 28 s.
+MAX_SCANS = 100
+# How the files of phones begin that Pillow reads only with the extra `heif`: bytes 4 to 12.
+_HEIF_BRANDS = {b"ftyp" + brand for brand in b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split()}
 
 
 @dataclass(frozen=True)
 class LoadedImage:
     """
-    A picture ready for the detector.
+    An image ready for the detector.
 
     Args:
         image: RGB, upright (its EXIF rotation applied), transparency on white.
         source: its path, or the name that the caller gave it.
+        width: width in pixels of the upright image as it was handed over: twice that of `image` when a huge JPEG was
+            decoded at half its size, else the same.
+        height: likewise.
         message: a sentence when something of the input was left out, else `None`.
     """
 
     image: Image.Image
     source: str
+    width: int
+    height: int
     message: str | None = None
 
 
-def load_image(image: Any, name: str = "the image") -> LoadedImage:
+def load_image(image: Any, name: str = "the image", *, max_pixels: int = MAX_PIXELS) -> LoadedImage:
     """
-    Reads one picture.
+    Read one image.
 
     Args:
-        image: a path (`str` or `os.PathLike`), the bytes of a picture's file, a `PIL.Image.Image`, or a numpy array in
-            RGB order (not BGR): `H x W`, `H x W x 1`, `H x W x 3` or `H x W x 4` (with alpha), uint8 in 0..255, uint16
-            in 0..65535, or floats in 0..1.
-        name: what to call a picture that has no path, in `source` and in sentences.
+        image: a path (`str` or `os.PathLike`), the bytes of an image file, a file opened for reading bytes, a `data:`
+            URL, a `PIL.Image.Image`, a numpy array or a torch tensor. Arrays and tensors are `H x W`, `H x W x C` or
+            `C x H x W` with C of 1, 3 (RGB order, not BGR) or 4 (with alpha); uint8 in 0..255, uint16 in 0..65535, or
+            floats in 0..1.
+        name: what to call an image that has no path, in `source` and in sentences.
+        max_pixels: most pixels that an image may have. A JPEG of up to four times as many is decoded at half its size.
 
     Raises:
-        InputError: it is no picture, cannot be read, is smaller than `MIN_SIDE` pixels on a side, or has more than
-            `MAX_PIXELS` pixels.
+        InputError: it is not an image, cannot be read, is smaller than `MIN_SIDE` pixels on a side, or has more than
+            `max_pixels` pixels.
     """
+    name = name_of(image, name)
+    reader = _Reader(name, max_pixels)
+    if isinstance(image, str) and image[:5].lower() == "data:":
+        return reader.read(io.BytesIO(_from_data_url(image, name)))
     if isinstance(image, (str, os.PathLike)):
-        name = os.fspath(image)
-        with _open_path(Path(name)) as opened:
-            return _prepare(opened, name)
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        data = bytes(image)
-        if not data:
-            raise InputError(f"{name} is empty: give the bytes of a picture's file")
-        return _prepare(_open(io.BytesIO(data), name), name)
-    if isinstance(image, np.ndarray):
-        return _prepare(_from_array(image, name), name)
+        return reader.read_path(Path(name))
     if isinstance(image, Image.Image):
-        return _prepare(image, name)
+        return reader.finish(image)
+    if _is_array(image):
+        return reader.finish(_from_array(_as_array(image), shown(name), max_pixels))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return reader.read(io.BytesIO(image))
+    if callable(getattr(image, "read", None)):
+        return reader.read(io.BytesIO(_read_all(image, name)))
     raise InputError(
-        f"{name} is of type {type(image).__name__}: give a path, the bytes of a file, a PIL image or a numpy array"
+        f"{shown(name)} of type {type(image).__name__} must be a path, the bytes of an image file, a file opened for "
+        "reading bytes, a PIL image, a numpy array or a torch tensor"
     )
 
 
+def name_of(image: Any, name: str) -> str:
+    """Return the path of an image or of an open file, or `name` where it has none."""
+    if isinstance(image, str) and image[:5].lower() == "data:":
+        return name
+    if isinstance(image, (str, os.PathLike)):
+        return os.fsdecode(image)
+    path = getattr(image, "name", None) if callable(getattr(image, "read", None)) else None
+    return path if isinstance(path, str) and path else name
+
+
+def as_images(images: Any) -> Iterable[Any] | None:
+    """
+    Return the images of what a caller handed over for several, or `None` when it is one image.
+
+    Args:
+        images: one image in any form that `load_image` takes; or an iterable of them, an array `N x H x W x C` of N
+            images, or an array of paths.
+
+    Raises:
+        InputError: it is a table or a dictionary, which do not say where their images are.
+    """
+    if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(images, "read"):
+        return None
+    if _is_array(images):
+        if images.ndim == 4:
+            return list(images)
+        kind = getattr(images.dtype, "kind", "")
+        return images.tolist() if images.ndim == 1 and kind in "OU" else None
+    if isinstance(images, Mapping) or hasattr(images, "columns"):
+        raise InputError(
+            f"images of type {type(images).__name__} must be one image or a list of images: give a list of its paths"
+        )
+    return images if isinstance(images, Iterable) else None
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """Return a name or value for a message: on one line, printable, and cut in the middle when it is long."""
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > limit:
+        half = (limit - 3) // 2
+        text = f"{text[:half]}...{text[-half:]}"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder; no where nobody may look, or where the name cannot be one."""
+    """Return whether there is a folder; false where it cannot be looked up, or where the name cannot be one."""
     try:
         return path.is_dir()
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
 def find_images(
-    path: Path, skip: Collection[Path] = (), on_error: Callable[[InputError], None] | None = None
+    path: Path,
+    skip: Collection[Path] = (),
+    on_error: Callable[[InputError], object] | None = None,
+    on_left_out: Callable[[Mapping[str, int]], object] | None = None,
 ) -> list[Path]:
     """
-    The pictures of a folder and of the folders in it, sorted by path; hidden files are left out. A path that is no
-    folder is answered as it is, whether it can be read or not.
+    Return the images of a folder and of the folders in it, sorted by path. Hidden files and folders are left out, and
+    so are those whose names begin with two underscores (`__MACOSX`). A path that is not a folder is returned as it is,
+    whether it can be read or not.
 
     Args:
         path: a file or a folder.
         skip: folders not to look into (those that outputs are written to).
         on_error: what to do with a folder in it that cannot be read; it is then left out. Without it, the error is
             raised.
+        on_left_out: called with the number of the other files by suffix (`{".mp4": 2}`), when there are any; hidden
+            ones are not counted. `left_out_sentence` makes a sentence of it.
 
     Raises:
-        InputError: the folder cannot be read or holds no picture.
+        InputError: the folder cannot be read or holds no image.
     """
     if not is_folder(path):
         return [path]
     skipped = {os.path.realpath(folder) for folder in skip}
     problems: list[OSError] = []
-    found = []
+    found: list[Path] = []
+    others: Counter[str] = Counter()
     for folder, folders, files in os.walk(path, onerror=problems.append):
         folders[:] = [
             name
             for name in folders
-            if not name.startswith(".") and os.path.realpath(Path(folder) / name) not in skipped
+            if not name.startswith((".", "__")) and os.path.realpath(Path(folder) / name) not in skipped
         ]
-        found += [
-            Path(folder) / name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-        ]
+        for name in files:
+            if name.startswith("."):
+                continue
+            file = Path(folder) / name
+            suffix = file.suffix.lower()
+            if suffix in SUFFIXES:
+                found.append(file)
+            else:
+                others[suffix] += 1
     for problem in problems:
-        error = InputError(f"{problem.filename} cannot be read: {problem.strerror}")
+        error = InputError(f"{shown(problem.filename)} cannot be read: {problem.strerror}")
         if on_error is None or not found:
             raise error from problem
         on_error(error)
     if not found:
-        raise InputError(f"{path} is a folder without pictures: give a picture, or a folder that holds some")
+        left_out = f" ({left_out_sentence(others)})" if others else ""
+        raise InputError(f"{shown(path)} is a folder without images{left_out}: give an image, or a folder of images")
+    if others and on_left_out is not None:
+        on_left_out(dict(others.most_common()))
     return sorted(found)
 
 
-def _open_path(path: Path) -> Image.Image:
-    try:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder: give the path of a picture")
+def left_out_sentence(counts: Mapping[str, int]) -> str:
+    """Return `find_images`'s counts of other files as a sentence: `3 files are not images: 2 .mp4, 1 .txt`."""
+    several = sum(counts.values())
+    parts = [f"{count} {shown(suffix, 20) or 'without a suffix'}" for suffix, count in list(counts.items())[:6]]
+    more = ", ..." if len(counts) > 6 else ""
+    return f"{several} {'file is not an image' if several == 1 else 'files are not images'}: {', '.join(parts)}{more}"
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads one image, which messages call `name`."""
+
+    name: str
+    max_pixels: int
+
+    @property
+    def shown(self) -> str:
+        return shown(self.name)
+
+    def read_path(self, path: Path) -> LoadedImage:
+        if not self.name:
+            raise InputError("the path of an image must not be empty")
         if path.parts[:1] in (("http:",), ("https:",)):
-            raise InputError(f"{path} is an address: download the picture first")
-        if not path.exists():
-            raise InputError(f"{path} does not exist: check the path")
-        if not path.is_file():
-            raise InputError(f"{path} is not a regular file: give the path of a picture")
-        if path.stat().st_size == 0:
-            raise InputError(f"{path} is empty: save or copy the picture again")
-        return _open(path, str(path))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+            raise InputError(f"{self.shown} is an address: download the image first")
+        if is_folder(path):
+            raise InputError(f"{self.shown} is a folder: give the path of an image")
+        try:
+            # Without O_NONBLOCK, opening a pipe that nothing is written to would wait for ever.
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+            with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
+                mode = os.fstat(descriptor).st_mode
+                if stat.S_ISFIFO(mode):
+                    os.set_blocking(descriptor, True)
+                    return self.read(io.BytesIO(file.read()))
+                if not stat.S_ISREG(mode):
+                    raise InputError(f"{self.shown} is not a regular file: give the path of an image")
+                return self.read(file)
+        except (FileNotFoundError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            hint = ": give base64 text as a data: URL" if _is_base64(self.name) else ": check the path"
+            raise InputError(f"{self.shown} does not exist{hint}") from error
+        except OSError as error:
+            raise InputError(f"{self.shown} cannot be read: {error.strerror or error}") from error
 
+    def read(self, file: IO[bytes]) -> LoadedImage:
+        """Read an open file that can seek."""
+        prefix = file.read(16)
+        if not prefix:
+            raise InputError(f"{self.shown} is empty: save or copy the image again")
+        image = self._opened(file, prefix)
+        if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
+            self._count_scans(file)
+        # Closes the second handles that some plugins keep.
+        with image:
+            return self.finish(image)
 
-def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
-    """Reads the header only."""
-    Image.init()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)  # broken metadata that does not matter here
-            return Image.open(file, formats=[form for form in FORMATS if form in Image.OPEN])
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(_too_large(name)) from error
-    except (PermissionError, IsADirectoryError):
-        raise
-    except Exception as error:  # a broken header makes decoders raise nearly everything
-        raise InputError(f"{name} is not a picture: give a JPEG, PNG, WebP, GIF, BMP or TIFF file") from error
+    def _opened(self, file: IO[bytes], prefix: bytes) -> Image.Image:
+        """
+        Read the header only, by the formats that are named, and by each one's own look at the first bytes.
 
+        `Image.open` does the same, but it has a limit of pixels for the whole process, which is not ours to change.
+        """
+        Image.init()
+        problem: Exception | None = None
+        for form in FORMATS:
+            factory, accept = Image.OPEN.get(form, (None, None))
+            accepted = factory is not None and (accept is None or accept(prefix))
+            if factory is None or not accepted or isinstance(accepted, str):
+                continue
+            try:
+                file.seek(0)
+                return factory(file, "")
+            except Exception as error:  # a broken header makes decoders raise nearly everything
+                problem = problem if accept is None else error
+        if prefix[4:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
+            try:
+                from pillow_heif import HeifImageFile
+            except ImportError as error:
+                raise InputError(f"{self.shown} is a HEIC image: pip install 'rmn-hub[heif]' to read it") from error
+            try:
+                file.seek(0)
+                return HeifImageFile(file)
+            except Exception as error:
+                problem = error
+        if problem is None:
+            raise InputError(f"{self.shown} is not an image: give a JPEG, PNG, WebP, GIF, BMP or TIFF file")
+        if "MAX_TEXT" in str(problem):
+            raise InputError(f"{self.shown} holds too much text: save it again without its metadata") from problem
+        raise self._damaged(problem) from problem
 
-def _prepare(image: Image.Image, name: str) -> LoadedImage:
-    """Checks the size, decodes the first frame, turns it upright and makes it RGB."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise InputError(_too_large(name, f"{width} x {height} pixels"))
-    if min(width, height) < MIN_SIDE:
-        raise InputError(
-            f"{name} is {width} x {height} pixels: a picture needs at least {MIN_SIDE} on each side for a face"
-        )
-    message = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+    def _count_scans(self, file: IO[bytes]) -> None:
+        position = file.tell()
+        file.seek(0)
+        scans, last = 0, b""
+        while block := file.read(1 << 20):
+            # In compressed data every byte 0xff is followed by 0: this pair marks a scan's start.
+            scans += (last + block).count(b"\xff\xda")
+            last = block[-1:]
+        file.seek(position)
+        if scans > MAX_SCANS:
+            raise InputError(f"{self.shown} is a JPEG of {scans} scans: save it again, the limit is {MAX_SCANS}")
+
+    def _damaged(self, error: Exception) -> InputError:
+        reason = shown(str(error).strip(" .") or type(error).__name__)
+        return InputError(f"{self.shown} is truncated or damaged ({reason}): save or copy the image again")
+
+    def finish(self, image: Image.Image) -> LoadedImage:
+        """Check the size, decode the first frame, turn it upright and make it RGB."""
+        width, height = image.size
+        if min(width, height) < MIN_SIDE:
+            raise InputError(
+                f"{self.shown} is {width} x {height} pixels: an image needs at least {MIN_SIDE} on each side for a face"
+            )
+        sentences = []
+        if width * height > self.max_pixels:
+            too_large = width * height > 4 * self.max_pixels or image.format not in ("JPEG", "MPO")
+            # A JPEG's blocks can be decoded at half their size, for a quarter of the memory.
+            if too_large or image.draft(image.mode, (width // 2, height // 2)) is None:
+                raise InputError(_too_large(self.shown, width, height, self.max_pixels))
+            sentences.append(f"{self.name} has {width} x {height} pixels: it was read at half its size.")
+        try:
             # MPO is how phones save a photo with a second view or a thumbnail: no frames of anything.
             if getattr(image, "is_animated", False) and image.format != "MPO":
-                message = f"{name} has several frames: only the {'current' if image.tell() else 'first'} one was read."
+                which = "current" if image.tell() else "first"
+                sentences.append(f"{self.name} has several frames: only the {which} one was read.")
             image.load()
             # Before the mode changes: some conversions lose the EXIF block. (And a copy only where one is needed.)
-            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            if orientation != 1:
                 image = ImageOps.exif_transpose(image)
-            image = _to_rgb(image, name)
-    except InputError:
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, EOFError, struct.error, ...
-        raise InputError(f"{name} is truncated or damaged: save or copy the picture again") from error
-    return LoadedImage(image, name, message)
+                if orientation in (5, 6, 7, 8):
+                    width, height = height, width
+            image = _to_rgb(image, self.shown, self.max_pixels)
+        except InputError:
+            raise
+        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, EOFError, struct.error, ...
+            raise self._damaged(error) from error
+        if not sentences or image.size == (width, height):
+            width, height = image.size
+        return LoadedImage(image, self.name, width, height, " ".join(sentences) or None)
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _read_all(file: Any, name: str) -> bytes:
+    try:
+        # A file that was just written to stands at its end.
+        if callable(getattr(file, "seek", None)):
+            with contextlib.suppress(OSError, io.UnsupportedOperation):  # a pipe is read from where it is
+                file.seek(0)
+        data = file.read()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{shown(name)} cannot be read: {shown(error)}") from error
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise InputError(f"{shown(name)} must be a file opened for reading bytes ('rb'), not {type(data).__name__}")
+    return bytes(data)
+
+
+def _from_data_url(url: str, name: str) -> bytes:
+    head, comma, body = url.partition(",")
+    try:
+        if not comma:
+            raise ValueError("it has no comma")
+        data = unquote_to_bytes(body)
+        if head.lower().endswith(";base64"):
+            return base64.b64decode(b"".join(data.split()), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise InputError(f"{shown(name)} is a damaged data: URL ({error}): encode the image again") from error
+    return data
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        return len(text) >= 200 and bool(base64.b64decode("".join(text.split()), validate=True))
+    except ValueError:
+        return False
+
+
+def _to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
-        return _from_array(np.asarray(image).astype(np.uint16), name)
+        return _from_array(np.asarray(image).astype(np.uint16), name, max_pixels)
     if image.mode in ("I", "F"):
-        return _from_wide(np.asarray(image), name)
+        return _from_wide(np.asarray(image), name, max_pixels)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -196,45 +402,79 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_wide(values: np.ndarray, name: str) -> Image.Image:
-    """Pixels of 32 bits, whose range the file does not say: 0..1 in floats, else 8 or 16 bits by the largest one."""
+def _from_wide(values: np.ndarray, name: str, max_pixels: int) -> Image.Image:
+    """Scale pixels of 32 bits, whose range a file does not state: 0..1 in floats, else 8 or 16 bits by the largest."""
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError(f"{name} holds pixels that are not finite numbers: replace them first")
+    if values.dtype.kind == "f" and high <= 1 + FLOAT_TOLERANCE:
+        return _from_array(values, name, max_pixels)
     if low < 0 or high > 65535:
         raise InputError(f"{name} has pixels from {low:g} to {high:g}: scale them to 0..255 first")
-    if values.dtype.kind == "f" and high <= 1:
-        return _from_array(values, name)
-    return _from_array(values.astype(np.uint8 if high <= 255 else np.uint16), name)
+    return _from_array(values.astype(np.uint8 if high <= 255 else np.uint16), name, max_pixels)
 
 
-def _from_array(array: np.ndarray, name: str) -> Image.Image:
+def _is_array(image: Any) -> bool:
+    torch = sys.modules.get("torch")  # a caller who has a tensor has imported it
+    return isinstance(image, np.ndarray) or (torch is not None and isinstance(image, torch.Tensor))
+
+
+def _as_array(image: Any) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return image
+    tensor = image.detach().cpu()
+    return np.asarray(tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor)
+
+
+def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
+    channels = (1, 3, 4)
+    # No side of an image is that short (`MIN_SIDE`), so where the channels are is never in doubt.
+    if array.ndim == 3 and array.shape[0] in channels and array.shape[2] not in channels:
+        array = np.moveaxis(array, 0, 2)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (3, 4)):
+    if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in channels):
         raise InputError(
-            f"{name} is an array of shape {array.shape}: give height x width, or height x width x 3 in RGB order"
+            f"{name} is an array of shape {array.shape}: it must be height x width, or height x width x 3 in RGB order"
         )
     if array.size == 0:
         raise InputError(f"{name} is an array of shape {array.shape}: it has no pixels")
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise InputError(_too_large(name, f"{array.shape[1]} x {array.shape[0]} pixels"))
-    if array.dtype.kind == "f":
+    if array.shape[0] * array.shape[1] > max_pixels:
+        raise InputError(_too_large(name, array.shape[1], array.shape[0], max_pixels))
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "f":
         low, high = array.min(), array.max()
         if not (np.isfinite(low) and np.isfinite(high)):
             raise InputError(f"{name} holds values that are not finite numbers: replace the NaN or infinity first")
-        if low < 0 or high > 1:
+        if low < -FLOAT_TOLERANCE or high > 1 + FLOAT_TOLERANCE:
             raise InputError(f"{name} holds floats from {low:g} to {high:g}: give floats in 0..1, or uint8 in 0..255")
-        array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
-    elif array.dtype == np.uint16:
+        array = np.rint(array.astype(np.float32).clip(0, 1) * 255).astype(np.uint8)
+    elif (kind, size) == ("u", 2):  # in either byte order
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    elif array.dtype != np.uint8:
+    elif (kind, size) != ("u", 1):
         raise InputError(f"{name} is an array of {array.dtype}: give uint8 in 0..255, uint16, or floats in 0..1")
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), name, max_pixels)
 
 
-def _too_large(name: str, size: str = "too large") -> str:
-    return f"{name} is {size}: the limit is {MAX_PIXELS // 1_000_000} million pixels, make it smaller first"
+def _too_large(name: str, width: int, height: int, max_pixels: int) -> str:
+    return (
+        f"{name} is {width} x {height} pixels: the limit is {max_pixels / 1e6:g} million pixels, make it smaller first "
+        "or raise max_pixels"
+    )
 
 
-__all__ = ["FORMATS", "MAX_PIXELS", "MIN_SIDE", "SUFFIXES", "LoadedImage", "find_images", "is_folder", "load_image"]
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "MIN_SIDE",
+    "SUFFIXES",
+    "LoadedImage",
+    "OneImage",
+    "as_images",
+    "find_images",
+    "is_folder",
+    "left_out_sentence",
+    "load_image",
+    "name_of",
+    "shown",
+]

@@ -1,73 +1,76 @@
-"""The one way from pictures to expressions: load, detect, crop, classify in batches."""
+"""The one way from images to expressions: load, detect, crop, run the engine in batches, in the same order."""
 
 import math
+import operator
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 import numpy as np
-import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from transformers.utils import logging
 
+from .attention import attention_of_faces
+from .boxes import check_crops, checked_faces, iterable
 from .checkpoints import BUNDLED_CHECKPOINT
 from .detection.detector import MARGIN, FaceDetector, crop_face
-from .detection.mtcnn import MTCNNDetector
-from .errors import InputError
-from .hub.checkpoint import weights_problem
-from .images import MAX_PIXELS, LoadedImage, is_folder, load_image
-from .model.image_processing_rmn import RMNImageProcessor
-from .model.modeling_rmn import RMNModel
+from .engines.engine import Engine
+from .engines.pixels import PixelProcessor
+from .errors import CheckpointError, InputError, RMNError
+from .forking import call, is_forked
+from .images import MAX_PIXELS, LoadedImage, as_images, load_image, name_of, shown
+from .loading import engine_of, load_engine
 from .results import Attention, Face, FaceExpression, ImageResult, reading_order
 
 if TYPE_CHECKING:
+    import torch
+
+    from .images import OneImage
+    from .model.image_processing_rmn import RMNImageProcessor
+    from .model.modeling_rmn import RMNModel
     from .video.recognize import FilmResults
+
+# What becomes of an image that cannot be used: it is left out and the function is called with the error, or `"keep"`
+# puts a result without faces in its place.
+OnError: TypeAlias = Callable[[InputError], object] | Literal["keep"] | None
 
 # Faces wait for a full batch as crops of their photo's resolution. Beyond this much of them the batch goes early.
 MAX_WAITING_BYTES = 64_000_000
-# A crop is a square: of a strip of 10 x 1,000,000 pixels it would have a terabyte. The largest of a photo's faces fits.
-MAX_CROP_PIXELS = 2 * MAX_PIXELS
-# The form of an id on the Hub: whatever else is no folder is a path that was mistyped.
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 NO_FACE = "No face was found: look for smaller ones (min_face), or skip the detection if this is a face (faces_only)."
-NO_BOXES = "No box was given for this picture."
+NO_BOXES = "No box was given for this image."
 
 
 @dataclass
 class _Waiting:
-    """A picture whose faces wait for the model. The picture itself is not kept."""
+    """An image whose faces wait for the engine. Its pixels are not kept."""
 
-    source: str
-    width: int
-    height: int
-    message: str | None
-    image: Any
+    result: ImageResult
     faces: list[Face]
     crops: list[Image.Image]
 
 
 class ExpressionRecognizer:
     """
-    Says for every face of every picture which expression it shows.
+    Recognize the expression of every face of every image.
+
+    A recognizer can be used from many threads at once, pickled, and used in processes made by fork (on a CPU) or spawn.
 
     Args:
-        model: the network; a copy of it in its inference form is used.
-        processor: the image processor that belongs to it.
-        device: where networks run: `"cpu"`, `"cuda"`, `"cuda:1"`, ...; when not given, the GPU if there is one.
+        model: the network, of which a copy in its inference form is used, or any `Engine`.
+        processor: the image processor that belongs to the network, or a `PixelProcessor`.
+        device: where networks run: `"cpu"`, `"cuda"`, `"cuda:1"`, ...; the GPU if there is one when not given.
         detector: any `FaceDetector`; MTCNN when not given.
-        min_face: smallest face that MTCNN looks for, in pixels of the photo (see `MTCNNDetector`).
+        min_face: the smallest face that MTCNN looks for, in pixels of the photo (see `MTCNNDetector`).
         threshold: score in 0..1 below which MTCNN's faces are dropped; 0.9 when not given.
-        max_faces: most faces that MTCNN gives per picture, the largest; all when not given.
-        min_confidence: probability in 0..1 below which an answer is marked `uncertain`.
-        batch_size: most faces that go through the model at once.
-        margin: how much wider the square crop is than the longer side of the face's box (see `faces.MARGIN`).
+        max_faces: most faces that MTCNN returns per image, the largest; all when not given.
+        min_confidence: probability in 0..1 below which a face is marked `uncertain`.
+        batch_size: most faces that go through the network at once.
+        margin: how much wider the square crop is than the longer side of the face's box; when not given, the `margin`
+            of the detector, or `MARGIN` where it has none.
+        max_pixels: most pixels that an image may have; see `load_image`.
 
     Raises:
-        InputError: a setting is out of range, the device is not there, or the detector is none.
+        InputError: a setting is out of range, the device does not exist, or the detector has no `detect`.
 
     Example:
         >>> recognizer = ExpressionRecognizer.from_pretrained()  # doctest: +SKIP
@@ -77,42 +80,48 @@ class ExpressionRecognizer:
 
     def __init__(
         self,
-        model: RMNModel,
-        processor: RMNImageProcessor,
+        model: "RMNModel | Engine",
+        processor: "RMNImageProcessor | PixelProcessor",
         *,
-        device: str | torch.device | None = None,
+        device: "str | torch.device | None" = None,
         detector: FaceDetector | None = None,
         min_face: int | None = None,
         threshold: float | None = None,
         max_faces: int | None = None,
         min_confidence: float = 0.0,
         batch_size: int = 32,
-        margin: float = MARGIN,
+        margin: float | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        if detector is not None and not (min_face is None and threshold is None and max_faces is None):
-            raise InputError("min_face, threshold and max_faces are settings of MTCNN: set your own detector's itself")
+        settings = {"min_face": min_face, "threshold": threshold, "max_faces": max_faces}
+        given = {name: value for name, value in settings.items() if value is not None}
+        if detector is not None and given:
+            raise InputError(f"{', '.join(given)} and detector exclude each other: they are settings of MTCNN alone")
         if detector is not None and not isinstance(detector, FaceDetector):
-            raise InputError(f"a {type(detector).__name__} is no detector: it needs a method detect(images)")
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} must be at least 1")
-        if not -1 < margin < math.inf:
-            raise InputError(f"margin={margin} must be greater than -1")
-        self.min_confidence = _checked_confidence(min_confidence)
-        self.batch_size = batch_size
-        self.margin = margin
-        self.device = _checked_device(device)
+            raise InputError(f"detector of type {type(detector).__name__} must have a method detect(images)")
+        self.min_confidence = _probability("min_confidence", min_confidence)
+        self.batch_size = _count("batch_size", batch_size)
+        self.max_pixels = _count("max_pixels", max_pixels)
+        self.engine = call(engine_of, model, device)
+        self.device = str(getattr(self.engine, "device", "cpu"))
+        self.expressions = self.engine.expressions
+        self.has_masks = self.engine.has_masks
+        self.processor = (
+            processor
+            if isinstance(processor, PixelProcessor)
+            else PixelProcessor.from_settings(processor.to_dict(), "the processor")
+        )
         if detector is None:
-            settings = {"min_face": min_face, "threshold": threshold, "max_faces": max_faces}
-            given = {name: value for name, value in settings.items() if value is not None}
+            from .detection.mtcnn import MTCNNDetector
+
             try:
-                detector = MTCNNDetector(device=self.device, **given)
+                detector = call(MTCNNDetector, device=self.device, **cast("dict[str, Any]", given))
+            except RMNError:
+                raise
             except ValueError as error:
                 raise InputError(str(error)) from error
         self.detector = detector
-        self.processor = processor
-        self.model = model.for_inference().to(self.device)
-        labels = model.config.id2label
-        self.expressions = tuple(labels[index] for index in sorted(labels))
+        self.margin = _margin(getattr(detector, "margin", MARGIN) if margin is None else margin)
 
     @classmethod
     def from_pretrained(
@@ -123,10 +132,12 @@ class ExpressionRecognizer:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        engine: Literal["auto", "torch", "onnx"] = "auto",
+        device: "str | torch.device | None" = None,
         **settings: Any,
     ) -> "ExpressionRecognizer":
         """
-        A recognizer with the network and the image processor of a checkpoint.
+        Load the network and the image processor of a checkpoint.
 
         Args:
             checkpoint: a folder or a Hub id; the bundled checkpoint, which needs no network, when not given.
@@ -134,94 +145,115 @@ class ExpressionRecognizer:
             cache_dir: where downloads are kept, when not in Hugging Face's own place.
             local_files_only: never ask the Hub.
             token: for private repositories.
-            **settings: `device`, `detector`, `min_face`, `threshold`, `max_faces`, `min_confidence`, `batch_size` and
-                `margin`, as the class takes them.
+            engine: the runtime: `"torch"`, `"onnx"`, or `"auto"` for the fastest that the checkpoint has files for.
+            device: as the class takes it.
+            **settings: `detector`, `min_face`, `threshold`, `max_faces`, `min_confidence`, `batch_size`, `margin` and
+                `max_pixels`, as the class takes them.
 
         Raises:
-            InputError: the checkpoint cannot be loaded, or a setting is out of range.
+            CheckpointError: the checkpoint cannot be loaded.
+            InputError: a setting is out of range.
         """
         where = {
-            "revision": revision or "main",
+            "revision": revision,
             "cache_dir": cache_dir,
             "local_files_only": local_files_only,
             "token": token,
         }
-        checkpoint = os.fspath(checkpoint)
-        folder = Path(checkpoint)
-        if not is_folder(folder) and not _HUB_ID.fullmatch(checkpoint):
-            raise InputError(
-                f"there is no checkpoint {checkpoint}: give the folder of one, or the id of a model on the Hub"
-            )
-        if is_folder(folder) and not (folder / "config.json").is_file():
-            raise InputError(f"{folder} has no config.json: give the folder of a checkpoint")
-        # Below, transformers would print a table of every tensor that does not fit, and for a moment a bar.
-        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        if is_folder(folder):
-            logging.disable_progress_bar()
-        try:
-            model, report = RMNModel.from_pretrained(
-                checkpoint, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **where
-            )
-            processor = RMNImageProcessor.from_pretrained(checkpoint, **where)
-        except (OSError, ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
-            raise InputError(f"the checkpoint {checkpoint} cannot be loaded: {' '.join(str(error).split())}") from error
-        finally:
-            logging.set_verbosity(verbosity)
-            if bars:
-                logging.enable_progress_bar()
-        if problem := weights_problem(checkpoint, report):
-            raise InputError(problem)
-        return cls(model, processor, **settings)
+        model, processor = call(load_engine, os.fspath(checkpoint), where, engine, device)
+        return cls(model, processor, device=device, **settings)
+
+    @overload
+    def __call__(
+        self,
+        images: "OneImage",
+        *,
+        boxes: Iterable[Any] | None = ...,
+        faces_only: bool = ...,
+        attention: bool = ...,
+        min_confidence: float | None = ...,
+        on_error: OnError = ...,
+    ) -> ImageResult: ...
+
+    @overload
+    def __call__(
+        self,
+        images: "Sequence[Any] | Iterator[Any] | set[Any]",
+        *,
+        boxes: Iterable[Any] | None = ...,
+        faces_only: bool = ...,
+        attention: bool = ...,
+        min_confidence: float | None = ...,
+        on_error: OnError = ...,
+    ) -> list[ImageResult]: ...
+
+    @overload
+    def __call__(
+        self,
+        images: Any,
+        *,
+        boxes: Iterable[Any] | None = ...,
+        faces_only: bool = ...,
+        attention: bool = ...,
+        min_confidence: float | None = ...,
+        on_error: OnError = ...,
+    ) -> Any: ...
 
     def __call__(
         self,
         images: Any,
         *,
-        boxes: Sequence[Any] | None = None,
+        boxes: Iterable[Any] | None = None,
         faces_only: bool = False,
         attention: bool = False,
         min_confidence: float | None = None,
-    ) -> ImageResult | list[ImageResult]:
+        on_error: OnError = None,
+    ) -> Any:
         """
-        The expressions of one picture, or of each of several.
+        Recognize the expressions of one image, or of each of several.
 
         Args:
-            images: a path, the bytes of a picture's file, a PIL image or a numpy array (`images.load_image` says which
-                ones), or an iterable of these.
-            boxes: own boxes instead of detection: for one picture a list of `(x0, y0, x1, y1)` (or of `Face`) in
-                pixels of the upright picture, for several pictures one such list each.
-            faces_only: every picture is a face already and is classified without detection.
+            images: a path, the bytes of an image file, a file opened for reading bytes, a `data:` URL, a PIL image, a
+                numpy array or a torch tensor (`images.load_image` documents their shapes), or an iterable of these, or
+                an array `N x H x W x 3` of N images.
+            boxes: own boxes instead of detection: for one image a list of `(x0, y0, x1, y1)` (or of `Face`) in pixels
+                of the upright image, for several images one such list each.
+            faces_only: every image is a face already and is classified without detection.
             attention: whether to add the attention maps.
-            min_confidence: another one than the recognizer's, for this call.
+            min_confidence: for this call, instead of the recognizer's.
+            on_error: what becomes of an image that cannot be used. Without it, the error is raised. A function is
+                called with the error, and the image is left out of a list. With `"keep"`, its place is taken by a
+                result without faces whose `failed` is true and whose `message` is the error, as it is for one image.
 
         Returns:
-            one `ImageResult` for one image (not in a list), else a list of them in the same order. Faces are sorted in
-            reading order. The answers do not depend on the form of the picture nor on the others.
+            One `ImageResult` for one image (not in a list), else a list of them in the same order. Faces are sorted in
+            reading order. Results depend neither on the form of the image nor on the others.
 
         Raises:
-            InputError: a picture cannot be used, or an argument cannot be what it is.
+            InputError: an image cannot be used, or an argument is wrong. Errors of arguments are never passed to
+                `on_error`.
         """
-        if _is_one(images):
-            return next(
-                self.stream(
-                    [images],
-                    boxes=None if boxes is None else [boxes],
-                    faces_only=faces_only,
-                    attention=attention,
-                    min_confidence=min_confidence,
-                )
+        several = as_images(images)
+        options: dict[str, Any] = {
+            "faces_only": faces_only,
+            "attention": attention,
+            "min_confidence": min_confidence,
+        }
+        if several is not None:
+            several = list(several)
+            boxes = None if boxes is None else list(iterable("boxes", boxes))
+            return list(self.stream(several, boxes=boxes, on_error=on_error, **options))
+        errors: list[InputError] = []
+        own_boxes = None if boxes is None else [boxes]
+        results = list(
+            self.stream(
+                [images], boxes=own_boxes, on_error=errors.append if callable(on_error) else on_error, **options
             )
-        try:
-            images = list(images)
-        except TypeError:
-            images = [images]  # loading it says what it is
-        boxes = None if boxes is None else list(boxes)
-        if boxes is not None and len(boxes) != len(images):
-            raise InputError(f"there are {len(images)} images but {len(boxes)} lists of boxes: give one for each image")
-        return list(
-            self.stream(images, boxes=boxes, faces_only=faces_only, attention=attention, min_confidence=min_confidence)
         )
+        if errors and callable(on_error):
+            on_error(errors[0])
+            return _failed(name_of(images, "image 1"), errors[0], images)
+        return results[0]
 
     def stream(
         self,
@@ -231,30 +263,42 @@ class ExpressionRecognizer:
         faces_only: bool = False,
         attention: bool = False,
         min_confidence: float | None = None,
-        on_error: Callable[[InputError], None] | None = None,
+        on_error: OnError = None,
     ) -> Iterator[ImageResult]:
         """
-        The result of each picture, in order, in memory that does not grow with their number: pictures are read when it
-        is their turn, and nothing of them is kept. Up to `batch_size` of them are read ahead.
+        Yield the result of each image, in order, in memory that does not grow with their number: images are read when
+        it is their turn, up to `batch_size` of them ahead, and their pixels are not kept. What was recognized before
+        an error is yielded before it is raised.
 
         Args:
-            images: any iterable of what `__call__` takes.
+            images: any iterable of what `__call__` takes for one image.
             boxes: own boxes, one list for each image.
-            faces_only: every picture is a face already.
+            faces_only: every image is a face already.
             attention: whether to add the attention maps.
-            min_confidence: another one than the recognizer's.
-            on_error: what to do with a picture that cannot be used; it is then left out. Without it, the error is
-                raised.
+            min_confidence: instead of the recognizer's.
+            on_error: as in `__call__`.
 
         Raises:
-            InputError: an argument cannot be what it is; while streaming, a picture cannot be used.
+            InputError: an argument is wrong; while streaming, an image cannot be used.
         """
         if boxes is not None and faces_only:
-            raise InputError("boxes and faces_only exclude each other: a face that is cut out needs no box")
-        if attention and not self.model.masking_blocks:
-            raise InputError("this checkpoint has its masks switched off: there is no attention to show")
-        confidence = self.min_confidence if min_confidence is None else _checked_confidence(min_confidence)
-        return self._stream(images, boxes, faces_only, attention, confidence, on_error)
+            raise InputError("boxes and faces_only exclude each other: an image that is a face needs no box")
+        if attention and not self.has_masks:
+            raise InputError("attention=True must have a checkpoint with masks: this one has them switched off")
+        if not (on_error is None or on_error == "keep" or callable(on_error)):
+            raise InputError(f"on_error={shown(on_error)} must be a function, 'keep' or None")
+        several = as_images(images)
+        if several is None:
+            raise InputError(
+                f"images of type {type(images).__name__} must be several images: call the recognizer for one"
+            )
+        if boxes is not None and isinstance(boxes, Sized) and isinstance(several, Sized) and len(boxes) != len(several):
+            raise InputError(f"boxes has {len(boxes)} lists but must have one for each of the {len(several)} images")
+        confidence = self.min_confidence
+        if min_confidence is not None:
+            confidence = _probability("min_confidence", min_confidence)
+        ready = self._prepared(several, boxes, faces_only, on_error)
+        return self._batched(ready, attention, confidence)
 
     def video(self, source: str | os.PathLike[str] | int, **settings: Any) -> "FilmResults":
         """
@@ -268,104 +312,126 @@ class ExpressionRecognizer:
 
         return recognize(source, self, **settings)
 
-    def _stream(
-        self,
-        images: Iterable[Any],
-        boxes: Iterable[Any] | None,
-        faces_only: bool,
-        attention: bool,
-        min_confidence: float,
-        on_error: Callable[[InputError], None] | None,
-    ) -> Iterator[ImageResult]:
+    def _batched(self, ready: Iterator[_Waiting], attention: bool, min_confidence: float) -> Iterator[ImageResult]:
+        """Collect images until their faces make a batch, and yield their results."""
         waiting: list[_Waiting] = []
         faces = size = 0
-        all_boxes = None if boxes is None else iter(boxes)
-        for number, image in enumerate(images, start=1):
-            own_boxes = None if all_boxes is None else next(all_boxes, ())
+        failure: Exception | None = None
+        while failure is None:
             try:
-                ready = self._prepare(image, f"image {number}", own_boxes, faces_only)
-            except InputError as error:
-                if on_error is None:
-                    raise
-                on_error(error)
-                continue
-            waiting.append(ready)
-            faces += len(ready.faces)
-            size += sum(3 * crop.width * crop.height for crop in ready.crops)
+                image = next(ready)
+            except StopIteration:
+                break
+            except Exception as error:  # whatever the caller's iterables raise
+                failure = error
+                break
+            waiting.append(image)
+            faces += len(image.faces)
+            size += sum(3 * crop.width * crop.height for crop in image.crops)
             if max(faces, len(waiting)) >= self.batch_size or size >= MAX_WAITING_BYTES:
                 yield from self._classify(waiting, attention, min_confidence)
                 waiting, faces, size = [], 0, 0
         yield from self._classify(waiting, attention, min_confidence)
+        if failure is not None:
+            raise failure
 
-    def _prepare(self, image: Any, name: str, boxes: Any, faces_only: bool) -> _Waiting:
-        """Loads a picture, finds its faces and cuts them out."""
-        picture = load_image(image, name)
-        width, height = picture.image.size
-        message = None
-        if faces_only:
-            faces = [Face((0.0, 0.0, float(width), float(height)))]
-        elif boxes is not None:
-            faces = _checked_boxes(boxes, picture)
-            message = None if faces else NO_BOXES
-        else:
-            found = self.detector.detect([picture.image])
-            if not isinstance(found, Sequence) or len(found) != 1:
-                raise InputError("the detector does not give one list of faces for each picture: see FaceDetector")
-            faces = _checked_boxes(found[0], picture)
-            message = None if faces else NO_FACE
+    def _prepared(
+        self, images: Iterable[Any], boxes: Iterable[Any] | None, faces_only: bool, on_error: OnError
+    ) -> Iterator[_Waiting]:
+        """Load each image, find its faces and cut them out."""
+        missing = object()
+        all_boxes = None if boxes is None else iter(iterable("boxes", boxes))
+        for number, image in enumerate(images, start=1):
+            name = f"image {number}"
+            own_boxes = None if all_boxes is None else next(all_boxes, missing)
+            if own_boxes is missing:
+                raise InputError(f"boxes has {number - 1} lists but must have one for each image")
+            try:
+                loaded = load_image(image, name, max_pixels=self.max_pixels)
+                whole = [Face((0.0, 0.0, float(loaded.width), float(loaded.height)))]
+                if faces_only:
+                    check_crops(whole, 0.0, loaded.source)
+            except InputError as error:
+                if on_error is None:
+                    raise
+                if callable(on_error):
+                    on_error(error)
+                else:
+                    yield _Waiting(_failed(name_of(image, name), error, image), [], [])
+                continue
+            message = None
+            if faces_only:
+                faces = whole
+            elif all_boxes is not None:
+                faces = checked_faces(own_boxes, loaded.width, loaded.height, f"boxes of {loaded.source}")
+                message = None if faces else NO_BOXES
+            else:
+                faces = self._detected(loaded)
+                message = None if faces else NO_FACE
+            yield self._cut_out(image, loaded, faces, 0.0 if faces_only else self.margin, message)
+        if all_boxes is not None and next(all_boxes, missing) is not missing:
+            raise InputError("boxes has more lists than there are images: give one for each image")
+
+    def _detected(self, loaded: LoadedImage) -> list[Face]:
+        """Return the detector's faces in pixels of the upright image."""
+        if is_forked() and self.device.startswith("cuda"):
+            raise InputError(f"device={self.device!r} cannot be used after fork: start processes with spawn")
+        try:
+            found = call(self.detector.detect, [loaded.image])
+        except RMNError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"detector failed on {loaded.source}: {type(error).__name__}: {shown(error, 200)}. Mend its detect()."
+            ) from error
+        if not isinstance(found, Sequence) or isinstance(found, str) or len(found) != 1:
+            raise InputError("detector.detect must return one list of faces for each image: see FaceDetector")
+        faces = checked_faces(found[0], *loaded.image.size, f"detector's boxes of {loaded.source}")
+        scale = (loaded.width / loaded.image.width, loaded.height / loaded.image.height)
+        return faces if scale == (1, 1) else [face.scaled(*scale) for face in faces]
+
+    def _cut_out(
+        self, image: Any, loaded: LoadedImage, faces: list[Face], margin: float, message: str | None
+    ) -> _Waiting:
+        """Number the faces in reading order and cut them out."""
         faces = [faces[place] for place in reading_order([face.box for face in faces])]
-        margin = 0.0 if faces_only else self.margin
-        for x0, y0, x1, y1 in (face.box for face in faces):
-            if ((1 + margin) * max(x1 - x0, y1 - y0)) ** 2 > MAX_CROP_PIXELS:
-                raise InputError(
-                    f"{x1 - x0:.0f} x {y1 - y0:.0f} pixels of {picture.source} are too many for the square around a "
-                    "face: give the crop or the box of one face"
-                )
-        crops = [crop_face(picture.image, face.box, margin) for face in faces]
-        sentences = [sentence for sentence in (picture.message, message) if sentence]
-        return _Waiting(picture.source, width, height, " ".join(sentences) or None, image, faces, crops)
+        check_crops(faces, margin, loaded.source)
+        scale = (loaded.image.width / loaded.width, loaded.image.height / loaded.height)
+        boxes = [(face if scale == (1, 1) else face.scaled(*scale)).box for face in faces]
+        crops = [crop_face(loaded.image, box, margin) for box in boxes]
+        sentences = [sentence for sentence in (loaded.message, message) if sentence]
+        result = ImageResult(
+            loaded.source, loaded.width, loaded.height, (), message=" ".join(sentences) or None, image=image
+        )
+        return _Waiting(result, faces, crops)
 
-    @torch.inference_mode()
-    def _classify(self, waiting: list[_Waiting], attention: bool, min_confidence: float) -> list[ImageResult]:
-        """The pictures' results, their faces together in batches."""
-        crops = [crop for picture in waiting for crop in picture.crops]
+    def _classify(self, waiting: list[_Waiting], attention: bool, min_confidence: float) -> Iterator[ImageResult]:
+        """Yield the results of the images, whose faces go through the engine together."""
+        crops = [crop for image in waiting for crop in image.crops]
         probabilities: list[list[float]] = []
         maps: list[Attention | None] = []
         for start in range(0, len(crops), self.batch_size):
             batch = crops[start : start + self.batch_size]
-            pixel_values = self.processor(batch, return_tensors="pt")["pixel_values"].to(self.device)
-            # TensorFloat-32 rounds by 5e-4, differently in every batch size.
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                outputs = self.model(
-                    pixel_values.contiguous(memory_format=torch.channels_last),
-                    output_masks=attention,
-                    output_hidden_states=attention,
-                )
-            if not outputs.logits.isfinite().all():
-                raise InputError("the checkpoint's answers are not finite numbers: its weights are damaged")
+            output = call(self.engine, self.processor(batch), attention=attention)
+            if not np.isfinite(output.logits).all():
+                raise CheckpointError("the network's logits are not finite numbers: its weights are damaged")
             # In double precision the probabilities sum to 1 within 1e-15.
-            probabilities += outputs.logits.double().softmax(-1).tolist()
-            if attention:
-                from .attention import attention_from_outputs
-
-                maps += attention_from_outputs(outputs, [np.asarray(crop) for crop in batch])
-            else:
-                maps += [None] * len(batch)
-        answers = zip(probabilities, maps)
-        return [
-            ImageResult(
-                source=picture.source,
-                width=picture.width,
-                height=picture.height,
-                faces=tuple(
-                    self._expression(number, face, *answer, min_confidence)
-                    for number, (face, answer) in enumerate(zip(picture.faces, answers), start=1)
-                ),
-                message=picture.message,
-                image=picture.image,
+            logits = output.logits.astype(np.float64)
+            powers = np.exp(logits - logits.max(1, keepdims=True))
+            probabilities += (powers / powers.sum(1, keepdims=True)).tolist()
+            pixels = [np.asarray(crop) for crop in batch] if attention else []
+            maps += (
+                attention_of_faces(output.maps, output.before, output.after, pixels)
+                if attention
+                else [None] * len(batch)
             )
-            for picture in waiting
-        ]
+        values = iter(zip(probabilities, maps))
+        for image in waiting:
+            faces = tuple(
+                self._expression(index, face, *next(values), min_confidence)
+                for index, face in enumerate(image.faces, start=1)
+            )
+            yield image.result.with_faces(faces)
 
     def _expression(
         self, index: int, face: Face, values: list[float], attention: Attention | None, min_confidence: float
@@ -384,52 +450,30 @@ class ExpressionRecognizer:
         )
 
 
-def _is_one(images: Any) -> bool:
-    return isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray))
+def _failed(source: str, error: InputError, image: Any) -> ImageResult:
+    return ImageResult(source, 0, 0, (), message=str(error), image=image)
 
 
-def _checked_confidence(value: float) -> float:
-    if not 0 <= value <= 1:
-        raise InputError(f"min_confidence={value} must lie in 0..1")
-    return float(value)
+def _probability(name: str, value: Any) -> float:
+    if isinstance(value, (int, float, np.number)) and 0 <= value <= 1:
+        return float(value)
+    raise InputError(f"{name}={shown(value)} must be in 0..1")
 
 
-def _checked_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _count(name: str, value: Any) -> int:
     try:
-        torch.empty(1, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        raise InputError(f"device={device} cannot be used here: give cpu, or cuda on a machine with a GPU") from error
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise InputError(f"{name}={shown(value)} must be a whole number of at least 1")
+    return number
 
 
-def _checked_boxes(boxes: Any, picture: LoadedImage) -> list[Face]:
-    """Faces of a caller's or a detector's boxes, each with an area and its centre inside the picture."""
-    width, height = picture.image.size
-    faces = []
-    try:
-        given = list(boxes)
-    except TypeError as error:
-        raise InputError(f"the boxes of {picture.source} are no list: give a list of (x0, y0, x1, y1)") from error
-    for item in given:
-        face = item if isinstance(item, Face) else None
-        try:
-            box = tuple(float(value) for value in (face.box if face else item))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"a box of {picture.source} is {item!r}: give four numbers (x0, y0, x1, y1)") from error
-        if len(box) != 4 or not all(math.isfinite(value) for value in box):
-            raise InputError(f"a box of {picture.source} is {item!r}: give four finite numbers (x0, y0, x1, y1)")
-        x0, y0, x1, y1 = box
-        if not (x0 < x1 and y0 < y1):
-            raise InputError(f"the box {box} of {picture.source} has no area: give (x0, y0, x1, y1), x0 < x1, y0 < y1")
-        # Such a box was made for another picture, or another scale of it; its crop would be mostly invented.
-        if not (0 <= x0 + x1 <= 2 * width and 0 <= y0 + y1 <= 2 * height) or max(x1 - x0, y1 - y0) > 2 * max(
-            width, height
-        ):
-            raise InputError(f"the box {box} lies outside {picture.source}, which has {width} x {height} pixels")
-        faces.append(face or Face(box))
-    return faces
+def _margin(value: Any) -> float:
+    if isinstance(value, (int, float, np.number)) and -1 < value < math.inf:
+        return float(value)
+    raise InputError(f"margin={shown(value)} must be a number greater than -1")
 
 
-__all__ = ["ExpressionRecognizer"]
+__all__ = ["ExpressionRecognizer", "OnError"]

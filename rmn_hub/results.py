@@ -10,6 +10,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import InputError
+
 if TYPE_CHECKING:
     import pandas
     import supervision
@@ -36,6 +38,13 @@ class Face:
     box: Box
     landmarks: tuple[Point, ...] | None = None
     score: float | None = None
+
+    def scaled(self, x: float, y: float) -> "Face":
+        """Return the face in an image whose width is `x` times and whose height is `y` times as large."""
+        x0, y0, x1, y1 = self.box
+        points = self.landmarks
+        moved = None if points is None else tuple((left * x, top * y) for left, top in points)
+        return Face((x0 * x, y0 * y, x1 * x, y1 * y), moved, self.score)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the face as lists, numbers and `None`, ready for JSON."""
@@ -157,21 +166,30 @@ class ImageResult:
         more = f", {len(self.faces) - 4} more" if len(self.faces) > 4 else ""
         return f"<ImageResult {self.source!r}, {self.width} x {self.height}: {shown + more or 'no face'}>"
 
+    @property
+    def failed(self) -> bool:
+        """Whether the image could not be used: the result has no size, and its `message` states why."""
+        return self.width == 0
+
     def scaled(self, width: int, height: int) -> "ImageResult":
-        """Return the result for the same image at `width x height` pixels: boxes and landmarks move along."""
-        x_scale, y_scale = width / self.width, height / self.height
+        """
+        Return the result for the same image at `width x height` pixels: boxes and landmarks move along.
+
+        Raises:
+            InputError: a side is not at least 1 pixel, or the image could not be used.
+        """
+        if not (width >= 1 and height >= 1) or self.failed:
+            raise InputError(f"width={width} and height={height} must be at least 1, for an image that could be used")
 
         def moved(face: FaceExpression) -> FaceExpression:
-            x0, y0, x1, y1 = face.box
-            points = face.landmarks
-            return replace(
-                face,
-                box=(x0 * x_scale, y0 * y_scale, x1 * x_scale, y1 * y_scale),
-                landmarks=None if points is None else tuple((x * x_scale, y * y_scale) for x, y in points),
-            )
+            at = face.face.scaled(width / self.width, height / self.height)
+            return replace(face, box=at.box, landmarks=at.landmarks)
 
-        faces = tuple(moved(face) for face in self.faces)
-        return replace(self, width=width, height=height, faces=faces, image=None)
+        return replace(self, width=width, height=height, faces=tuple(map(moved, self.faces)), image=None)
+
+    def with_faces(self, faces: Iterable[FaceExpression]) -> "ImageResult":
+        """Return the result with other faces."""
+        return replace(self, faces=tuple(faces))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the line of `rmn-hub predict --json`; it has a `message` only when there is one."""
@@ -226,7 +244,6 @@ class ImageResult:
             InputError: the result does not carry its image, or the image cannot be read any more.
         """
         from .drawing.photo import annotate
-        from .errors import InputError
 
         if self.image is None:
             raise InputError("this result does not carry its image: draw with rmn_hub.annotate(image, result)")
@@ -239,7 +256,6 @@ class ImageResult:
         Raises:
             InputError: the image cannot be drawn or the file cannot be written.
         """
-        from .errors import InputError
         from .files import replacing
 
         picture, path = self.plot(**options), Path(path)
@@ -252,8 +268,6 @@ class ImageResult:
 
     def _repr_png_(self) -> bytes | None:
         """Return what Jupyter shows: the annotated image, or nothing where it cannot be drawn any more."""
-        from .errors import InputError
-
         try:
             picture = self.plot()
         except InputError:

@@ -150,7 +150,7 @@ def test_a_folder_is_searched_in_order(tmp_path, photo):
     assert find_images(tmp_path / "missing.png") == [tmp_path / "missing.png"]
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match="folder without pictures"):
+    with pytest.raises(InputError, match="folder without images"):
         find_images(tmp_path / "empty")
 
 
@@ -210,10 +210,10 @@ def bomb():
 
 BAD = {
     "empty bytes": (b"", "is empty"),
-    "text": (b"These are words.\n" * 20, "is not a picture"),
+    "text": (b"These are words.\n" * 20, "is not an image"),
     "PostScript, which would start a program": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n",
-        "not a picture",
+        "not an image",
     ),
     "one pixel": (Image.new("RGB", (1, 1)), "1 x 1 pixels"),
     "one pixel of an array": (np.zeros((1, 1, 3), np.uint8), "1 x 1 pixels"),
@@ -227,14 +227,14 @@ BAD = {
     "bool": (np.zeros((50, 50), bool), "bool"),
     "complex": (np.zeros((50, 50), complex), "complex128"),
     "text array": (np.full((50, 50), "a"), "<U1"),
-    "channels first": (np.zeros((3, 50, 50), np.uint8), r"\(3, 50, 50\)"),
+    "five channels": (np.zeros((5, 50, 50), np.uint8), r"\(5, 50, 50\)"),
     "a batch": (np.zeros((2, 50, 50, 3), np.uint8), r"\(2, 50, 50, 3\)"),
     "a row": (np.zeros(50, np.uint8), r"\(50,\)"),
     "no pixels": (np.zeros((0, 50, 3), np.uint8), "no pixels"),
-    "a number": (7, "is of type int"),
-    "nothing": (None, "is of type NoneType"),
+    "a number": (7, "image 3 of type int"),
+    "nothing": (None, "image 3 of type NoneType"),
     "a null byte": ("a\0b", "does not exist"),
-    "an address": ("https://example.com/photo.jpg", "is an address: download the picture first"),
+    "an address": ("https://example.com/photo.jpg", "is an address"),
 }
 
 
@@ -260,10 +260,10 @@ def test_bad_files_are_one_sentence_with_their_name(tmp_path, photo):
         "missing.png": "does not exist",
         "empty.png": "is empty",
         "folder.png": "is a folder",
-        "text.jpg": "is not a picture",
-        "head.png": "is not a picture|is truncated",
-        "pipe.png": "not a regular file",
-        **{path.name: "is truncated or damaged|is not a picture" for path in tmp_path.glob("truncated.*")},
+        "text.jpg": "is not an image",
+        "head.png": "is not an image|is truncated",
+        "pipe.png": "is empty",
+        **{path.name: "is truncated or damaged|is not an image" for path in tmp_path.glob("truncated.*")},
     }
     for name, words in expected.items():
         with pytest.raises(InputError, match=words) as caught:

@@ -1,46 +1,20 @@
 """The recognizer: the same face gets the same answer by every path, and every refusal is one sentence."""
 
 import io
-import json
-import re
-import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recognizer_helpers import CountingDetector, assert_same
 from transformers.utils import logging
 
 from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, ExpressionRecognizer, Face, RMNImageProcessor, RMNModel
 from rmn_hub import recognizer as room
 from rmn_hub.detection.detector import crop_face
-from rmn_hub.errors import InputError
+from rmn_hub.errors import CheckpointError, InputError
 
 EXIF_ORIENTATION = 0x0112
-
-
-class CountingDetector:
-    """An own detector: always the same boxes."""
-
-    def __init__(self, *boxes):
-        self.boxes = boxes
-        self.calls = 0
-
-    def detect(self, images):
-        self.calls += len(images)
-        return [[Face(box) for box in self.boxes] for _ in images]
-
-
-def values(result):
-    return np.array([list(face.probabilities.values()) for face in result])
-
-
-def assert_same(first, second, tolerance=1e-4):
-    assert len(first) == len(second)
-    assert [face.expression for face in first] == [face.expression for face in second]
-    np.testing.assert_allclose(values(first), values(second), atol=tolerance)
 
 
 def encode(image, form="PNG", **settings):
@@ -64,10 +38,11 @@ def test_the_astronaut_is_happy(bundled, astronaut):
     assert face.attention is None
 
 
-def test_eight_faces_from_left_to_right(bundled, collage):
+def test_eight_faces_in_reading_order(bundled, collage):
     result = bundled(collage)
-    assert len(result) == 8
-    assert [face.box[0] for face in result] == sorted(face.box[0] for face in result)
+    assert [face.index for face in result] == list(range(1, 9))
+    middles = [((face.box[0] + face.box[2]) // 512, (face.box[1] + face.box[3]) // 512) for face in result]
+    assert middles == [(column, row) for row in range(2) for column in range(4)]
 
 
 def test_no_face_is_empty_with_a_sentence(recognizer, faceless):
@@ -145,9 +120,9 @@ def test_it_answers_what_the_plain_model_answers(bundled, astronaut):
 def test_all_faces_go_through_the_model_together(tiny_checkpoint, collage, monkeypatch):
     recognizer = ExpressionRecognizer.from_pretrained(tiny_checkpoint, device="cpu", batch_size=16)
     sizes = []
-    forward = recognizer.model.forward
+    engine = recognizer.engine
     monkeypatch.setattr(
-        recognizer.model, "forward", lambda pixels, **rest: sizes.append(len(pixels)) or forward(pixels, **rest)
+        recognizer, "engine", lambda pixels, **rest: sizes.append(len(pixels)) or engine(pixels, **rest)
     )
     assert [len(result) for result in recognizer([collage] * 5)] == [8] * 5
     assert sizes == [16, 16, 8]
@@ -173,81 +148,6 @@ def test_a_crop_that_is_not_square_is_padded_and_not_distorted(recognizer, astro
     assert face.box == (0.0, 0.0, 90.0, 110.0)
     assert face.attention.crop.shape == (110, 110, 3)
     np.testing.assert_array_equal(face.attention.crop[:, 10:100], np.asarray(crop))
-
-
-def test_own_boxes(recognizer, astronaut, faceless):
-    [found] = recognizer(astronaut)
-    for boxes in ([found.box], np.array([found.box]), [list(found.box)]):
-        assert_same(recognizer(astronaut, boxes=boxes), [found])
-    [face] = recognizer(astronaut, boxes=[found.face])
-    assert face.face == found.face
-    several = recognizer([astronaut, faceless], boxes=[[(300, 10, 350, 60), (10, 10, 60, 70)], []])
-    assert [face.box[0] for face in several[0]] == [10.0, 300.0]
-    assert several[1].faces == ()
-    assert "box" in several[1].message
-    # Any iterable of lists will do.
-    assert_same(recognizer([astronaut], boxes=(boxes for boxes in [[found.face]]))[0], [found])
-    # A box may leave the picture a little, as a face at its border does.
-    assert len(recognizer(astronaut, boxes=[(-30, -10, 80, 90)])) == 1
-
-
-@pytest.mark.parametrize(
-    ("boxes", "words"),
-    [
-        ([(600, 600, 700, 700)], "outside image 1, which has 512 x 512 pixels"),
-        ([(-300, 10, -200, 60)], "outside"),
-        ([(0, 0, 5000, 5000)], "outside"),
-        ([(-1e9, -1e9, 1e9, 1e9)], "outside"),
-        ([(10, 10, 10, 60)], "no area"),
-        ([(60, 10, 10, 60)], "no area"),
-        ([(10, 10, 60)], "four finite numbers"),
-        ([(10, 10, float("nan"), 60)], "four finite numbers"),
-        ([(10, 10, "a", 60)], "four numbers"),
-        ((10, 10, 60, 60), "four numbers"),
-        (7, "no list"),
-    ],
-)
-def test_boxes_that_cannot_be(recognizer, astronaut, boxes, words):
-    with pytest.raises(InputError, match=words) as caught:
-        recognizer(astronaut, boxes=boxes)
-    assert "\n" not in str(caught.value)
-
-
-def test_arguments_that_exclude_each_other(recognizer, astronaut, tiny_checkpoint):
-    with pytest.raises(InputError, match="2 images but 1 lists of boxes"):
-        recognizer([astronaut, astronaut], boxes=[[(0, 0, 9, 9)]])
-    with pytest.raises(InputError, match="exclude"):
-        recognizer(astronaut, boxes=[], faces_only=True)
-    with pytest.raises(InputError, match="settings of MTCNN"):
-        ExpressionRecognizer.from_pretrained(tiny_checkpoint, detector=CountingDetector(), min_face=20)
-
-
-def test_an_own_detector(tiny_checkpoint, astronaut):
-    detector = CountingDetector((300.0, 0.0, 400.0, 100.0), (180.0, 60.0, 270.0, 170.0))
-    recognizer = ExpressionRecognizer.from_pretrained(tiny_checkpoint, device="cpu", detector=detector)
-    results = recognizer([astronaut, astronaut])
-    assert [[face.box[0] for face in result] for result in results] == [[180.0, 300.0]] * 2
-    assert results[0][0].score is None
-    assert detector.calls == 2
-
-
-def test_what_is_no_detector_is_one_sentence(tiny_checkpoint, astronaut):
-    with pytest.raises(InputError, match="a str is no detector"):
-        ExpressionRecognizer.from_pretrained(tiny_checkpoint, detector="mtcnn")
-    detector = CountingDetector()
-    recognizer = ExpressionRecognizer.from_pretrained(tiny_checkpoint, device="cpu", detector=detector)
-    # None, no picture's faces, and what facenet-pytorch's own MTCNN answers: arrays of boxes and of scores.
-    for answer in (None, [], (np.zeros((1, 1, 4)), np.ones((1, 1)))):
-        detector.detect = lambda images, answer=answer: answer
-        with pytest.raises(InputError, match="one list of faces for each picture"):
-            recognizer(astronaut)
-
-
-def test_a_strip_is_no_face(recognizer, astronaut):
-    # As a square it would have 400 million pixels.
-    with pytest.raises(InputError, match="20000 x 10 pixels of image 1 are too many"):
-        recognizer(np.zeros((10, 20_000), np.uint8), faces_only=True)
-    assert len(recognizer(np.zeros((10, 2_000), np.uint8), faces_only=True)) == 1
 
 
 def test_a_loaded_model_and_processor(tiny_checkpoint, crops, recognizer):
@@ -290,14 +190,48 @@ def test_attention_without_masks_is_refused(tmp_path, crops):
         plain(crops[0], faces_only=True, attention=True)
 
 
-def test_a_bad_picture_in_a_stream_is_told_and_left_out(recognizer, crops, tmp_path):
-    pictures = [crops[0], tmp_path / "missing.png", b"", crops[1]]
-    errors = []
-    results = list(recognizer.stream(pictures, faces_only=True, on_error=errors.append))
-    assert [result.source for result in results] == ["image 1", "image 4"]
-    assert [str(error).split(" ")[-1] for error in errors] == ["path", "file"]
+def test_an_image_that_cannot_be_used_is_left_out_or_kept(recognizer, crops, tmp_path):
+    missing = tmp_path / "missing.png"
+    images = [crops[0], missing, b"", crops[1]]
+    for call in (recognizer, recognizer.stream):
+        errors = []
+        results = list(call(images, faces_only=True, on_error=errors.append))
+        assert [result.source for result in results] == ["image 1", "image 4"]
+        assert [type(error) for error in errors] == [InputError] * 2
+        assert "missing.png" in str(errors[0])
+        assert "image 3" in str(errors[1])
+        kept = list(call(images, faces_only=True, on_error="keep"))
+        assert [result.source for result in kept] == ["image 1", str(missing), "image 3", "image 4"]
+        assert [result.failed for result in kept] == [False, True, True, False]
+        assert [result.message for result in kept[1:3]] == [str(error) for error in errors]
+        assert kept[1].image == missing
     with pytest.raises(InputError, match="image 3 is empty"):
         recognizer([crops[0], crops[1], b""], faces_only=True)
+    with pytest.raises(InputError, match="on_error"):
+        recognizer(crops[:1], on_error="ignore")
+
+
+def test_one_image_that_cannot_be_used(recognizer):
+    errors = []
+    for on_error in (errors.append, "keep"):
+        result = recognizer(b"", on_error=on_error)
+        assert (result.failed, len(result), result.source) == (True, 0, "image 1")
+        assert "empty" in result.message
+    assert [str(error) for error in errors] == [result.message]
+    # A strip is an error of the image, too: as a square it would have 400 million pixels.
+    assert recognizer(np.zeros((10, 20_000), np.uint8), faces_only=True, on_error="keep").failed
+
+
+def test_what_is_done_is_delivered_before_an_error(recognizer, crops):
+    def broken():
+        yield from crops[:3]
+        raise ZeroDivisionError
+
+    for images, error in (([*crops[:3], b""], InputError), (broken(), ZeroDivisionError)):
+        stream = recognizer.stream(images, faces_only=True)
+        assert [next(stream).source for _ in range(3)] == ["image 1", "image 2", "image 3"]
+        with pytest.raises(error):
+            next(stream)
 
 
 def test_a_stream_reads_ahead_no_more_than_a_batch(tiny_checkpoint, crops):
@@ -333,22 +267,27 @@ def test_any_iterable_is_a_list(recognizer, crops):
 
 @pytest.mark.parametrize("image", [None, 7, [None]])
 def test_what_is_no_picture(recognizer, image):
-    with pytest.raises(InputError, match="image 1 is of type"):
+    with pytest.raises(InputError, match="image 1 of type"):
         recognizer(image)
 
 
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"device": "cuda:99"}, "device=cuda:99"),
-        ({"device": "toaster"}, "device=toaster"),
+        ({"device": "cuda:99"}, "device='cuda:99'"),
+        ({"device": "toaster"}, "device='toaster'"),
         ({"min_confidence": 1.5}, "min_confidence=1.5"),
         ({"min_confidence": float("nan")}, "min_confidence"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 2.5}, r"batch_size=2\.5"),
+        ({"batch_size": True}, "batch_size=True"),
+        ({"max_pixels": -1}, "max_pixels=-1"),
+        ({"engine": "steam"}, "engine=steam"),
         ({"min_face": 3}, "min_face=3"),
         ({"max_faces": 0}, "max_faces=0"),
         ({"threshold": 2}, "threshold=2"),
         ({"margin": -1}, "margin=-1"),
+        ({"margin": "wide"}, "margin=wide"),
     ],
 )
 def test_settings_out_of_range_are_named(tiny_checkpoint, setting, words):
@@ -356,44 +295,11 @@ def test_settings_out_of_range_are_named(tiny_checkpoint, setting, words):
         ExpressionRecognizer.from_pretrained(tiny_checkpoint, **setting)
 
 
-def test_checkpoints_that_cannot_be_loaded(tiny_checkpoint, tmp_path, capfd):
-    def broken(name, change):
-        folder = tmp_path / name
-        shutil.copytree(tiny_checkpoint, folder)
-        change(folder)
-        return folder
-
-    def truncate(folder):
-        weights = folder / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:1000])
-
-    def set_in_config(**changes):
-        def change(folder):
-            config = json.loads((folder / "config.json").read_text())
-            (folder / "config.json").write_text(json.dumps(config | changes))
-
-        return change
-
-    cases = {
-        tmp_path / "missing": "there is no checkpoint",
-        "a/b/c": "there is no checkpoint",
-        broken("no-weights", lambda folder: (folder / "model.safetensors").unlink()): "no model.safetensors",
-        broken("no-config", lambda folder: (folder / "config.json").unlink()): "no config.json",
-        broken("no-processor", lambda folder: (folder / "preprocessor_config.json").unlink()): "preprocessor_config",
-        broken("truncated", truncate): "truncated or damaged",
-        broken("other", set_in_config(model_type="vit")): "vit",
-        broken("deeper", set_in_config(depths=[2, 1, 1, 1])): "tensors differ",
-        broken("wider", set_in_config(hidden_sizes=[8, 8, 16, 32])): "tensors differ",
-        broken("unmasked", set_in_config(mask_depths=None)): "tensors differ",
-        broken("impossible", set_in_config(dropout=3)): "dropout",
-        broken("list", lambda folder: (folder / "config.json").write_text("[]")): "cannot be loaded",
-    }
-    for checkpoint, words in cases.items():
-        capfd.readouterr()
-        with pytest.raises(InputError, match=words) as caught:
+def test_a_checkpoint_that_cannot_be_loaded_is_named(tmp_path):
+    """What can be wrong with one is tested with `hub.checkpoint`."""
+    for checkpoint in (tmp_path / "missing", "a/b/c", "", "org/" + "long" * 50):
+        with pytest.raises(CheckpointError, match="checkpoint") as caught:
             ExpressionRecognizer.from_pretrained(checkpoint, local_files_only=True)
-        assert "\n" not in str(caught.value)
-        assert not re.search("MISSING|MISMATCH|UNEXPECTED", capfd.readouterr().err)  # transformers' table
         assert str(checkpoint) in str(caught.value)
 
 
@@ -421,7 +327,33 @@ def test_other_classes_than_the_seven(tmp_path, crops):
     assert tuple(face.probabilities) == ("calm", "not calm")
 
 
-def test_importing_the_package_loads_and_prints_nothing_more():
-    code = "import sys, rmn_hub; assert not {'gradio', 'facenet_pytorch', 'matplotlib'} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+def test_arrays_of_images_and_of_paths_are_lists(recognizer, crops, tmp_path):
+    expected = recognizer([crop.convert("RGB") for crop in crops[:3]], faces_only=True)
+    stack = np.stack([np.asarray(crop.convert("RGB")) for crop in crops[:3]])
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for crop, path in zip(crops, paths):
+        crop.save(path)
+    for images in (stack, torch.from_numpy(stack), torch.from_numpy(stack).permute(0, 3, 1, 2), np.array(paths)):
+        results = recognizer(images, faces_only=True)
+        for first, second in zip(results, expected):
+            assert_same(first, second)
+    assert [result.source for result in recognizer(np.array([str(path) for path in paths]), faces_only=True)] == [
+        str(path) for path in paths
+    ]
+
+
+def test_a_huge_jpeg_has_boxes_in_its_own_pixels(tiny_checkpoint, astronaut):
+    limited = ExpressionRecognizer.from_pretrained(tiny_checkpoint, device="cpu", max_pixels=512 * 512)
+    large = astronaut.resize((1024, 1024), Image.Resampling.BICUBIC)
+    result = limited(encode(large, "JPEG", quality=95))
+    assert (result.width, result.height) == (1024, 1024)
+    assert "half its size" in result.message
+    [face] = result
+    [expected] = limited(astronaut)
+    np.testing.assert_allclose(face.box, np.array(expected.box) * 2, atol=8)
+    np.testing.assert_allclose(face.landmarks, np.array(expected.landmarks) * 2, atol=8)
+    [again] = limited(encode(large, "JPEG", quality=95), boxes=[face.box])
+    assert again.box == pytest.approx(face.box)
+    assert_same([again], [face])
+    with pytest.raises(InputError, match="max_pixels"):
+        limited(encode(large, "PNG"))

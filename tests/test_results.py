@@ -32,7 +32,8 @@ def make_expression(**changes):
 
 
 def make_result(count=2, source="photo.jpg", message=None):
-    return ImageResult(source, 640, 480, tuple(make_expression() for _ in range(count)), message)
+    faces = tuple(make_expression(index=number) for number in range(1, count + 1))
+    return ImageResult(source, 640, 480, faces, message)
 
 
 def test_they_are_frozen_and_compare_by_value():
@@ -60,7 +61,7 @@ def test_a_result_is_a_sequence_of_its_faces():
     assert len(result) == 3
     assert list(result) == list(result.faces)
     assert result[-1] is result.faces[-1]
-    assert not make_result(0)
+    assert make_result(0)  # a result without faces is a result
 
 
 def test_the_dictionary_is_the_line_of_predict():
@@ -68,6 +69,7 @@ def test_the_dictionary_is_the_line_of_predict():
     assert list(line) == ["source", "width", "height", "faces"]
     assert line["faces"] == [
         {
+            "index": 1,
             "box": [1.5, 2.0, 30.0, 40.0],
             "landmarks": [list(point) for point in POINTS],
             "score": 0.99,
@@ -101,7 +103,7 @@ def test_json_is_one_object_a_line():
 
 def test_records_have_one_row_per_face():
     records = to_records([make_result(2, "a.jpg"), make_result(0, "b.jpg"), make_result(1, "c.jpg")])
-    assert [(record["source"], record["face"]) for record in records] == [("a.jpg", 0), ("a.jpg", 1), ("c.jpg", 0)]
+    assert [(record["source"], record["face"]) for record in records] == [("a.jpg", 1), ("a.jpg", 2), ("c.jpg", 1)]
     assert records[0]["x1"] == 30.0
     assert records[0]["happy"] == 0.4
     assert records[0]["nose_y"] == 16.0

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attention import _placement, attention_maps, normalize
+from ..attention import attention_maps, normalize, placement
 from ..model.modeling_rmn import RMNModel
 
 # z of a two-sided 95% interval of a normal distribution.
@@ -149,9 +149,10 @@ def faithfulness(
         predicted = probabilities.argmax(-1, keepdim=True)
         # For each face its own random numbers in the same order, whatever the batch.
         chance = torch.rand(len(pixel_values), draws + 1, blocks**2, generator=generator).to(pixel_values.device)
-        features = [normalize(stage.float().square().mean(1)) for stage in outputs.hidden_states[::2]]
+        features = [stage.float().square().mean(1) for stage in outputs.hidden_states[::2]]
         # Every way to rank the blocks: by map, by features, at random. Chance decides between equals.
-        ranks = [_block_means(stage, blocks) + 1e-6 * chance[:, -1] for stage in (*attention_maps(outputs), *features)]
+        stages = [_normalized(stage) for stage in (*attention_maps(outputs), *features)]
+        ranks = [_block_means(stage, blocks) + 1e-6 * chance[:, -1] for stage in stages]
         ranks += chance[:, :-1].unbind(1)
         fill = pixel_values.mean((1, 2, 3), keepdim=True)
         drops = []
@@ -167,8 +168,8 @@ def faithfulness(
         raise ValueError("faithfulness is a mean over faces: give at least two")
     # (ways to rank, fractions, faces)
     drops = torch.cat(all_drops).double().T.unflatten(0, (-1, len(counts))).numpy()
-    stages = (len(drops) - draws) // 2
-    by_map, by_features, by_chance = drops[:stages], drops[stages:-draws], drops[-draws:].mean(0)
+    count = (len(drops) - draws) // 2
+    by_map, by_features, by_chance = drops[:count], drops[count:-draws], drops[-draws:].mean(0)
     removals = tuple(
         Removal(
             stage=stage + 1,
@@ -179,7 +180,7 @@ def faithfulness(
             map_minus_random=Mean.of(by_map[stage, index] - by_chance[index]),
             map_minus_features=Mean.of(by_map[stage, index] - by_features[stage, index]),
         )
-        for stage in range(stages)
+        for stage in range(count)
         for index, fraction in enumerate(fractions)
     )
     return Faithfulness(
@@ -192,11 +193,15 @@ def faithfulness(
     )
 
 
+def _normalized(maps: Tensor) -> Tensor:
+    return torch.from_numpy(normalize(maps.cpu().numpy())).to(maps.device)
+
+
 def _block_means(maps: Tensor, blocks: int) -> Tensor:
     """Maps `(batch, H, W)`, placed over their faces, as the means of the blocks `(batch, blocks^2)`."""
     # Eight points of each block will do for its mean.
     rows, columns = (
-        torch.tensor(_placement(cells, 8 * blocks).reshape(blocks, 8, cells).mean(1), device=maps.device)
+        torch.tensor(placement(cells, 8 * blocks).reshape(blocks, 8, cells).mean(1), device=maps.device)
         for cells in maps.shape[1:]
     )
     return (rows @ maps @ columns.T).flatten(1)

@@ -312,7 +312,10 @@ def _model(name: str | os.PathLike[str], folder: Path, expressions: Sequence[str
             name, f"{reason}: {number}, {wrong[0]} for one", f"Give the {CONFIG} that belongs to the weights"
         )
     model.load_state_dict(
-        {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}, strict=True, assign=True
+        # In float32 whatever the caller's default dtype is, which `expected` has.
+        {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()},
+        strict=True,
+        assign=True,
     )
     return model.eval()
 

@@ -84,7 +84,7 @@ class Service:
             # A lent GPU comes by the call: too slow for a camera's frames.
             self.live_recognizer = load(device="cpu") if zero_gpu else self.recognizer
         self.live_detector = MTCNNDetector(min_face=LIVE_MIN_FACE, device=self.live_recognizer.device)
-        self.has_masks = len(self.recognizer.model.masking_blocks) > 0
+        self.has_masks = self.recognizer.has_masks
         # Only a folder has an eval.json to show.
         self.results = read_measured(Path(where) if Path(where).is_dir() else None)
         self.measured = "" if self.results is None else self.results.faithfulness

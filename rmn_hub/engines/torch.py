@@ -1,0 +1,94 @@
+"""The engine for torch: the folded network on a CPU or a GPU."""
+
+import numpy as np
+import torch
+
+from ..attention import reduce_mask
+from ..errors import InputError
+from ..model.modeling_rmn import RMNModel
+from .engine import EngineOutput
+
+
+class TorchEngine:
+    """
+    Run a network in torch, every BatchNorm folded into its convolution.
+
+    No setting of torch is changed, and a caller's own settings (default dtype and device, autocast, gradients, number
+    of threads) do not change the outputs beyond rounding. One of them is left to the caller on purpose: on a GPU, cuDNN
+    computes float32 convolutions in TensorFloat-32 unless `torch.backends.cudnn.allow_tf32 = False`, which rounds
+    logits by about 5e-4, differently in every batch size. That setting belongs to the whole process and all its
+    threads, so it is not a library's to change.
+
+    Args:
+        model: the network; the engine keeps a copy of it in its inference form.
+        device: where the network runs: `"cpu"`, `"cuda"`, `"cuda:1"`, ...; the GPU if there is one when not given.
+
+    Raises:
+        InputError: the device does not exist here.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: RMNModel, device: str | torch.device | None = None) -> None:
+        self.device = usable_device(device)
+        labels = model.config.id2label
+        self.expressions: tuple[str, ...] = tuple(labels[index] for index in sorted(labels))
+        self.image_size: int = model.config.image_size
+        self.has_masks = len(model.masking_blocks) > 0
+        self._model = model.for_inference().to(self.device)
+        self._dtype = self._model.dtype  # that of the network as it was handed over: bfloat16 stays bfloat16
+
+    def __call__(self, pixel_values: np.ndarray, *, attention: bool = False) -> EngineOutput:
+        """
+        Run the network; see [`Engine`].
+
+        Raises:
+            InputError: the GPU has too little memory for the batch.
+        """
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            values = torch.from_numpy(np.ascontiguousarray(pixel_values, np.float32)).to(self.device, self._dtype)
+            try:
+                outputs = self._model(
+                    values.contiguous(memory_format=torch.channels_last),
+                    output_masks=attention,
+                    output_hidden_states=attention,
+                    return_dict=True,
+                )
+            except torch.cuda.OutOfMemoryError as error:
+                raise InputError(
+                    f"{self.device} has too little memory for {len(values)} faces at once: give a smaller batch_size"
+                ) from error
+            logits = outputs.logits.float().cpu().numpy()
+            if not attention or not self.has_masks:
+                return EngineOutput(logits)
+            # hidden_states are t1, b1, t2, b2, ...: features before and after each mask. Reduced on the device, a
+            # stage's maps are its size divided by its channels, 32 to 256 in the bundled network.
+            before, after = outputs.hidden_states[::2], outputs.hidden_states[1::2]
+            return EngineOutput(
+                logits,
+                maps=tuple(reduce_mask(mask, stage).cpu().numpy() for mask, stage in zip(outputs.masks, before)),
+                before=tuple(stage.float().abs().mean(1).cpu().numpy() for stage in before),
+                after=tuple(stage.float().abs().mean(1).cpu().numpy() for stage in after),
+            )
+
+
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """
+    Return the device, or the GPU if there is one (else the CPU) for `None`.
+
+    Raises:
+        InputError: the device does not exist here, or holds no values (`meta`).
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        # Brings the device up and reads a value back from it.
+        torch.zeros(1, device=device, dtype=torch.float32).item()
+        return torch.device(device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise InputError(
+            f"device={str(device)[:80]!r} must be a device of this machine: give cpu, or cuda on a machine with a GPU"
+        ) from error
+
+
+__all__ = ["TorchEngine", "usable_device"]

@@ -28,6 +28,19 @@ MONOSPACE = ("ui-monospace", "SFMono-Regular", "Consolas", "DejaVu Sans Mono", "
 HEADER = """<header class="rmn-header"><h1>What does a face show, and where did the network look?</h1>
 <p>The Residual Masking Network predicts a probability for each of seven expressions. After each of its four stages a
 mask strengthens some of the features. This page shows both.</p></header>"""
+# Arrow keys go from tab to tab, as WAI-ARIA has it.
+HEADER_JS = """
+const steps = {ArrowRight: 1, ArrowLeft: -1};
+document.addEventListener('keydown', event => {
+  const tab = event.target.closest?.('[role=tab]');
+  if (!tab || !steps[event.key]) return;
+  const tabs = [...tab.parentElement.querySelectorAll('[role=tab]')];
+  const next = tabs.at((tabs.indexOf(tab) + steps[event.key]) % tabs.length);
+  next.click();
+  next.focus();
+  event.preventDefault();
+});
+"""
 
 
 def theme() -> gr.themes.Base:
@@ -99,7 +112,7 @@ def build(service: Service, rate: RateLimit) -> gr.Blocks:
 
     first_sight, example = photo.welcome(service)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FILE_AGE)) as page:
-        gr.HTML(HEADER, apply_default_css=False)
+        gr.HTML(HEADER, js_on_load=HEADER_JS, apply_default_css=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Photo", id="photo"):
                 photo.build(service, rate, first_sight)

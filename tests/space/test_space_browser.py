@@ -132,6 +132,38 @@ def test_choosing_a_face_of_a_collage(visit):
     assert visit.locator("[data-mix]").input_value() == "60"
 
 
+def test_one_large_photo_and_a_button_to_change_it(visit):
+    assert not visit.get_by_role("button", name="Change photo").is_visible()
+    upload(visit, EXAMPLES / "officer.jpg", ".rmn-result:not(:has(.rmn-note))")
+    # The upload is not shown a second time, and the result is the largest thing on the screen.
+    assert not visit.locator("#photo .image-frame").is_visible()
+    assert visit.locator(".rmn-photo").bounding_box()["height"] > 450
+    assert visit.locator(".rmn-photo").bounding_box()["y"] < 400
+    with visit.expect_file_chooser() as chooser:
+        visit.get_by_role("button", name="Change photo").click()
+    chooser.value.set_files(EXAMPLES / "collage.jpg")
+    visit.wait_for_selector("#result .rmn-chooser")
+    # Who listens to the page hears the result.
+    spoken = visit.locator("#result ~ [role=status], #result [role=status]").first
+    assert spoken.text_content().startswith("8 faces: happy 9")
+
+
+def test_the_keyboard_goes_from_tab_to_tab(visit):
+    visit.get_by_role("tab", name="Photo").focus()
+    for key, name in (("ArrowRight", "Live"), ("ArrowRight", "About"), ("ArrowRight", "Photo"), ("ArrowLeft", "About")):
+        visit.keyboard.press(key)
+        tab = visit.get_by_role("tab", name=name)
+        assert tab.get_attribute("aria-selected") == "true"
+        assert tab.evaluate("tab => tab === document.activeElement")
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1400, 4), (390, 2)])
+def test_the_stages_stand_in_whole_rows(browser, server, width, columns):
+    with visiting(browser, server, width=width) as page:
+        tops = [stage.bounding_box()["y"] for stage in shown(page, ".rmn-stage").all()]
+        assert [tops.count(top) for top in sorted(set(tops))] == [columns] * (4 // columns)
+
+
 def test_settings_change_the_answer(visit):
     upload(visit, EXAMPLES / "collage.jpg", ".rmn-chooser")
     # Which of the eight are doubtful depends on the weights.
@@ -159,6 +191,8 @@ def test_settings_change_the_answer(visit):
 def test_states_without_a_result(visit, tmp_path):
     upload(visit, EXAMPLES / "coffee.jpg", ".rmn-message")
     assert "No face found" in visit.locator("#result").inner_text()
+    width = "document.querySelector('.gradio-container').getBoundingClientRect().width"
+    before = visit.evaluate(width)
     broken, large = tmp_path / "broken.jpg", tmp_path / "large.jpg"
     broken.write_bytes((EXAMPLES / "astronaut.jpg").read_bytes()[:20_000])
     large.write_bytes((EXAMPLES / "astronaut.jpg").read_bytes() + bytes(40_000_000))
@@ -168,6 +202,7 @@ def test_states_without_a_result(visit, tmp_path):
         upload(visit, file, ".rmn-error")
         assert sentence in visit.locator(".rmn-error").inner_text()
         assert visit.locator(".rmn-error").get_attribute("role") == "alert"
+        assert visit.evaluate(width) == before  # nothing moves sideways
 
 
 def test_a_snapshot_and_a_pasted_picture(visit):

@@ -74,7 +74,8 @@ class Teacher:
     def identity(self) -> str:
         """A hash of the probabilities and of what makes their views again."""
         digest = hashlib.sha256(np.ascontiguousarray(self.probabilities).data)
-        digest.update(repr((self.fingerprint, self.size, self.seed, self.augmentation)).encode())
+        how = {name: float(value) for name, value in asdict(self.augmentation).items()}
+        digest.update(repr((self.fingerprint, self.size, self.seed, how)).encode())
         return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:

@@ -16,6 +16,7 @@ OPTIMIZERS = ("adamw", "radam", "sgd")
 FLIPS = ("alternate", "random")
 MAX_SIZE = 1024  # pixels; a batch of larger faces fits into no memory
 MAX_FILE = 100_000  # bytes of a recipe's file
+MAX_DEPTH = 10  # lists in lists: YAML's parser takes minutes for thousands of them
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,14 @@ def _read(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_FILE:
             raise InputError(f"the recipe {path} cannot be read: it has more than {MAX_FILE:,} bytes")
         text = path.read_text(encoding="utf-8")
-        # A few lines of aliases of aliases would unfold into gigabytes.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise InputError(f"the recipe {path} cannot be read: it has an alias (*name), write the value out")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            # A few lines of aliases of aliases would unfold into gigabytes.
+            if isinstance(event, yaml.AliasEvent):
+                raise InputError(f"the recipe {path} cannot be read: it has an alias (*name), write the value out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise InputError(f"the recipe {path} cannot be read: it has lists in lists, {MAX_DEPTH} deep")
         values = yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"the recipe {path} cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,153 @@
+"""The teacher's file, and students."""
+
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from made_faces import RECIPE, TINY, write
+
+from rmn_hub import RMNConfig, RMNModel
+from rmn_hub.data.faces import FaceImages
+from rmn_hub.data.sources import load_face_images, load_faces
+from rmn_hub.errors import InputError
+from rmn_hub.training import train as room
+from rmn_hub.training.augment import Augmentation
+from rmn_hub.training.distill import Teacher, distill, make_view, student_source, teach
+from rmn_hub.training.train import train
+
+HOW = Augmentation(rotation=5, shift=0.05)
+
+
+@pytest.fixture(scope="module")
+def models():
+    torch.manual_seed(0)
+    return [RMNModel(RMNConfig(**TINY)).eval() for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def teacher(made, models):
+    return teach(models, ["1", "2"], load_faces(made, "train"), HOW, views=2)
+
+
+def test_a_teachers_file_is_the_ensembles_mean(made, models, teacher, tmp_path):
+    teacher.save(tmp_path / "teacher.npz")
+    loaded = Teacher.load(tmp_path / "teacher.npz")
+    assert loaded.probabilities.shape == (2, 280, 7)
+    assert loaded.probabilities.dtype == np.float16
+    assert (loaded.augmentation, loaded.members, loaded.identity) == (HOW, ("1", "2"), teacher.identity)
+    view = make_view(load_faces(made, "train").images, 1, 48, HOW, 0)[:20]
+    pixel_values = torch.nn.functional.interpolate(
+        torch.from_numpy(view)[:, None] / 255, (32, 32), mode="bilinear", antialias=True
+    ).expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        expected = sum(model(pixel_values).logits.softmax(1) for model in models) / 2
+    np.testing.assert_allclose(loaded.probabilities[1, :20], expected, atol=2e-3)
+
+
+def test_teaching_folds_its_members_once(made, models, monkeypatch):
+    folded = []
+    real = RMNModel.for_inference
+    monkeypatch.setattr(RMNModel, "for_inference", lambda self: folded.append(self) or real(self))
+    told = []
+    teach(models, ["1", "2"], load_faces(made, "val"), HOW, views=3, progress=lambda *words: told.append(words))
+    assert len(folded) == 2
+    assert told == [("views", 1, 3)] * 3
+
+
+def test_a_student_learns_what_the_labels_alone_do_not_teach(tmp_path, monkeypatch):
+    """The labels of the training faces are wrong for three of four; the teacher has seen the right ones."""
+    data = write(tmp_path / "data", {"train": 40, "val": 20}, seed=5)
+    right = load_face_images(data, "train").labels
+    wrong = np.where(np.random.default_rng(0).random(280) < 0.75, np.random.default_rng(1).integers(0, 7, 280), right)
+
+    def mislabelled(path, split):
+        stored = load_face_images(path, split)
+        return stored if split != "train" else FaceImages(stored.images, wrong, None, stored.names)
+
+    monkeypatch.setattr(room, "load_face_images", mislabelled)
+    faces = mislabelled(data, "train").reduced()
+    certain = np.eye(7, dtype=np.float32)[right] * 0.93 + 0.01
+    teacher = Teacher(
+        np.stack([certain / certain.sum(1, keepdims=True)] * 2), faces.fingerprint(), 48, 0, HOW, ("one",)
+    )
+    student = distill(teacher, data, tmp_path / "student", RECIPE, epochs=8, validation_split="val", device="cpu")
+    alone = train(data, tmp_path / "alone", RECIPE, epochs=8, validation_split="val", device="cpu")
+    assert student.accuracy > alone.accuracy + 0.1
+
+
+def test_a_student_needs_its_teachers_faces(made, tmp_path, teacher):
+    with pytest.raises(InputError, match="data"):
+        distill(teacher, made, tmp_path / "other", RECIPE, epochs=1, train_split="val", device="cpu")
+    assert student_source(teacher).program.startswith("distill")
+
+
+def test_a_student_does_not_go_on_with_another_teacher(made, models, tmp_path, teacher):
+    distill(teacher, made, tmp_path, RECIPE, epochs=2, limit_steps=1, device="cpu")
+    other = teach(models[:1], ["1"], load_faces(made, "train"), HOW, views=2)
+    with pytest.raises(InputError, match="source"):
+        distill(other, made, tmp_path, RECIPE, epochs=2, device="cpu")
+
+
+def test_a_view_is_the_same_every_time():
+    images = np.random.default_rng(0).integers(0, 256, (5, 48, 48), dtype=np.uint8)
+    how = Augmentation(rotation=10, scale=0.1, erasing=0.5)
+    first, again, other = (make_view(images, view, 32, how, seed=3) for view in (0, 0, 1))
+    assert first.shape == (5, 32, 32)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def broken(teacher, path, kind):
+    """Write a damaged teacher's file."""
+    teacher.save(path)
+    whole = path.read_bytes()
+    with np.load(path) as file:
+        arrays = dict(file)
+    if kind == "nothing":
+        path.unlink()
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "damaged":
+        path.write_bytes(whole[:300] + bytes(400) + whole[700:])
+    elif kind == "a folder":
+        path.unlink()
+        path.mkdir()
+    elif kind == "oversized":
+        with (
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open("probabilities.npy", "w") as entry,
+        ):
+            entry.write(
+                b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f2', 'fortran_order': False, 'shape': (1000000000000, 7)}"
+            )
+    else:
+        changes = {
+            "another shape": {"probabilities": np.zeros((3, 7), np.float16)},
+            "no floats": {"probabilities": np.ones((1, 280, 7), np.int64)},
+            "not probabilities": {"probabilities": np.full((1, 280, 7), 0.5, np.float16)},
+            "not numbers": {"probabilities": np.full((1, 280, 7), np.nan, np.float16)},
+            "a word": {"probabilities": np.array("x")},
+            "a huge size": {"size": np.array(10**9)},
+            "a wild augmentation": {"augmentation_rotation": np.array(1e9)},
+            "an unknown augmentation": {"augmentation_colour": np.array(1.0)},
+            "objects": {"members": np.array([None], dtype=object)},
+        }[kind]
+        np.savez(path, **{**arrays, **changes})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("nothing", "empty", "truncated", "damaged", "a folder", "oversized", "another shape", "no floats"),
+        *("not probabilities", "not numbers", "a word", "a huge size", "a wild augmentation"),
+        *("an unknown augmentation", "objects"),
+    ],
+)
+def test_a_file_that_is_not_a_teachers(teacher, tmp_path, kind):
+    path = tmp_path / "teacher.npz"
+    broken(teacher, path, kind)
+    with pytest.raises(InputError, match=r"teacher\.npz"):
+        Teacher.load(path)

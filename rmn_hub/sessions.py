@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -27,7 +27,8 @@ class OnnxSession:
         providers: onnxruntime's execution providers by name, the preferred one first; the CPU when `None`.
 
     Raises:
-        InputError: `threads` is out of range. The first call raises it, too, when the file cannot be opened.
+        InputError: `threads` is out of range; from the first call on, a provider does not exist here.
+        CheckpointError: from the first call on, the file cannot be opened.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class OnnxSession:
             return onnxruntime.InferenceSession(self.path, options, providers=list(self.providers))
         except Exception as error:  # onnxruntime's errors have no common base class
             reason = " ".join(str(error).split())
-            raise InputError(f"{self.path} cannot be opened by onnxruntime: {reason}. Export it again.") from error
+            raise CheckpointError(f"{self.path} cannot be opened by onnxruntime: {reason}. Export it again.") from error
 
 
 def available_cores() -> int:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import reduce_mask
-from ..errors import InputError, RMNError
+from ..errors import CheckpointError, InputError
 from ..files import replacing
 from ..model.modeling_rmn import RMNModel
 from ..sessions import OnnxSession
@@ -109,7 +110,7 @@ def export(
 
     Raises:
         InputError: the faces do not fit, a package is missing, or the form loses more than one point.
-        RMNError: the file's outputs differ from torch's.
+        CheckpointError: the file's outputs differ from torch's.
     """
     path = Path(path)
     size = model.config.image_size
@@ -135,7 +136,7 @@ def export(
         )
         megabytes = beside.stat().st_size / 1e6
         if report["difference"] > _TOLERANCE[form]:
-            raise RMNError(
+            raise CheckpointError(
                 f"{path} cannot be written: its probabilities differ by {report['difference']:.2g} from torch's. "
                 "Try another version of torch or onnxruntime."
             )
@@ -150,8 +151,6 @@ def export(
 
 
 def _write(model: RMNModel, path: Path, form: Form, calibration: np.ndarray, weights_hash: str) -> None:
-    from .. import __version__
-
     config = model.config
     module = _WithMaps(model, torch.float16 if form == "fp16" else torch.float32).eval()
     metadata = {
@@ -160,7 +159,7 @@ def _write(model: RMNModel, path: Path, form: Form, calibration: np.ndarray, wei
         "has_masks": json.dumps(module.has_masks),
         "stages": str(len(config.depths)),
         "form": form,
-        "rmn_hub_version": __version__,
+        "rmn_hub_version": _version(),
         "weights_sha256": weights_hash,
     }
     write_graph(
@@ -176,12 +175,19 @@ def _write(model: RMNModel, path: Path, form: Form, calibration: np.ndarray, wei
         _quantize(path, calibration)
 
 
+def _version() -> str:
+    try:
+        return version("rmn-hub")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "0+unknown"
+
+
 def _quantize(path: Path, calibration: np.ndarray) -> None:
     """Replace an fp32 file by its int8 form: convolutions with 8-bit weights per channel and 8-bit features."""
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.batches = iter(np.array_split(calibration, max(1, len(calibration) // _BATCH)))
 
@@ -210,7 +216,7 @@ def _compare(
     Return the fields of a report from the outputs of a file and of torch.
 
     Raises:
-        RMNError: an attention map differs.
+        CheckpointError: an attention map differs.
     """
     expected_module = _WithMaps(model, torch.float32).eval()
     expected, found = [], []
@@ -221,7 +227,7 @@ def _compare(
         outputs = session.run({"pixel_values": batch})
         for output, tensor in zip(outputs[1:], maps):
             if form == "fp32" and not np.allclose(output, tensor, rtol=1e-3, atol=1e-4 * tensor.max()):
-                raise RMNError(
+                raise CheckpointError(
                     f"{path} cannot be written: its attention maps differ from torch's. Try another version of torch."
                 )
         expected.append(_softmax(logits))

@@ -1,0 +1,173 @@
+"""The engine for onnxruntime: torch's numbers, its own checks, threads, pickling, forks."""
+
+import multiprocessing
+import pickle
+import shutil
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from evaluation_helpers import faces, save_checkpoint
+
+from rmn_hub import BUNDLED_CHECKPOINT
+from rmn_hub.attention import reduce_mask
+from rmn_hub.engines.engine import Engine
+from rmn_hub.engines.onnx import OnnxEngine
+from rmn_hub.errors import CheckpointError, InputError
+from rmn_hub.export.onnx import export
+from rmn_hub.files import file_hash
+from rmn_hub.hub import checkpoint as checkpoints
+
+BUNDLED = Path(BUNDLED_CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return checkpoints.load(BUNDLED)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return OnnxEngine.from_checkpoint(BUNDLED)
+
+
+@pytest.fixture(scope="module")
+def pixel_values(loaded):
+    """A thousand made faces."""
+    return loaded.processor(faces(1000), return_tensors="np")["pixel_values"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A tiny checkpoint with its ONNX file."""
+    folder = save_checkpoint(tmp_path_factory.mktemp("onnx") / "checkpoint")
+    loaded = checkpoints.load(folder)
+    values = loaded.processor(faces(4), return_tensors="np")["pixel_values"]
+    export(loaded.model, folder / "onnx" / "model.onnx", values, weights_hash=file_hash(folder / "model.safetensors"))
+    return folder
+
+
+def test_the_bundled_file_has_the_bundled_weights_and_classes(engine, loaded):
+    assert isinstance(engine, Engine)
+    assert engine.name == "onnx"
+    assert engine.expressions == loaded.expressions
+    assert engine.image_size == loaded.model.config.image_size
+    assert engine.has_masks
+
+
+def test_a_thousand_faces_have_the_probabilities_of_torch(engine, loaded, pixel_values):
+    with torch.inference_mode():
+        model = loaded.model.for_inference()
+        expected = torch.cat([model(part).logits for part in torch.from_numpy(pixel_values).split(100)])
+    logits = np.concatenate([engine(part).logits for part in np.split(pixel_values, 10)])
+    assert len(set(logits.argmax(1))) > 1
+    difference = torch.from_numpy(logits).softmax(-1) - expected.softmax(-1)
+    assert difference.abs().max() < 1e-4
+
+
+def test_maps_are_the_reduced_masks(engine, loaded, pixel_values):
+    outputs = engine(pixel_values[:3], attention=True)
+    with torch.inference_mode():
+        expected = loaded.model(torch.from_numpy(pixel_values[:3]), output_masks=True, output_hidden_states=True)
+    before, after = expected.hidden_states[::2], expected.hidden_states[1::2]
+    assert len(outputs.maps) == len(outputs.before) == len(outputs.after) == len(before) == 4
+    for stage in range(4):
+        for found, tensor in (
+            (outputs.maps[stage], reduce_mask(expected.masks[stage], before[stage])),
+            (outputs.before[stage], before[stage].abs().mean(1)),
+            (outputs.after[stage], after[stage].abs().mean(1)),
+        ):
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, tensor, rtol=1e-3, atol=1e-5)
+    assert engine(pixel_values[:3]).maps == ()
+
+
+def test_a_face_does_not_depend_on_its_batch(engine, pixel_values):
+    together = engine(pixel_values[:17]).logits
+    alone = np.concatenate([engine(pixel_values[place : place + 1]).logits for place in range(17)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 48, 48), (1, 1, 48, 48), (1, 3, 40, 48), (3, 48, 48)])
+def test_other_shapes_are_refused(engine, shape):
+    with pytest.raises(InputError, match="pixel_values"):
+        engine(np.zeros(shape, np.float32))
+
+
+def test_other_weights_are_refused(tiny, tmp_path):
+    OnnxEngine.from_checkpoint(tiny)
+    other = tmp_path / "other"
+    shutil.copytree(tiny, other)
+    shutil.copy(BUNDLED / "model.safetensors", other)
+    with pytest.raises(CheckpointError, match="weights"):
+        OnnxEngine.from_checkpoint(other)
+    # Without weights the ONNX file is the checkpoint.
+    (other / "model.safetensors").unlink()
+    assert OnnxEngine.from_checkpoint(other).expressions == OnnxEngine.from_checkpoint(tiny).expressions
+
+
+def test_files_that_are_not_of_the_export_are_refused(tiny, tmp_path):
+    path = tmp_path / "onnx" / "model.onnx"
+    with pytest.raises(CheckpointError, match=r"model\.onnx"):
+        OnnxEngine.from_checkpoint(tmp_path)
+    path.parent.mkdir()
+    path.write_bytes(b"not a graph")
+    with pytest.raises(CheckpointError, match=r"model\.onnx"):
+        OnnxEngine.from_checkpoint(tmp_path)
+    model = onnx.load(tiny / "onnx" / "model.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    with pytest.raises(CheckpointError, match="metadata"):
+        OnnxEngine.from_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("setting", [{"threads": 0}, {"threads": 1.5}, {"providers": ["NoSuchProvider"]}])
+def test_settings_out_of_range_are_named(setting, tiny):
+    with pytest.raises(InputError, match=next(iter(setting))):
+        OnnxEngine.from_checkpoint(tiny, **setting)
+
+
+def test_threads_change_nothing_but_rounding(tiny, engine, pixel_values):
+    one = OnnxEngine.from_checkpoint(BUNDLED, threads=1)(pixel_values[:5]).logits
+    np.testing.assert_allclose(one, engine(pixel_values[:5]).logits, atol=1e-5)
+
+
+def test_it_is_used_by_many_threads_pickled_and_spawned(engine, pixel_values):
+    expected = engine(pixel_values[:2]).logits
+    with ThreadPoolExecutor(4) as pool:
+        for outputs in pool.map(engine, [pixel_values[:2]] * 16):
+            np.testing.assert_array_equal(outputs.logits, expected)
+    copy = pickle.loads(pickle.dumps(engine))
+    assert copy.expressions == engine.expressions
+    np.testing.assert_array_equal(copy(pixel_values[:2]).logits, expected)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
+        outputs = processes.submit(engine, pixel_values[:2]).result(timeout=120)
+    np.testing.assert_array_equal(outputs.logits, expected)
+
+
+def test_it_works_after_a_fork(engine, pixel_values):
+    expected = engine(pixel_values[:2]).logits
+    context = multiprocessing.get_context("fork")
+    receiving, sending = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: sending.send(engine(pixel_values[:2]).logits))
+    child.start()
+    try:
+        assert receiving.poll(60)
+        np.testing.assert_array_equal(receiving.recv(), expected)
+    finally:
+        child.kill()
+        child.join()
+
+
+def test_it_imports_no_torch(run_python):
+    code = f"""
+        import sys
+        import numpy as np
+        from rmn_hub.engines.onnx import OnnxEngine
+        OnnxEngine.from_checkpoint({str(BUNDLED)!r})(np.zeros((1, 3, 48, 48), np.float32), attention=True)
+        print({{"torch", "torchvision", "transformers"}} & set(sys.modules))
+    """
+    assert run_python(code) == "set()"

@@ -51,7 +51,19 @@ def load_engine(
     if engine not in ("auto", "torch", "onnx"):
         raise InputError(f"engine={shown(engine)} must be 'auto', 'torch' or 'onnx'")
     if _takes_onnx(Path(checkpoint), engine, device):
-        raise InputError(f"engine={engine!r} needs the ONNX files of {shown(checkpoint)}: take engine='torch'")
+        if str(device or "cpu") != "cpu":
+            raise InputError(f"device={shown(device)} must be 'cpu' with engine='onnx': take engine='torch' for a GPU")
+        from .engines.onnx import OnnxEngine
+
+        onnx, processor = OnnxEngine.from_checkpoint(checkpoint), PixelProcessor.from_folder(checkpoint)
+        if (processor.height, processor.width) == (onnx.image_size, onnx.image_size):
+            return onnx, processor
+        # The graph takes images of one size alone, torch those of any.
+        if engine == "onnx":
+            raise InputError(
+                f"engine='onnx' needs a preprocessor_config.json in {shown(checkpoint)} whose size is "
+                f"{onnx.image_size} x {onnx.image_size}: take engine='torch'"
+            )
     from .engines.torch import TorchEngine
     from .hub import checkpoint as checkpoints
 

@@ -360,9 +360,9 @@ def test_settings_that_cannot_work_are_refused(settings: dict, sentence: str, br
 
 
 def test_one_face_is_no_set(bright_corners: Tensor) -> None:
-    with pytest.raises(ValueError, match="give at least two"):
+    with pytest.raises(ValueError, match="at least two"):
         faithfulness(CornerModel("evidence"), [bright_corners[:1]])
-    with pytest.raises(ValueError, match="give at least two"):
+    with pytest.raises(ValueError, match="at least two"):
         faithfulness(CornerModel("evidence"), [])
     with pytest.raises(ValueError, match="output_masks=True"):
         faithfulness(make_model(mask_depths=None), [bright_corners])

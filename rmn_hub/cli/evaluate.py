@@ -1,7 +1,8 @@
 """`rmn-hub evaluate`, `calibrate` and `benchmark`: what a checkpoint is worth, and what it costs."""
 
+import json as json_library
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +35,9 @@ def evaluate(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the set in the JSON.")] = None,
     faithfulness: Annotated[bool, typer.Option("--faithfulness", help="Measure the attention maps too.")] = False,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Measure blur, noise, tilt, ... too: takes twenty times as long.")
+    ] = False,
     device: Device = None,
     batch_size: BatchSize = 32,
 ) -> None:
@@ -54,6 +58,7 @@ def evaluate(
                 json_file=file,
                 figures=figures,
                 with_faithfulness=faithfulness,
+                with_robustness=robustness,
                 device=device,
                 batch_size=batch_size,
                 progress=report,
@@ -61,8 +66,6 @@ def evaluate(
     if replaced:
         warn(f"{file} held results of other weights; they are gone")
     if json == "-":
-        import json as json_library
-
         typer.echo(json_library.dumps(document, indent=2))
     else:
         typer.echo(summary(document))
@@ -89,7 +92,8 @@ def calibrate(
 
 
 @main.command(
-    rich_help_panel=TRAIN, epilog=examples("rmn-hub benchmark --no-compiled", "rmn-hub benchmark runs/mine/best --json")
+    rich_help_panel=TRAIN,
+    epilog=examples("rmn-hub benchmark runs/mine/best --no-compiled --json", "rmn-hub benchmark --start"),
 )
 def benchmark(
     checkpoint: Annotated[str | None, typer.Argument(help="Folder or Hub id. The bundled one when not given.")] = None,
@@ -99,31 +103,46 @@ def benchmark(
     ] = None,
     seconds: Annotated[float, typer.Option(min=0, help="How long each form runs at each batch size.")] = 2.0,
     compiled: Annotated[bool, typer.Option(help="Whether to compile it too, which takes minutes.")] = True,
+    start: Annotated[
+        bool, typer.Option("--start", help="Measure the start instead: help and first result against a bare program.")
+    ] = False,
+    image: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="With --start: a photo for the first result; a made face when not given."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Measure what a checkpoint costs: parameters, multiply-adds, milliseconds and memory, form by form."""
-    import json as json_library
-
     from rich.console import Console
 
+    console = Console(highlight=False)
     with failing_on_bad_input():
-        from .. import BUNDLED_CHECKPOINT
-        from ..evaluation.benchmark import BATCH_SIZES, FORMS, table
-        from ..evaluation.benchmark import benchmark as run
-        from ..hub.checkpoint import load_model
+        if start:
+            from ..evaluation.start import measure_start, start_table
 
-        model = load_model(checkpoint or BUNDLED_CHECKPOINT, device=device)
-        with Console(stderr=True).status("loading") as status:
-            numbers = run(
-                model,
-                batch_sizes=batch_size or BATCH_SIZES,
-                forms=FORMS if compiled else FORMS[:-1],
-                seconds=seconds,
-                progress=status.update,
-            )
+            with progress_bars() as report:
+                starts = measure_start(image, progress=report)
+            document: Any = [one.to_dict() for one in starts]
+            shown, skipped = start_table(starts), None
+        else:
+            from .. import BUNDLED_CHECKPOINT
+            from ..evaluation.benchmark import BATCH_SIZES, FORMS, table
+            from ..evaluation.benchmark import benchmark as run
+            from ..hub.checkpoint import load_model
+
+            model = load_model(checkpoint or BUNDLED_CHECKPOINT, device=device)
+            with Console(stderr=True).status("loading") as status:
+                numbers = run(
+                    model,
+                    batch_sizes=batch_size or BATCH_SIZES,
+                    forms=FORMS if compiled else FORMS[:-1],
+                    seconds=seconds,
+                    progress=status.update,
+                )
+            document, shown, skipped = numbers.to_dict(), table(numbers), numbers.skipped
     if json:
-        typer.echo(json_library.dumps(numbers.to_dict()))
+        typer.echo(json_library.dumps(document))
     else:
-        Console(highlight=False).print(table(numbers))
-    if numbers.skipped:
-        warn(numbers.skipped)
+        console.print(shown)
+    if skipped:
+        warn(skipped)

@@ -15,7 +15,7 @@ names for them (`validation`, `test`, ...) are understood. A split that a set do
 same, and the notes state it. Images are decoded by `rmn_hub.images`, as the recognizer decodes them.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +70,47 @@ def load_face_images(data: str | Path, split: str) -> FaceImages:
     Raises:
         InputError: the set or the split does not exist, a class is unknown, a label is broken.
     """
-    where = Path(data)
-    faces, notes = _choose(where, _parts_of(where), split)
-    if not len(faces):
-        raise InputError(f"split={split!r} of {data} has no faces: choose another split, or add faces")
-    return replace(faces, notes=(*faces.notes, *notes, *differences(faces, split)))
+    return OpenedSet.open(data).split(split)
 
 
-def has_split(data: str | Path, role: str) -> bool:
-    """Return whether a set has a split of its own for a role (`"train"`, `"public_test"`, `"private_test"`)."""
-    return _find(_parts_of(Path(data)), role) is not None
+@dataclass(frozen=True)
+class OpenedSet:
+    """
+    A set of labelled faces of which several splits are read; finding out what it is takes time.
+
+    Attributes:
+        where: its file or folder.
+        parts: what reads each of its own splits, by name.
+    """
+
+    where: Path
+    parts: Parts
+
+    @classmethod
+    def open(cls, data: str | Path) -> "OpenedSet":
+        """
+        Find out what a path holds, in one of the forms that this module lists.
+
+        Raises:
+            InputError: the set does not exist or is none.
+        """
+        return cls(Path(data), _parts_of(Path(data)))
+
+    def has(self, role: str) -> bool:
+        """Return whether the set has a split of its own for a role (`"train"`, `"public_test"`, `"private_test"`)."""
+        return _find(self.parts, role) is not None
+
+    def split(self, name: str) -> FaceImages:
+        """
+        Return the faces of one split as they are stored; see [`load_face_images`].
+
+        Raises:
+            InputError: the split does not exist, a class is unknown, a label is broken.
+        """
+        faces, notes = _choose(self.where, self.parts, name)
+        if not len(faces):
+            raise InputError(f"split={name!r} of {self.where} has no faces: choose another split, or add faces")
+        return replace(faces, notes=(*faces.notes, *notes, *differences(faces, name)))
 
 
 def _find(parts: Parts, role: str) -> Read | None:
@@ -164,4 +195,4 @@ def _is_shown(path: Path, where: Path) -> bool:
     return not any(part.startswith(".") for part in path.relative_to(where).parts)
 
 
-__all__ = ["has_split", "load_face_images", "load_faces"]
+__all__ = ["OpenedSet", "load_face_images", "load_faces"]

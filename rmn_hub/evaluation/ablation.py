@@ -1,70 +1,63 @@
-"""evaluation.ablation"""
+"""The ablation: networks that differ in their masks only, compared face by face. `rmn-hub card --ablation`.
 
+`ablation.json` in a checkpoint's folder holds `runs`, one for each network, and `differences`, one for each set of
+which all of them scored the same faces: the accuracy with masks less that without, single view, as `paired_difference`
+returns it. The model card repeats both.
+"""
+
+import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files import write_json
-from ..hub.card import ABLATION, _read, _trained
-from ..hub.checkpoint import checkpoint_folder
-from .calibrate import RECORD
+from ..hub.card import ABLATION, CALIBRATION
+from .calibrate import own_folder
 from .metrics import paired_difference
+
+WITH, WITHOUT = "masks on", "masks off"
 
 
 def write_ablation(checkpoint: str | Path, evaluations: Sequence[str | Path]) -> Path:
     """
-    Puts the results of networks that differ in their masks only into the checkpoint's `ablation.json`.
+    Write the results of networks that differ in their masks only into the checkpoint's `ablation.json`.
 
     Args:
-        checkpoint: folder of the checkpoint whose card is to tell about them.
+        checkpoint: folder of the checkpoint whose card is to report them.
         evaluations: files of `rmn-hub evaluate --json`. A `run.json`, a `metrics.csv` and a `calibration.json`
-            beside one of them say how that network was trained and calibrated.
+            beside one of them hold how that network was trained and calibrated.
 
     Raises:
         InputError: a file cannot be read, they do not hold a network with masks and one without, or no set of which all
             of them scored the same faces.
     """
-    runs = []
-    for path in map(Path, evaluations):
-        document = _read(path)
-        if document is None or not {"checkpoint", "sets"} <= set(document):
-            raise InputError(f"{path} is no file of rmn-hub evaluate --json")
-        name = "masks on" if document["checkpoint"]["masks"] else "masks off"
-        try:
-            sets = {
-                title: {key: numbers[key] for key in ("command", "data", "single_view", "flip_averaged", "right")}
-                for title, numbers in document["sets"].items()
-            }
-        except KeyError as error:
-            raise InputError(f"{path} lacks {error}: make it again with rmn-hub evaluate --json") from error
-        calibration = _read(path.with_name(RECORD)) or {}
-        runs.append(
-            {
-                "name": name,
-                "checkpoint": document["checkpoint"],
-                "run": _read(path.with_name("run.json")),
-                "trained": _trained(path.parent),
-                "calibration": calibration.get("command"),
-                "sets": sets,
-            }
-        )
-    if {run["name"] for run in runs} != {"masks on", "masks off"}:
+    runs = [_run(Path(path)) for path in evaluations]
+    if {run["name"] for run in runs} != {WITH, WITHOUT}:
         raise InputError("an ablation compares a network with masks and one without: give the results of both")
-    if not _common_sets(runs):
-        raise InputError("these networks were not scored on one set: evaluate them with the same --data and --split")
     runs.sort(key=lambda run: run["name"], reverse=True)  # with masks first
-    path = checkpoint_folder(checkpoint) / ABLATION
-    on, off = (next(run["sets"] for run in runs if run["name"] == kind) for kind in ("masks on", "masks off"))
-    differences = [
-        {"set": name, **paired_difference(*([digit == "1" for digit in kind[name]["right"]] for kind in (on, off)))}
-        for name in _common_sets(runs)
-    ]
-    write_json(path, {"runs": runs, "differences": differences})
+    names = common_sets(runs)
+    if not names:
+        raise InputError("these networks were not scored on one set: evaluate them with the same --data and --split")
+    path = own_folder(checkpoint) / ABLATION
+    write_json(path, {"runs": runs, "differences": differences(runs)})
     return path
 
 
-def _common_sets(runs: Sequence[dict[str, Any]]) -> list[str]:
+def differences(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """
+    Return, for each set of which all runs scored the same faces, its name as `set` and the `paired_difference` of the
+    accuracies with and without masks, single view: `only_first` counts the faces that are right with masks only.
+    """
+    on, off = (next(run["sets"] for run in runs if run["name"] == kind) for kind in (WITH, WITHOUT))
+    return [
+        {"set": name, **paired_difference(*([digit == "1" for digit in kind[name]["right"]] for kind in (on, off)))}
+        for name in common_sets(runs)
+    ]
+
+
+def common_sets(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Return the sets of which all runs hold the very same faces, the scored one of FER2013 first."""
     common = [
         name
@@ -74,3 +67,54 @@ def _common_sets(runs: Sequence[dict[str, Any]]) -> list[str]:
         )
     ]
     return sorted(common, key=lambda name: name != "private_test")
+
+
+def _run(path: Path) -> dict[str, Any]:
+    """Return the entry of one network."""
+    document = _read(path)
+    try:
+        if document is None:
+            raise KeyError("checkpoint")
+        sets = {
+            title: {key: numbers[key] for key in ("command", "data", "single_view", "flip_averaged", "right")}
+            for title, numbers in document["sets"].items()
+        }
+        calibration = _read(path.with_name(CALIBRATION)) or {}
+        return {
+            "name": WITH if document["checkpoint"]["masks"] else WITHOUT,
+            "checkpoint": document["checkpoint"],
+            "run": _read(path.with_name("run.json")),
+            "trained": _trained(path.with_name("metrics.csv")),
+            "calibration": calibration.get("command"),
+            "sets": sets,
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} lacks {error}: make it with rmn-hub evaluate --json") from error
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the object of a JSON file, or `None` without one."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}. Make it again.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object: make it again")
+    return content
+
+
+def _trained(path: Path) -> dict[str, float] | None:
+    """Return how long the run of a `metrics.csv` went: `epochs` and `minutes`; `None` without one."""
+    if not path.exists():
+        return None
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {"epochs": int(rows[-1]["epoch"]), "minutes": float(rows[-1]["minutes"])} if rows else None
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise InputError(f"{path} must be what rmn-hub train wrote: restore it, or remove it") from error
+
+
+__all__ = ["common_sets", "differences", "write_ablation"]

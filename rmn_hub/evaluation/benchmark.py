@@ -1,23 +1,24 @@
-"""What a checkpoint costs: parameters, multiply-adds, milliseconds and memory. `rmn-hub benchmark`."""
+"""What a checkpoint costs: parameters, multiply-adds, milliseconds and memory. `rmn-hub benchmark`.
+
+`take_turns` is the one way in which the project measures time: every number of milliseconds comes from it.
+"""
 
 import contextlib
 import math
-import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import InputError
-from ..hub.checkpoint import weights_problem
 from ..model.modeling_rmn import RMNModel
 
 if TYPE_CHECKING:
@@ -26,20 +27,63 @@ if TYPE_CHECKING:
 
 BATCH_SIZES = (1, 8, 32)
 FORMS = ("plain", "folded", "compiled")
-# The forms take turns in so many rounds, so that what else the machine does hits them alike.
+# What is compared takes turns in so many rounds, so that what else the machine does hits all alike.
 ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """
+    What one call costs.
+
+    Args:
+        milliseconds: median time of a call.
+        peak_memory: megabytes (1e6 bytes) at most in use meanwhile: of the process on a CPU, of tensors on a GPU.
+    """
+
+    milliseconds: float
+    peak_memory: float
+
+
+def take_turns(
+    calls: Mapping[str, Callable[[], object]], seconds: float, device: torch.device | None = None
+) -> dict[str, Measured]:
+    """
+    Time calls that do the same work in different ways, in turns.
+
+    Args:
+        calls: functions by name; each returns when its work is done.
+        seconds: about how long each is called, and at least `ROUNDS` times.
+        device: where the work is done; the CPU when not given.
+    """
+    device = device or torch.device("cpu")
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    memory = dict.fromkeys(calls, 0.0)
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            _reset_peak_memory(device)
+            call()  # warms the caches that the one before has filled
+            end = time.perf_counter() + seconds / ROUNDS
+            while True:
+                start = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - start)
+                if time.perf_counter() > end:
+                    break
+            memory[name] = max(memory[name], _peak_memory(device))
+    return {name: Measured(1e3 * statistics.median(taken), memory[name] / 1e6) for name, taken in times.items()}
 
 
 @dataclass(frozen=True)
 class Timing:
     """
-    How one form of a network does at one batch size.
+    What one form of a network costs at one batch size.
 
     Args:
         form: `"plain"` as loaded, `"folded"` by `for_inference()`, or `"compiled"`: the folded one by `torch.compile`.
         batch_size: images at once.
         milliseconds: median of a batch's time.
-        peak_memory: megabytes (1e6 bytes) at most in use meanwhile: of the process on a CPU, of tensors on a GPU.
+        peak_memory: see [`Measured`].
     """
 
     form: str
@@ -51,7 +95,7 @@ class Timing:
 @dataclass(frozen=True)
 class Benchmark:
     """
-    What [`benchmark`] measured.
+    The numbers of [`benchmark`].
 
     Args:
         parameters: trainable numbers of the network.
@@ -73,7 +117,7 @@ class Benchmark:
     skipped: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers in dictionaries and lists, ready for JSON."""
+        """Return the numbers in dictionaries and lists, ready for JSON."""
         return asdict(self) | {"timings": [asdict(timing) for timing in self.timings]}
 
 
@@ -86,23 +130,23 @@ def benchmark(
     progress: Callable[[str], None] = lambda text: None,
 ) -> Benchmark:
     """
-    Measures a network on the device and in the dtype that it is in, with random images of its `image_size`.
+    Measure a network on the device and in the dtype that it is in, with random images of its `image_size`.
 
     Args:
         model: the network; it is set to evaluation mode.
         batch_sizes: images at once.
         forms: any of `FORMS`.
         seconds: about how long each form runs at each batch size, compilation aside.
-        progress: is told what is being measured.
+        progress: called with what is being measured.
 
     Raises:
         InputError: a batch size is less than 1 or its images do not fit into memory, a form is unknown, or `seconds` is
-            no time.
+            not a finite number of at least 0.
     """
     if not batch_sizes or min(batch_sizes) < 1:
-        raise InputError(f"batch sizes {tuple(batch_sizes)} must be numbers of at least 1")
+        raise InputError(f"batch_sizes={tuple(batch_sizes)} must be numbers of at least 1")
     if unknown := set(forms) - set(FORMS):
-        raise InputError(f"the form {unknown.pop()!r} is unknown: choose of {', '.join(FORMS)}")
+        raise InputError(f"forms={tuple(forms)} must be some of {', '.join(FORMS)}: {unknown.pop()!r} is unknown")
     if not 0 <= seconds < math.inf:
         raise InputError(f"seconds={seconds} must be a finite number of at least 0")
     model.eval()
@@ -113,8 +157,8 @@ def benchmark(
         pixel_values = _random_images(model, batch_size)
         networks: dict[str, Callable[[Tensor], Any]] = {}
         for form in forms:
-            network = {"plain": model, "folded": folded}.get(form)
-            if network is None:
+            network: Callable[[Tensor], Any] = model if form == "plain" else folded
+            if form == "compiled":
                 if skipped is not None:
                     continue
                 progress(f"compiling for batches of {batch_size}")
@@ -130,7 +174,9 @@ def benchmark(
                 continue
             networks[form] = network
         progress(f"batches of {batch_size}")
-        timings += _take_turns(networks, pixel_values, seconds)
+        calls = {form: partial(_run, network, pixel_values) for form, network in networks.items()}
+        for form, cost in take_turns(calls, seconds, model.device).items():
+            timings.append(Timing(form, batch_size, cost.milliseconds, cost.peak_memory))
     return Benchmark(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         multiply_adds=multiply_adds(model),
@@ -142,27 +188,8 @@ def benchmark(
     )
 
 
-def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> RMNModel:
-    """
-    The network of a checkpoint, a folder or a Hub id.
-
-    Raises:
-        InputError: it cannot be loaded, its weights are not those of its network, or the device is not there.
-    """
-    try:
-        model, report = RMNModel.from_pretrained(checkpoint, output_loading_info=True)
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
-        raise InputError(" ".join(str(error).split())) from error
-    if problem := weights_problem(checkpoint, report):
-        raise InputError(problem)
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
 def table(numbers: Benchmark) -> "Table":
-    """The numbers for a terminal."""
+    """Return the numbers as a table for a terminal."""
     from rich.table import Table
 
     where = f"{numbers.device}, {numbers.threads} threads" if numbers.device == "cpu" else numbers.device
@@ -188,14 +215,14 @@ def table(numbers: Benchmark) -> "Table":
 
 
 def multiply_adds(model: RMNModel, image_size: int | None = None) -> int:
-    """Multiply-adds of the network's convolutions and linear layers for one image of `image_size` pixels."""
+    """Return the multiply-adds of the network's convolutions and linear layers for one image of `image_size` pixels."""
     with FlopCounterMode(display=False) as counter:
         _run(model.eval(), _random_images(model, 1, image_size))
     return counter.get_total_flops() // 2
 
 
 def _random_images(model: RMNModel, batch_size: int, image_size: int | None = None) -> Tensor:
-    """Noise in 0..1 of the shape `(batch_size, num_channels, image_size, image_size)`, on the model's device."""
+    """Return noise in 0..1 of the shape `(batch_size, num_channels, image_size, image_size)`, on the model's device."""
     size = image_size or model.config.image_size
     shape = (batch_size, model.config.num_channels, size, size)
     with _within_memory(batch_size, model.device):
@@ -203,7 +230,7 @@ def _random_images(model: RMNModel, batch_size: int, image_size: int | None = No
 
 
 def _run(network: Callable[[Tensor], Any], pixel_values: Tensor) -> None:
-    """One pass without gradients, waited for."""
+    """Run one pass without gradients, and wait for it."""
     with torch.inference_mode(), _within_memory(len(pixel_values), pixel_values.device):
         network(pixel_values)
     if pixel_values.is_cuda:
@@ -217,28 +244,9 @@ def _within_memory(batch_size: int, device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, torch.cuda.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        raise InputError(f"batches of {batch_size} do not fit into memory of {device}: give smaller ones") from error
-
-
-def _take_turns(networks: dict[str, nn.Module], pixel_values: Tensor, seconds: float) -> list[Timing]:
-    times: dict[str, list[float]] = {form: [] for form in networks}
-    memory: dict[str, float] = {}
-    for _ in range(ROUNDS):
-        for form, network in networks.items():
-            _reset_peak_memory(pixel_values.device)
-            _run(network, pixel_values)  # warms the caches that the form before has filled
-            end = time.perf_counter() + seconds / ROUNDS
-            while True:
-                start = time.perf_counter()
-                _run(network, pixel_values)
-                times[form].append(time.perf_counter() - start)
-                if time.perf_counter() > end:
-                    break
-            memory[form] = max(memory.get(form, 0.0), _peak_memory(pixel_values.device))
-    return [
-        Timing(form, len(pixel_values), statistics.median(taken) * 1e3, memory[form] / 1e6)
-        for form, taken in times.items()
-    ]
+        raise InputError(
+            f"batch_size={batch_size} must be smaller: its images do not fit into the memory of {device}"
+        ) from error
 
 
 def _device_name(device: torch.device) -> str:
@@ -254,7 +262,7 @@ def _reset_peak_memory(device: torch.device) -> None:
 
 
 def _peak_memory(device: torch.device) -> float:
-    """Bytes."""
+    """Return the most bytes in use since the last reset."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "linux":
@@ -269,4 +277,14 @@ def _peak_memory(device: torch.device) -> float:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-__all__ = ["BATCH_SIZES", "FORMS", "Benchmark", "Timing", "benchmark", "load", "multiply_adds", "table"]
+__all__ = [
+    "BATCH_SIZES",
+    "FORMS",
+    "Benchmark",
+    "Measured",
+    "Timing",
+    "benchmark",
+    "multiply_adds",
+    "table",
+    "take_turns",
+]

@@ -8,7 +8,6 @@ Folded into the classifier's weight and bias, it costs nothing and reaches every
 """
 
 import json
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,22 @@ from safetensors.torch import save_file
 
 from ..data.faces import split_role
 from ..data.sources import load_face_images
-from ..errors import InputError
+from ..engines.pixels import PixelProcessor
+from ..engines.torch import TorchEngine
+from ..errors import CheckpointError, InputError
 from ..expressions import EXPRESSIONS
 from ..files import file_hash, replacing, write_json
-from ..hub.checkpoint import WEIGHTS, checkpoint_folder, load_checkpoint
+from ..hub import checkpoint as checkpoints
+from ..hub.card import CALIBRATION
+from ..hub.checkpoint import WEIGHTS
+from ..images import is_folder
+from ..progress import Progress, silent
 from .evaluate import predict
 from .metrics import scores, softmax
 from .report import command_line
 from .report import versions as package_versions
 
-RECORD = "calibration.json"
-# Temperatures beyond these mean a network that knows nothing, or labels that say nothing.
+# Temperatures beyond these mean a network that predicts at random, or labels that are.
 LIMITS = (0.05, 20.0)
 # How far, in nats, an expression's temperature is expected from that of the others: the standard deviation of a normal
 # prior. Thousands of faces outvote it; with few, the temperatures stay near a common one.
@@ -39,8 +43,9 @@ SPREAD = 0.3
 
 def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
-    The temperatures T > 0, floats `(classes,)`, under which softmax(logits / T) has the least negative log-likelihood,
-    each drawn to their geometric mean by a normal prior on its logarithm (`SPREAD`). The mean is kept within `LIMITS`.
+    Return the temperatures T > 0, floats `(classes,)`, under which softmax(logits / T) has the least negative
+    log-likelihood, each drawn to their geometric mean by a normal prior on its logarithm (`SPREAD`). The mean is kept
+    within `LIMITS`.
 
     Args:
         logits: floats `(N, classes)`.
@@ -71,19 +76,19 @@ def calibrate(
     *,
     device: str | None = None,
     batch_size: int = 32,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """
-    Fits the temperatures on one split's faces, seen once as they are, folds them into the checkpoint's weights and
-    writes down what was done in `calibration.json` beside them. Done again on the same faces, it changes nothing.
+    Fit the temperatures on one split's faces, seen once as they are, fold them into the checkpoint's weights and write
+    down what was done in `calibration.json` beside them. Done again on the same faces, it changes nothing.
 
     Args:
         checkpoint: folder of the checkpoint, which is changed.
-        data: file or folder of labelled faces, see [`load_faces`].
+        data: file or folder of labelled faces, see [`rmn_hub.data.sources`].
         split: the split to fit on: not one that was trained on, and not the one that is scored.
-        device: where to compute; the CPU when not given.
+        device: where to compute; the GPU if there is one when not given.
         batch_size: faces at once.
-        progress: called with what is being done, how many more faces are done, and of how many.
+        progress: called for every batch.
 
     Returns:
         what `calibration.json` holds: `temperatures` (by expression, against the weights as they were before any
@@ -92,31 +97,29 @@ def calibrate(
     Raises:
         InputError: checkpoint, data or split cannot be used; a split that was trained on or that is for scoring.
     """
-    folder = checkpoint_folder(checkpoint)
+    folder = own_folder(checkpoint)
     role = split_role(split)
     if role == "private_test":
         raise InputError(
-            f"{split} is for scoring: fit the temperatures on public_test, or its error is not an honest one"
+            f"split={split!r} must not be the one that is scored, or its error is not an honest one: give public_test"
         )
     if role == "train" or split.lower() == "all":
         raise InputError(
-            f"{split} has faces that the network was trained on, of which it is too sure: fit it on public_test"
+            f"split={split!r} must not have faces that the network was trained on, of which it is too sure: give "
+            "public_test"
         )
     faces = load_face_images(data, split)
-    model, processor = load_checkpoint(folder, device)
-    report = progress or (lambda *_: None)
-    report("predicting", 0, len(faces))
-    answers = predict(
-        model.for_inference(), processor, faces, batch_size, lambda done: report("predicting", done, len(faces))
-    )
+    loaded = checkpoints.load(folder, expressions=EXPRESSIONS)
+    engine = TorchEngine(loaded.model, device)
+    answers = predict(engine, PixelProcessor.from_folder(folder), faces, batch_size, progress)
     before = file_hash(folder / WEIGHTS)
-    previous = _previous(folder / RECORD, before)
+    previous = _previous(folder / CALIBRATION, before)
     # Fitted to the logits as they were before any calibration: else the prior would pull anew each time.
     temperatures = fit_temperatures(answers.logits * previous, faces.labels)
     if not LIMITS[0] * 1.01 < np.exp(np.log(temperatures).mean()) < LIMITS[1] / 1.01:
         raise InputError(
-            f"no temperature helps on the {len(faces)} faces of {split}: the network answers them at random, or they "
-            "are too few to fit it"
+            f"the {len(faces)} faces of {split} fit no temperature: the network predicts them at random, or they are "
+            "too few. Give more faces, or a trained network."
         )
 
     fold_temperatures(folder / WEIGHTS, temperatures / previous)
@@ -132,13 +135,25 @@ def calibrate(
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "versions": package_versions(),
     }
-    write_json(folder / RECORD, record)
+    write_json(folder / CALIBRATION, record)
     return record
+
+
+def own_folder(checkpoint: str | Path) -> Path:
+    """
+    Return the folder of a checkpoint that may be changed, which the Hub's cache must not be.
+
+    Raises:
+        CheckpointError: it is not a folder of a checkpoint.
+    """
+    if not is_folder(Path(checkpoint)):
+        raise CheckpointError(f"checkpoint={str(checkpoint)!r} must be a folder: download or train one first")
+    return checkpoints.find(checkpoint)
 
 
 def fold_temperatures(weights: Path, temperatures: np.ndarray) -> None:
     """
-    Divides each row of the classifier's weight and bias in a safetensors file by its expression's temperature; all else
+    Divide each row of the classifier's weight and bias in a safetensors file by its expression's temperature; all else
     stays as it is.
 
     Args:
@@ -153,7 +168,7 @@ def fold_temperatures(weights: Path, temperatures: np.ndarray) -> None:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     for name in ("classifier.weight", "classifier.bias"):
         if name not in tensors:
-            raise InputError(f"{weights} has no {name}: it holds no RMN")
+            raise InputError(f"{weights} has no {name}: give the weights of an RMN")
         rows = torch.from_numpy(temperatures).view(-1, *[1] * (tensors[name].ndim - 1))
         tensors[name] = (tensors[name].double() / rows).to(tensors[name].dtype)
     try:
@@ -164,7 +179,7 @@ def fold_temperatures(weights: Path, temperatures: np.ndarray) -> None:
 
 
 def _previous(record: Path, sha256: str) -> np.ndarray:
-    """The temperatures that these very weights already have in them; ones when nothing is known about them."""
+    """Return the temperatures that these very weights already have in them; ones when none are recorded."""
     nothing = np.ones(len(EXPRESSIONS))
     if not record.exists():
         return nothing
@@ -173,4 +188,7 @@ def _previous(record: Path, sha256: str) -> np.ndarray:
         known = np.array([float(values["temperatures"][name]) for name in EXPRESSIONS])
         return known if values["sha256"] == sha256 else nothing
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{record} is not what rmn-hub calibrate wrote: delete it") from error
+        raise InputError(f"{record} must be what rmn-hub calibrate wrote: delete it, or restore it") from error
+
+
+__all__ = ["LIMITS", "SPREAD", "calibrate", "fit_temperatures", "fold_temperatures", "own_folder"]

@@ -1,42 +1,46 @@
 """Evaluation: `rmn-hub evaluate`. What a checkpoint is worth on a set of labelled faces, with the doubt that remains.
 
-The numbers are made in the way in which people get their answers: the checkpoint's own image processor on the faces as
-they are stored, and `RMNModel.for_inference()`. Each set's block of the JSON holds the command that made it, the
-SHA-256 of the weights and of the faces, the versions and the date.
+The numbers are made in the way in which people get their expressions: the checkpoint's own image processing on the
+faces as they are stored, and the engine that the recognizer uses. Each set's block of the JSON (see `report`) holds the
+command that made it, the SHA-256 of the weights and of the faces, the versions and the date.
 """
 
 import platform
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..data.faces import FaceImages, duplicates_of, looks_like_fer2013, split_role
-from ..data.sources import has_split, load_face_images, load_faces
+from ..data.faces import FaceImages, FaceSet, duplicates_of, looks_like_fer2013, split_role
+from ..data.sources import OpenedSet
+from ..engines.engine import Engine
+from ..engines.pixels import PixelProcessor
+from ..engines.torch import TorchEngine
 from ..errors import InputError
+from ..expressions import EXPRESSIONS
 from ..files import file_hash, write_json
-from ..hub.checkpoint import WEIGHTS, checkpoint_folder, load_checkpoint
-from ..model.image_processing_rmn import RMNImageProcessor
-from ..model.modeling_rmn import RMNModel
-from .benchmark import multiply_adds
+from ..hub import checkpoint as checkpoints
+from ..hub.checkpoint import WEIGHTS
+from ..progress import Progress, silent
+from .batches import pixel_batches
+from .benchmark import multiply_adds, take_turns
+from .faithfulness import faithfulness
 from .metrics import calibration, coverage, per_expression, scores, softmax, votes_agreement
 from .report import command_line, read_results, versions, write_figures
+from .robustness import robustness
 
-_TIMING_SECONDS = 2.0
+# How long each batch size is timed.
+TIMING_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Predictions:
     """
-    What a network answers for every face of a set.
+    What a network predicts for every face of a set.
 
     Args:
         logits: float32 `(N, 7)` for the faces as they are.
@@ -57,62 +61,40 @@ class Predictions:
         return (softmax(self.logits) + softmax(self.mirrored)) / 2
 
 
-@torch.inference_mode()
 def predict(
-    model: RMNModel,
-    processor: RMNImageProcessor,
-    faces: FaceImages,
-    batch_size: int = 32,
-    progress: Callable[[int], object] | None = None,
+    engine: Engine, processor: PixelProcessor, faces: FaceImages, batch_size: int = 32, progress: Progress = silent
 ) -> Predictions:
-    """Logits for every face and its mirror image; `progress` is called with the number of faces of each batch."""
+    """
+    Return the logits for every face and its mirror image.
+
+    Args:
+        engine: the network.
+        processor: the image processing that belongs to it.
+        faces: the faces.
+        batch_size: faces at once.
+        progress: called for every batch.
+    """
     logits, mirrored = [], []
     for pixel_values in pixel_batches(processor, faces, batch_size):
-        pixel_values = pixel_values.to(model.device)
-        logits.append(model(pixel_values).logits.float().cpu())
-        mirrored.append(model(pixel_values.flip(-1)).logits.float().cpu())
-        if progress is not None:
-            progress(len(pixel_values))
-    return Predictions(torch.cat(logits).numpy(), torch.cat(mirrored).numpy())
+        logits.append(engine(pixel_values).logits)
+        mirrored.append(engine(np.ascontiguousarray(pixel_values[..., ::-1])).logits)
+        progress("predicting", len(pixel_values), len(faces))
+    return Predictions(np.concatenate(logits), np.concatenate(mirrored))
 
 
-def pixel_batches(processor: RMNImageProcessor, faces: FaceImages, batch_size: int) -> Iterator[Tensor]:
-    """`pixel_values` `(batch, 3, S, S)` in 0..1 of all faces, in their order."""
-    pictures = iter(faces)
-    while batch := list(islice(pictures, batch_size)):
-        yield processor(batch, return_tensors="pt")["pixel_values"]
-
-
-@torch.inference_mode()
-def milliseconds(model: RMNModel, processor: RMNImageProcessor, faces: FaceImages) -> dict[str, Any]:
-    """Milliseconds per face at batch 1 and 32, median of many runs: the network alone, and with the image processor."""
-    result: dict[str, Any] = {"device": _device_name(model.device), "threads": torch.get_num_threads()}
+def milliseconds(engine: TorchEngine, processor: PixelProcessor, faces: FaceImages) -> dict[str, Any]:
+    """Return the milliseconds per face at batch 1 and 32: the network alone, and with the image processing."""
+    result: dict[str, Any] = {"device": _device_name(engine.device), "threads": torch.get_num_threads()}
     for batch_size in (1, 32):
-        pictures = [faces[index % len(faces)] for index in range(batch_size)]
-        pixel_values = processor(pictures, return_tensors="pt")["pixel_values"].to(model.device)
-
-        def network(pixel_values: Tensor = pixel_values) -> Tensor:
-            return model(pixel_values).logits.cpu()
-
-        def whole(pictures: list[Any] = pictures) -> Tensor:
-            return network(processor(pictures, return_tensors="pt")["pixel_values"].to(model.device))
-
-        result[f"batch_{batch_size}"] = {
-            "network": _median_milliseconds(network) / batch_size,
-            "with_processor": _median_milliseconds(whole) / batch_size,
+        images = [faces[index % len(faces)] for index in range(batch_size)]
+        pixel_values = processor(images)
+        calls = {
+            "network": lambda pixel_values=pixel_values: engine(pixel_values),
+            "with_processor": lambda images=images: engine(processor(images)),
         }
+        times = take_turns(calls, seconds=TIMING_SECONDS)
+        result[f"batch_{batch_size}"] = {name: timing.milliseconds / batch_size for name, timing in times.items()}
     return result
-
-
-def _median_milliseconds(call: Callable[[], object]) -> float:
-    call()
-    times: list[float] = []
-    start = time.perf_counter()
-    while len(times) < 5 or (time.perf_counter() - start < _TIMING_SECONDS and len(times) < 200):
-        before = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - before))
-    return statistics.median(times)
 
 
 def _device_name(device: torch.device) -> str:
@@ -134,16 +116,17 @@ def evaluate(
     json_file: str | Path | None = None,
     figures: str | Path | None = None,
     with_faithfulness: bool = False,
+    with_robustness: bool = False,
     device: str | None = None,
     batch_size: int = 32,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """
-    Scores a checkpoint on one split of a set of faces, and says everything about it that the model card repeats.
+    Score a checkpoint on one split of a set of faces, and return all that the model card repeats about it.
 
     Args:
         checkpoint: folder of the checkpoint, or its id on the Hub.
-        data: file or folder of the faces, see [`load_faces`].
+        data: file or folder of the faces, see [`rmn_hub.data.sources`].
         split: the split to score on.
         name: name of the set in the result; else `public_test` and so on for FER2013, and the data's name for others.
         training_data: set whose training split is searched for the faces that are scored; `data` itself when it has a
@@ -151,60 +134,56 @@ def evaluate(
         json_file: file to write the result to, beside what it holds about other sets of the same weights.
         figures: folder for the confusion matrix, the reliability diagram, coverage and failure cases, as PNG.
         with_faithfulness: whether to measure the faithfulness of the attention maps too, which takes longer.
-        device: where to compute; the CPU when not given.
+        with_robustness: whether to measure what changes of the image do, which takes twenty times as long.
+        device: where to compute; the GPU if there is one when not given.
         batch_size: faces at once.
-        progress: called with what is being done, how many more faces are done, and of how many.
+        progress: called while faces are read and predicted.
 
     Returns:
-        what `json_file` holds, or would hold: `{"checkpoint": {"sha256", ...}, "sets": {name: numbers}}`.
+        what `json_file` holds, or would hold, see [`rmn_hub.evaluation.report`].
 
     Raises:
         InputError: checkpoint, data, split, device or `json_file` cannot be used.
     """
     if batch_size < 1:
-        raise InputError(f"the batch size {batch_size} must be at least 1")
-    folder = checkpoint_folder(checkpoint, download=True)
+        raise InputError(f"batch_size={batch_size} must be at least 1")
+    folder = checkpoints.find(checkpoint)
     document = read_results(json_file, file_hash(folder / WEIGHTS))
     if figures is not None and Path(figures).exists() and not Path(figures).is_dir():
-        raise InputError(f"{figures} is a file: give a folder for the figures")
-    faces = load_face_images(data, split)
-    if training_data is None and split_role(split) != "train" and has_split(data, "train"):
-        training_data = data
-    model, processor = load_checkpoint(folder, device)
-    network = model.for_inference()
+        raise InputError(f"figures={str(figures)!r} must be a folder")
+    opened = OpenedSet.open(data)
+    faces = opened.split(split)
+    loaded = checkpoints.load(folder, expressions=EXPRESSIONS)
+    engine, processor = TorchEngine(loaded.model, device), PixelProcessor.from_folder(folder)
     document["checkpoint"].update(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        multiply_adds=multiply_adds(model),
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        multiply_adds=multiply_adds(loaded.model),
         megabytes=(folder / WEIGHTS).stat().st_size / 1e6,
-        image_size=model.config.image_size,
-        masks=len(model.masking_blocks) > 0,
+        image_size=loaded.model.config.image_size,
+        masks=engine.has_masks,
     )
-    if with_faithfulness and not document["checkpoint"]["masks"]:
-        raise InputError(f"{folder} has no masks, so no attention maps: leave --faithfulness out")
+    if with_faithfulness and not engine.has_masks:
+        raise InputError(f"with_faithfulness=True needs masks, and {checkpoint} has none: leave it out")
     if with_faithfulness and len(faces) < 2:
-        raise InputError("faithfulness is a mean over faces: give at least two")
-    name = name or _set_name(faces, data, split)
-    report = progress or (lambda *_: None)
+        raise InputError("with_faithfulness=True needs at least two faces, because it is a mean over faces")
+    own_name = _set_name(faces, data, split)
+    name = name or own_name
 
-    report("predicting", 0, len(faces))
-    answers = predict(network, processor, faces, batch_size, lambda done: report("predicting", done, len(faces)))
+    answers = predict(engine, processor, faces, batch_size, progress)
     single, averaged, labels = answers.single_view, answers.flip_averaged, faces.labels
-    scored = faces.reduced()
+    scored = faces.reduced(progress=progress)
+    options = {
+        "--data": data,
+        "--split": split,
+        "--name": name if name != own_name else None,
+        "--training-data": training_data if training_data != data else None,
+        "--json": json_file,
+        "--figures": figures,
+        "--device": device,
+    }
+    flags = [f"--{word}" for word, on in (("faithfulness", with_faithfulness), ("robustness", with_robustness)) if on]
     numbers: dict[str, Any] = {
-        "command": command_line(
-            "evaluate",
-            checkpoint,
-            {
-                "--data": data,
-                "--split": split,
-                "--name": name if name != _set_name(faces, data, split) else None,
-                "--training-data": training_data if training_data != data else None,
-                "--json": json_file,
-                "--figures": figures,
-                "--device": device,
-            },
-            ["--faithfulness"] if with_faithfulness else [],
-        ),
+        "command": command_line("evaluate", checkpoint, options, flags),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "versions": versions(),
         "data": {
@@ -213,7 +192,7 @@ def evaluate(
             "per_expression": scored.counts,
             "sha256": scored.fingerprint(),
             "ferplus_agreement": votes_agreement(faces),
-            "notes": list(faces.notes),
+            "notes": list(scored.notes),
         },
         "single_view": scores(single, labels),
         "flip_averaged": scores(averaged, labels),
@@ -223,19 +202,24 @@ def evaluate(
         "coverage": coverage(single, labels),
         # A digit per face, in the set's order: two networks compare far more sharply face by face than by their means.
         "right": "".join(str(int(right)) for right in single.argmax(1) == labels),
-        "milliseconds_per_face": milliseconds(network, processor, faces),
+        "milliseconds_per_face": milliseconds(engine, processor, faces),
         "faithfulness": None,
     }
-    if training_data is not None:
-        report("looking for duplicates", 0, len(faces))
-        kept = ~duplicates_of(load_faces(training_data, "train"), scored)
+    training = _training_faces(opened, training_data, split, progress)
+    if training is not None:
+        kept = ~duplicates_of(training, scored)
         numbers["without_duplicates"] = {
             "duplicates": int((~kept).sum()),
             "single_view": scores(single[kept], labels[kept]) if kept.any() else None,
             "flip_averaged": scores(averaged[kept], labels[kept]) if kept.any() else None,
         }
     if with_faithfulness:
-        numbers["faithfulness"] = _faithfulness(network, processor, faces, batch_size, report)
+        model = loaded.model.for_inference().to(engine.device)
+        batches = pixel_batches(processor, faces, batch_size)
+        numbers["faithfulness"] = faithfulness(model, _tensors(batches, engine.device, len(faces), progress)).to_dict()
+
+    if with_robustness:
+        numbers["robustness"] = robustness(engine, processor, faces, batch_size=batch_size, progress=progress)
 
     document["sets"][name] = numbers
     if figures is not None:
@@ -245,22 +229,23 @@ def evaluate(
     return document
 
 
-def _faithfulness(
-    model: RMNModel,
-    processor: RMNImageProcessor,
-    faces: FaceImages,
-    batch_size: int,
-    report: Callable[[str, int, int], object],
-) -> dict[str, Any]:
-    from .faithfulness import faithfulness
+def _training_faces(
+    opened: OpenedSet, training_data: str | Path | None, split: str, progress: Progress
+) -> FaceSet | None:
+    """Return the faces among which duplicates of the scored ones are looked for, or `None` without any."""
+    if training_data is not None:
+        opened = OpenedSet.open(training_data)
+    elif split_role(split) == "train" or not opened.has("train"):
+        return None
+    return opened.split("train").reduced(progress=progress)
 
-    def batches() -> Iterator[Tensor]:
-        for pixel_values in pixel_batches(processor, faces, batch_size):
-            yield pixel_values.to(model.device)
-            report("measuring faithfulness", len(pixel_values), len(faces))
 
-    report("measuring faithfulness", 0, len(faces))
-    return faithfulness(model, batches()).to_dict()
+def _tensors(
+    batches: Iterator[np.ndarray], device: torch.device, faces: int, progress: Progress
+) -> Iterator[torch.Tensor]:
+    for pixel_values in batches:
+        yield torch.from_numpy(pixel_values).to(device)
+        progress("measuring faithfulness", len(pixel_values), faces)
 
 
 def _set_name(faces: FaceImages, data: str | Path, split: str) -> str:
@@ -269,3 +254,6 @@ def _set_name(faces: FaceImages, data: str | Path, split: str) -> str:
         return role
     stem = Path(data).resolve().stem
     return stem if split.lower() == "all" else f"{stem}_{role or split}"
+
+
+__all__ = ["TIMING_SECONDS", "Predictions", "evaluate", "milliseconds", "predict"]

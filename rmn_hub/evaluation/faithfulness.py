@@ -1,47 +1,22 @@
-"""evaluation.faithfulness"""
+"""Faithfulness: whether the network needs the places that its maps show. `rmn-hub evaluate --faithfulness`."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..attention import attention_maps, normalize, placement
+from ..errors import InputError
 from ..model.modeling_rmn import RMNModel
-
-# z of a two-sided 95% interval of a normal distribution.
-_Z = 1.959964
-
-
-# Faithfulness
-@dataclass(frozen=True)
-class Mean:
-    """
-    A mean over faces.
-
-    Args:
-        mean: the mean.
-        interval: its 95% interval (normal approximation).
-    """
-
-    mean: float
-    interval: tuple[float, float]
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> "Mean":
-        """The mean of one value per face, floats `(N,)`. One face tells nothing of others: its interval is infinite."""
-        mean = float(values.mean())
-        half = _Z * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-        return cls(mean, (mean - half, mean + half))
+from .metrics import Mean
 
 
 @dataclass(frozen=True)
 class Removal:
     """
-    What it did to remove one share of every face: drops in the predicted expression's probability, in -1..1.
+    The effect of removing one share of every face: drops in the predicted expression's probability, in -1..1.
 
     Args:
         stage: 1..4, the stage whose maps ranked the places.
@@ -85,7 +60,7 @@ class Faithfulness:
     removals: tuple[Removal, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as dictionaries, lists and numbers, ready for JSON."""
+        """Return the same as dictionaries, lists and numbers, ready for JSON."""
         values = asdict(self)
         values["removals"] = list(values["removals"])
         for removal in values["removals"]:
@@ -106,11 +81,13 @@ def faithfulness(
     seed: int = 0,
 ) -> Faithfulness:
     """
-    Whether the network needs what its attention maps show. Each face is laid out in a grid of `blocks x blocks` equal
-    blocks. The blocks that a stage's map ranks highest are removed, and for comparison as many blocks of the same grid
-    at random; both times, the probability of the expression that was predicted on the whole face drops by something. A
-    map is faithful when its drop is clearly the larger one ("deletion" of Petsiuk et al., "RISE", BMVC 2018, with
-    blocks instead of pixels, so that the maps of 3 x 3 and of 24 x 24 are asked the same question).
+    Measure whether the network needs what its attention maps show.
+
+    Each face is laid out in a grid of `blocks x blocks` equal blocks. The blocks that a stage's map ranks highest are
+    removed, and for comparison as many blocks of the same grid at random; both times, the probability of the expression
+    that was predicted on the whole face drops by something. A map is faithful when its drop is clearly the larger one
+    ("deletion" of Petsiuk et al., "RISE", BMVC 2018, with blocks instead of pixels, so that maps of 3 x 3 and of
+    24 x 24 undergo the same test).
 
     A removed block gets the mean of its own face's pixels. Black or white would be a strong new pattern by itself, and
     so would the mean of all faces on a dark or bright one; this leaves the face's brightness as it is.
@@ -123,26 +100,26 @@ def faithfulness(
         fractions: shares of the face to remove, each more than 0 and less than 1.
         draws: random removals per face and fraction.
         blocks: blocks per side; at most S.
-        seed: of the random removals. The answer depends on it, but not on the size of the batches.
+        seed: of the random removals. The numbers depend on it, but not on the size of the batches.
 
     Returns:
         mean drops side by side, with 95% intervals of the mean over faces (normal approximation).
 
     Raises:
-        ValueError: fewer than two faces, no masks, or fractions, draws or blocks that cannot work.
+        InputError: fewer than two faces, no masks, or fractions, draws or blocks that cannot work.
     """
     if not fractions or not all(0 < fraction < 1 for fraction in fractions):
-        raise ValueError(f"fractions={tuple(fractions)} must each be more than 0 and less than 1")
+        raise InputError(f"fractions={tuple(fractions)} must each be more than 0 and less than 1")
     if draws < 1 or blocks < 2:
-        raise ValueError(f"draws={draws} must be at least 1 and blocks={blocks} at least 2")
+        raise InputError(f"draws={draws} must be at least 1 and blocks={blocks} at least 2")
     counts = [max(1, round(fraction * blocks**2)) for fraction in fractions]
     generator = torch.Generator().manual_seed(seed)
     whole, all_drops = [], []
     for pixel_values in batches:
         size = pixel_values.shape[-1]
         if pixel_values.shape[-2] != size or size < blocks:
-            raise ValueError(
-                f"pixel_values are {tuple(pixel_values.shape)}: faces must be square, at least {blocks} pixels wide"
+            raise InputError(
+                f"pixel_values of shape {tuple(pixel_values.shape)} must be square and at least {blocks} pixels wide"
             )
         outputs = model(pixel_values, output_masks=True, output_hidden_states=True)
         probabilities = outputs.logits.float().softmax(-1)
@@ -165,7 +142,7 @@ def faithfulness(
         whole.append(probabilities.gather(1, predicted)[:, 0].cpu())
         all_drops.append(torch.cat(drops, dim=1).cpu())
     if sum(map(len, whole)) < 2:
-        raise ValueError("faithfulness is a mean over faces: give at least two")
+        raise InputError("batches must hold at least two faces, because faithfulness is a mean over faces")
     # (ways to rank, fractions, faces)
     drops = torch.cat(all_drops).double().T.unflatten(0, (-1, len(counts))).numpy()
     count = (len(drops) - draws) // 2
@@ -198,7 +175,7 @@ def _normalized(maps: Tensor) -> Tensor:
 
 
 def _block_means(maps: Tensor, blocks: int) -> Tensor:
-    """Maps `(batch, H, W)`, placed over their faces, as the means of the blocks `(batch, blocks^2)`."""
+    """Return maps `(batch, H, W)`, placed over their faces, as the means of the blocks `(batch, blocks^2)`."""
     # Eight points of each block will do for its mean.
     rows, columns = (
         torch.tensor(placement(cells, 8 * blocks).reshape(blocks, 8, cells).mean(1), device=maps.device)
@@ -208,9 +185,9 @@ def _block_means(maps: Tensor, blocks: int) -> Tensor:
 
 
 def _block_pixels(removed: Tensor, blocks: int, size: int) -> Tensor:
-    """Blocks `(batch, blocks^2)` as pixels `(batch, 1, size, size)`."""
+    """Return blocks `(batch, blocks^2)` as pixels `(batch, 1, size, size)`."""
     index = torch.arange(size, device=removed.device) * blocks // size
     return removed.view(-1, 1, blocks, blocks)[:, :, index][:, :, :, index]
 
 
-__all__ = ["Faithfulness", "Mean", "Removal", "faithfulness"]
+__all__ = ["Faithfulness", "Removal", "faithfulness"]

@@ -1,10 +1,15 @@
-"""evaluation.metrics"""
+"""Numbers from probabilities and labels: accuracy, calibration, coverage, per expression, paired differences.
 
+`probabilities` are floats `(N, 7)` in the order of `EXPRESSIONS`, `labels` are int64 `(N,)`, everywhere.
+"""
+
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+from scipy import special
 
 from ..data.faces import FaceImages
 from ..expressions import EXPRESSIONS
@@ -12,16 +17,38 @@ from ..expressions import EXPRESSIONS
 CALIBRATION_BINS = 15
 CONFIDENCE = 0.95
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(20))
+# z of a two-sided interval of `CONFIDENCE` of a normal distribution.
+_Z = 1.959964
+
+
+@dataclass(frozen=True)
+class Mean:
+    """
+    A mean over faces.
+
+    Args:
+        mean: the mean.
+        interval: its 95% interval (normal approximation).
+    """
+
+    mean: float
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Mean":
+        """Return the mean of one value per face, floats `(N,)`. The interval of a single face is infinite."""
+        mean = float(values.mean())
+        half = _Z * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+        return cls(mean, (mean - half, mean + half))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, in double precision."""
-    return torch.from_numpy(logits).double().softmax(-1).numpy()
+    """Return the softmax over the last axis, in double precision."""
+    return special.softmax(logits.astype(np.float64), axis=-1)
 
 
-# Numbers
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Share of right answers in 0..1, with its 95% interval (Wilson, 1927)."""
+    """Return the share of right predictions in 0..1, with its 95% interval (Wilson, 1927)."""
     from scipy.stats import binomtest
 
     correct = int((probabilities.argmax(1) == labels).sum())
@@ -36,9 +63,9 @@ def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> dict[str, Any]:
     """
-    Expected calibration error: the mean over faces of |accuracy - confidence| of the bin of their confidence (the top
-    probability), with `bins` bins of equal width over 0..1 (Guo et al., "On calibration of modern neural networks",
-    2017, equation 3). Each bin holds lower < confidence <= upper.
+    Return the expected calibration error: the mean over faces of |accuracy - confidence| of the bin of their
+    confidence (the top probability), with `bins` bins of equal width over 0..1 (Guo et al., "On calibration of modern
+    neural networks", 2017, equation 3). Each bin holds lower < confidence <= upper.
     """
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     edges = np.linspace(0, 1, bins + 1)
@@ -57,20 +84,20 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIB
 
 
 def coverage(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    """Share of the faces whose top probability reaches each threshold, and the accuracy (0..1) on those alone."""
+    """Return the share of the faces whose top probability reaches each threshold, and the accuracy on those alone."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     rows = []
     for threshold in THRESHOLDS:
-        answered = confidence >= threshold
-        share = float(answered.mean())
+        reached = confidence >= threshold
+        share = float(reached.mean())
         rows.append(
-            {"threshold": threshold, "coverage": share, "accuracy": float(right[answered].mean()) if share else None}
+            {"threshold": threshold, "coverage": share, "accuracy": float(right[reached].mean()) if share else None}
         )
     return rows
 
 
 def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Accuracy with its interval, negative log-likelihood in nats and expected calibration error of some answers."""
+    """Return accuracy with its interval, negative log-likelihood in nats and expected calibration error."""
     from sklearn.metrics import log_loss
 
     return {
@@ -82,17 +109,18 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 def paired_difference(right: Sequence[bool], others_right: Sequence[bool]) -> dict[str, Any]:
     """
-    How much more accurate one network is than another on the same faces: the `difference` of accuracies (-1..1) with
-    its normal 95% interval over the faces, how many faces only the one (`only_first`) or only the other (`only_second`)
-    has right, and the exact `p_value` of McNemar's test (1947) on these.
+    Return how much more accurate one network is than another on the same faces.
 
     Args:
-        right: for each face, whether the one network answers it right.
+        right: for each face, whether the one network predicts it right.
         others_right: the same of the other network, for the same faces in the same order.
+
+    Returns:
+        the `difference` of accuracies (-1..1) with its normal 95% `interval` over the faces, how many faces only the
+        one (`only_first`) or only the other (`only_second`) has right, and the exact `p_value` of McNemar's test (1947)
+        on these.
     """
     from scipy.stats import binomtest
-
-    from .faithfulness import Mean
 
     differences = np.asarray(right, float) - np.asarray(others_right, float)
     first, second = int((differences > 0).sum()), int((differences < 0).sum())
@@ -107,28 +135,42 @@ def paired_difference(right: Sequence[bool], others_right: Sequence[bool]) -> di
 
 
 def per_expression(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Precision, recall and F1 (0..1) and faces per expression, their plain means, and the confusion matrix."""
+    """Return precision, recall and F1 (0..1) and faces per expression, their plain means, and the confusion matrix."""
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    answers, classes = probabilities.argmax(1), list(range(len(EXPRESSIONS)))
-    values = precision_recall_fscore_support(labels, answers, labels=classes, zero_division=0)
+    predicted, classes = probabilities.argmax(1), list(range(len(EXPRESSIONS)))
+    values = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     present = np.unique(labels)
     return {
         "per_expression": {
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "faces": int(count)}
             for name, p, r, f, count in zip(EXPRESSIONS, *values)
         },
-        # Over the expressions that the set has: a set without fear says nothing about fear.
+        # Over the expressions that the set has: a set without fear is no measure of fear.
         "mean_recall": float(values[1][present].mean()),
         "mean_f1": float(values[2][present].mean()),
-        "confusion_matrix": confusion_matrix(labels, answers, labels=classes).tolist(),
+        "confusion_matrix": confusion_matrix(labels, predicted, labels=classes).tolist(),
     }
 
 
 def votes_agreement(faces: FaceImages) -> float | None:
-    """Share of the faces whose most-voted FER+ label is their FER2013 label; `None` without votes."""
+    """Return the share of the faces whose most-voted FER+ label is their FER2013 label; `None` without votes."""
     if faces.votes is None:
         return None
     # FER+'s order in indices of EXPRESSIONS; contempt, unknown and no-face are none of the seven.
     own = np.array([6, 3, 5, 4, 0, 1, 2, -1, -1, -1])
     return float((own[faces.votes.argmax(1)] == faces.labels).mean())
+
+
+__all__ = [
+    "CALIBRATION_BINS",
+    "Mean",
+    "accuracy",
+    "calibration",
+    "coverage",
+    "paired_difference",
+    "per_expression",
+    "scores",
+    "softmax",
+    "votes_agreement",
+]

@@ -1,9 +1,28 @@
-"""evaluation.report"""
+"""The form of `eval.json`, what a terminal shows of it, and its figures.
+
+`eval.json` holds
+
+* `checkpoint`: `sha256` of the weights, `parameters`, `multiply_adds` (of one image), `megabytes`, `image_size` in
+  pixels, and whether the network has `masks`;
+* `sets`: by name of the set
+    * `command`, `date` and `versions`, which make the numbers again;
+    * `data`: `split`, number of `faces`, `per_expression`, `sha256` of images and labels, `ferplus_agreement` (0..1 or
+      null) and `notes`;
+    * `single_view` and `flip_averaged`: `accuracy` (0..1) with its 95% `interval`, `correct`, `faces`,
+      `negative_log_likelihood` in nats and `expected_calibration_error`; and of the single view `per_expression`,
+      `mean_recall`, `mean_f1`, `confusion_matrix` (rows are labels), `calibration`, `coverage`, and `right`, a digit
+      per face;
+    * `without_duplicates`: null, or the number of `duplicates` of training faces and both views without them;
+    * `milliseconds_per_face`: `device`, `threads`, and for `batch_1` and `batch_32` the `network` alone and
+      `with_processor`;
+    * `faithfulness`: null, or what [`Faithfulness.to_dict`] returns;
+    * `robustness`: absent, or what [`rmn_hub.evaluation.robustness.robustness`] returns.
+"""
 
 import json
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +39,8 @@ FAILURES = 24
 _PACKAGES = ("torch", "transformers", "numpy", "scikit-learn", "pillow")
 
 
-def command_line(command: str, checkpoint: str | Path, options: dict[str, object], flags: Sequence[str] = ()) -> str:
-    """The command line that does it again: `rmn-hub COMMAND CHECKPOINT` with the options that are not `None`."""
+def command_line(command: str, checkpoint: str | Path, options: Mapping[str, object], flags: Sequence[str] = ()) -> str:
+    """Return the command line that does it again: `rmn-hub COMMAND CHECKPOINT` and the options that are not `None`."""
     words = ["rmn-hub", command, str(checkpoint)]
     for option, value in options.items():
         words += [option, str(value)] if value is not None else []
@@ -29,13 +48,13 @@ def command_line(command: str, checkpoint: str | Path, options: dict[str, object
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of what the numbers depend on."""
+    """Return the versions of this package, of Python and of what the numbers depend on."""
     own = {"rmn-hub": __version__, "python": platform.python_version()}
     return {**own, **{name: version(name) for name in _PACKAGES}}
 
 
 def summary(document: dict[str, Any]) -> str:
-    """The main numbers of every set in a document of [`evaluate`], a few lines each, for people."""
+    """Return the main numbers of every set of an `eval.json`, a few lines each, for people."""
     lines = []
     for name, numbers in document["sets"].items():
         lines.append(f"{name}: {numbers['data']['faces']:,} faces")
@@ -55,13 +74,19 @@ def summary(document: dict[str, Any]) -> str:
             f"  milliseconds per face: {speed['batch_1']['with_processor']:.2f} alone, "
             f"{speed['batch_32']['with_processor']:.2f} in batches of 32"
         )
+        if "robustness" in numbers:
+            lines.append("  under changes of the image: accuracy, share of changed expressions")
+            lines += [
+                f"    {row['change']:<22} {row['accuracy']:6.1%}  {row['changed']:6.1%}"
+                for row in numbers["robustness"]["changes"]
+            ]
     return "\n".join(lines)
 
 
 def read_results(json_file: str | Path | None, sha256: str) -> dict[str, Any]:
     """
-    The results in a file when they are about the weights with this hash, else an empty document about them: numbers of
-    other weights must not stay beside new ones.
+    Return the results in a file when they are about the weights with this hash, else an empty document about them:
+    numbers of other weights must not stay beside new ones.
 
     Raises:
         InputError: the file exists but is something else.
@@ -77,14 +102,15 @@ def _results(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(document["checkpoint"]["sha256"], str) and isinstance(document["sets"], dict):
+            summary(document)  # which looks at the main numbers
             return document
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise InputError(f"{path} exists and holds no results of rmn-hub evaluate: give another file")
+    raise InputError(f"{path} must hold results of rmn-hub evaluate, because it exists: give another file")
 
 
 def replaces_results(json_file: str | Path, checkpoint: str | Path) -> bool:
-    """Whether a file holds results that [`evaluate`] would drop, because they are about other weights."""
+    """Return whether a file holds results that `evaluate` would drop, because they are about other weights."""
     path, weights = Path(json_file), Path(checkpoint) / WEIGHTS
     return (
         path.is_file()
@@ -98,33 +124,46 @@ def write_figures(
     folder: Path, name: str, probabilities: np.ndarray, faces: FaceImages, numbers: dict[str, Any]
 ) -> list[Path]:
     """
-    The pictures of one set's numbers, as PNG files whose names begin with the set's. `InputError`: they cannot be
-    written there.
-    """
-    from ..drawing import figures as plots
+    Write the figures of one set's numbers, as PNG files whose names begin with the set's.
 
-    answers, labels = probabilities.argmax(1), faces.labels
-    wrong = np.flatnonzero(answers != labels)
-    # The most confident mistakes say most about the network, and about the labels.
+    Raises:
+        InputError: they cannot be written there.
+    """
+    from ..drawing import figures
+
+    labels = faces.labels
+    wrong = np.flatnonzero(probabilities.argmax(1) != labels)
+    # The most confident mistakes show most about the network, and about the labels.
     worst = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:FAILURES]
     title = f"{name}, single view"
-    pictures = {
-        "confusion_matrix": plots.confusion_matrix(numbers["confusion_matrix"], title=title),
-        "reliability_diagram": plots.reliability_diagram(numbers["calibration"], title=title),
-        "coverage": plots.coverage_curve(numbers["coverage"], title=title),
+    drawn = {
+        "confusion_matrix": figures.confusion_matrix(numbers["confusion_matrix"], title=title),
+        "reliability_diagram": figures.reliability_diagram(numbers["calibration"], title=title),
+        "coverage": figures.coverage_curve(numbers["coverage"], title=title),
     }
     if len(worst):
-        pictures["failure_cases"] = plots.failure_cases(
-            [np.asarray(faces[index]) for index in worst], labels[worst], probabilities[worst]
+        drawn["failure_cases"] = figures.failure_cases(
+            [np.asarray(faces[index]) for index in worst], labels[worst].tolist(), probabilities[worst]
         )
     if numbers["faithfulness"] is not None:
-        pictures["faithfulness"] = plots.faithfulness_chart(numbers["faithfulness"], title=f"{name}: attention maps")
-    written = [folder / f"{name}_{kind}.png" for kind in pictures]
+        drawn["faithfulness"] = figures.faithfulness_chart(numbers["faithfulness"], title=f"{name}: attention maps")
+    written = [folder / f"{name}_{kind}.png" for kind in drawn]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, picture in zip(written, pictures.values()):
+        for path, figure in zip(written, drawn.values()):
             with replacing(path) as beside:
-                picture.save(beside)
+                figure.save(beside)
     except OSError as error:
         raise InputError(f"the figures cannot be written to {folder}: {error.strerror or error}") from error
     return written
+
+
+__all__ = [
+    "FAILURES",
+    "command_line",
+    "read_results",
+    "replaces_results",
+    "summary",
+    "versions",
+    "write_figures",
+]

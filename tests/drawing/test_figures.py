@@ -18,7 +18,8 @@ from rmn_hub.attention import place as place_map
 from rmn_hub.drawing import figures, panels, sheet
 from rmn_hub.drawing.palette import COLORS, THEMES
 from rmn_hub.drawing.photo import annotate
-from rmn_hub.evaluation.faithfulness import Faithfulness, Mean, Removal
+from rmn_hub.evaluation.faithfulness import Faithfulness, Removal
+from rmn_hub.evaluation.metrics import Mean
 from rmn_hub.expressions import EXPRESSIONS
 from rmn_hub.results import FaceExpression, ImageResult
 

@@ -4,12 +4,18 @@ import json
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from cli_helpers import run
 
 from rmn_hub import BUNDLED_CHECKPOINT, RMNConfig, RMNModel
-from rmn_hub.cli.shared import main
 from rmn_hub.errors import InputError
-from rmn_hub.evaluation.benchmark import FORMS, benchmark, load, multiply_adds
+from rmn_hub.evaluation.benchmark import FORMS, benchmark, multiply_adds, take_turns
+from rmn_hub.evaluation.start import BARE, FIRST_RESULT, FRONT_DOOR, Start, measure_start, start_table
+from rmn_hub.hub.checkpoint import load_model
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    return load_model(tiny_checkpoint)
 
 
 def test_multiply_adds_are_half_of_the_floating_point_operations():
@@ -23,8 +29,15 @@ def test_multiply_adds_are_half_of_the_floating_point_operations():
     assert multiply_adds(model, 32) == 4 * (expected - 16) + 16
 
 
-def test_every_form_is_measured_at_every_batch_size(tiny_checkpoint):
-    numbers = benchmark(load(tiny_checkpoint), batch_sizes=(1, 2), forms=("plain", "folded"), seconds=0)
+def test_calls_take_turns():
+    order = []
+    measured = take_turns({name: lambda name=name: order.append(name) for name in "ab"}, seconds=0)
+    assert "".join(order) == 5 * "aabb"  # once to warm up, once on the clock
+    assert all(cost.milliseconds > 0 and cost.peak_memory > 1 for cost in measured.values())
+
+
+def test_every_form_is_measured_at_every_batch_size(model):
+    numbers = benchmark(model, batch_sizes=(1, 2), forms=("plain", "folded"), seconds=0)
     assert [(timing.form, timing.batch_size) for timing in numbers.timings] == [
         ("plain", 1),
         ("folded", 1),
@@ -32,12 +45,11 @@ def test_every_form_is_measured_at_every_batch_size(tiny_checkpoint):
         ("folded", 2),
     ]
     assert all(timing.milliseconds > 0 and timing.peak_memory > 1 for timing in numbers.timings)
-    model = RMNModel.from_pretrained(tiny_checkpoint)
-    assert numbers.parameters == model.num_parameters()
+    assert numbers.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (numbers.image_size, numbers.device, numbers.skipped) == (32, "cpu", None)
 
 
-def test_a_form_that_cannot_be_made_is_told(tiny_checkpoint, monkeypatch):
+def test_a_form_that_cannot_be_made_is_reported(model, monkeypatch):
     def compile_fails(model, **settings):
         def run(*args):
             raise RuntimeError("no compiler\nand a page of details")
@@ -45,47 +57,66 @@ def test_a_form_that_cannot_be_made_is_told(tiny_checkpoint, monkeypatch):
         return run
 
     monkeypatch.setattr(torch, "compile", compile_fails)
-    numbers = benchmark(load(tiny_checkpoint), batch_sizes=(1, 2), forms=FORMS, seconds=0)
+    numbers = benchmark(model, batch_sizes=(1, 2), forms=FORMS, seconds=0)
     assert {timing.form for timing in numbers.timings} == {"plain", "folded"}
-    assert numbers.skipped == "the compiled form could not be made: RuntimeError: no compiler"
+    assert numbers.skipped is not None
+    assert numbers.skipped.endswith("no compiler")
 
 
 def test_the_command_shows_them(tiny_checkpoint):
-    command = ["benchmark", str(tiny_checkpoint), "--no-compiled", "--seconds", "0", "--batch-size", "3"]
-    shown = CliRunner().invoke(main, command)
+    command = ["benchmark", tiny_checkpoint, "--no-compiled", "--seconds", 0, "--batch-size", 3]
+    shown = run(*command)
     assert shown.exit_code == 0, shown.output
     for words in ("M parameters", "M multiply-adds", "32 x 32 pixels", "batch 3", "plain", "folded", " ms", " MB"):
         assert words in shown.stdout
-    numbers = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
+    numbers = json.loads(run(*command, "--json").stdout)
     assert {timing["batch_size"] for timing in numbers["timings"]} == {3}
 
 
 def test_the_bundled_checkpoint_is_small_enough_to_run_everywhere():
-    model = load(BUNDLED_CHECKPOINT)
+    model = load_model(BUNDLED_CHECKPOINT)
     assert multiply_adds(model) < 500e6
     assert model.num_parameters() < 10e6
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("arguments", "option"),
     [
         (["./no/such/folder"], "./no/such/folder"),
-        (["--device", "cuda:99"], "cuda:99"),
+        (["--device", "cuda:99"], "--device cuda:99"),
         (["--batch-size", "0"], "batch-size"),
-        (["--batch-size", str(10**12)], f"batches of {10**12} do not fit into memory of cpu"),
+        (["--batch-size", str(10**12)], f"--batch-size {10**12}"),
         (["--seconds", "inf"], "--seconds inf"),
+        (["--start", "--image", "nowhere.jpg"], "nowhere.jpg"),
     ],
 )
-def test_bad_input_ends_with_a_sentence(arguments, reason):
-    result = CliRunner().invoke(main, ["benchmark", "--no-compiled", "--seconds", "0", *arguments])
+def test_bad_input_ends_with_a_sentence(arguments, option):
+    result = run("benchmark", "--no-compiled", "--seconds", 0, *arguments)
     assert result.exit_code == 2
-    assert reason in result.stderr
+    assert option in result.stderr
     assert "Traceback" not in result.output
 
 
-def test_settings_out_of_range_are_refused(tiny_checkpoint):
-    model = load(tiny_checkpoint)
-    with pytest.raises(InputError, match="batch sizes"):
+def test_settings_out_of_range_are_refused(model):
+    with pytest.raises(InputError, match="batch_sizes"):
         benchmark(model, batch_sizes=())
-    with pytest.raises(InputError, match="form 'fast' is unknown"):
+    with pytest.raises(InputError, match="forms"):
         benchmark(model, forms=("fast",))
+
+
+def test_the_start_is_measured_process_by_process():
+    done = []
+    starts = measure_start(rounds=1, warm_up=False, progress=lambda what, more, total: done.append((more, total)))
+    assert [start.name for start in starts] == [BARE, FRONT_DOOR, FIRST_RESULT]
+    assert all(start.cpu_seconds > 0 and 1 < start.peak_memory < 10_000 for start in starts)
+    assert done == 3 * [(1, 3)]
+
+
+def test_the_start_as_a_table():
+    from rich.console import Console
+
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115 (a device)
+    console.print(start_table([Start(BARE, 0.2, 0.3, 40), Start(FRONT_DOOR, 0.3, 0.4, 41)]))
+    text = console.export_text()
+    assert " 1.5 " in text
+    assert "0.30 s" in text

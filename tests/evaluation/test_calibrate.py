@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_helpers import run
 from evaluation_helpers import answers_of, faces, labels_for, save_checkpoint, write_set
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from rmn_hub import RMNModel
-from rmn_hub.cli.shared import main
-from rmn_hub.errors import InputError
+from rmn_hub.errors import CheckpointError, InputError
 from rmn_hub.evaluation import calibrate as room
 from rmn_hub.evaluation.calibrate import calibrate, fit_temperatures
 from rmn_hub.evaluation.metrics import calibration, softmax
@@ -116,11 +115,11 @@ def test_again_finds_nothing_left_to_do(world):
 @pytest.mark.parametrize(
     ("split", "sentence"),
     [
-        ("private_test", "is for scoring"),
-        ("PrivateTest", "is for scoring"),
-        ("test", "is for scoring"),
-        ("train", "was trained on"),
-        ("all", "was trained on"),
+        ("private_test", "scored"),
+        ("PrivateTest", "scored"),
+        ("test", "scored"),
+        ("train", "trained on"),
+        ("all", "trained on"),
     ],
 )
 def test_splits_that_must_not_be_fitted_on(world, split, sentence):
@@ -131,10 +130,10 @@ def test_splits_that_must_not_be_fitted_on(world, split, sentence):
     assert not (world["checkpoint"] / "calibration.json").exists()
 
 
-def test_a_network_that_knows_nothing_is_told(world, tmp_path):
+def test_a_network_that_predicts_at_random_is_refused(world, tmp_path):
     labels = (world["logits"].argmax(1) + 1 + np.arange(COUNT) % 6) % 7
     write_set(tmp_path / "wrong" / "public_test.parquet", world["pictures"], labels)
-    with pytest.raises(InputError, match="no temperature helps"):
+    with pytest.raises(InputError, match="no temperature"):
         calibrate(world["checkpoint"], tmp_path / "wrong")
 
 
@@ -154,10 +153,22 @@ def test_a_broken_write_leaves_the_old_weights(world, monkeypatch):
 
 
 def test_command(world):
-    words = ["calibrate", str(world["checkpoint"]), "--data", str(world["data"])]
-    result = CliRunner().invoke(main, words)
+    words = ["calibrate", world["checkpoint"], "--data", world["data"]]
+    result = run(*words)
     assert result.exit_code == 0
     assert "expected calibration error" in result.stdout
-    result = CliRunner().invoke(main, [*words, "--split", "private_test"])
+    result = run(*words, "--split", "private_test")
     assert result.exit_code == 2
-    assert "is for scoring" in result.stderr
+    assert "--split private_test" in result.stderr
+
+
+def test_only_a_folder_is_changed(world):
+    for name in ("org/rmn-fer2013", world["checkpoint"] / "nowhere"):
+        with pytest.raises(CheckpointError, match="checkpoint"):
+            calibrate(name, world["data"])
+
+
+def test_a_record_edited_by_hand_is_refused(world):
+    (world["checkpoint"] / "calibration.json").write_text('{"temperatures": [1, 2]}')
+    with pytest.raises(InputError, match=r"calibration\.json"):
+        calibrate(world["checkpoint"], world["data"])

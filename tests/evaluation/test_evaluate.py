@@ -6,14 +6,14 @@ import shlex
 
 import numpy as np
 import pytest
+import typer
+from cli_helpers import run
 from evaluation_helpers import answers_of, faces, labels_for, save_checkpoint, write_set
 from PIL import Image
-from typer.testing import CliRunner
 
-from rmn_hub.cli.shared import main
+from rmn_hub.cli import main
 from rmn_hub.errors import CheckpointError, InputError
 from rmn_hub.evaluation import evaluate as room
-from rmn_hub.evaluation import metrics
 from rmn_hub.evaluation.evaluate import evaluate
 from rmn_hub.expressions import EXPRESSIONS
 
@@ -21,9 +21,11 @@ COUNT = 60
 DUPLICATES = (3, 17, 42)
 
 
-@pytest.fixture(autouse=True)
-def _short_timing(monkeypatch):
-    monkeypatch.setattr(room, "_TIMING_SECONDS", 0.0)
+@pytest.fixture(autouse=True, scope="module")
+def _short_timing():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "TIMING_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +56,13 @@ def softmax(logits):
 
 
 @pytest.fixture(scope="module")
-def numbers(world):
-    return evaluate(world["checkpoint"], world["data"])["sets"]["public_test"]
+def document(world):
+    return evaluate(world["checkpoint"], world["data"], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def numbers(document):
+    return document["sets"]["public_test"]
 
 
 def wilson(correct, count):
@@ -115,34 +122,6 @@ def test_per_expression_and_confusion_matrix(world, numbers):
         assert row["precision"] == pytest.approx(matrix[index, index] / max(1, matrix[:, index].sum()))
 
 
-def test_paired_difference_by_hand():
-    """Of ten faces the one network alone has four right, the other alone one: p = 2 (1 + 5) / 2^5."""
-    one, other = [1, 1, 1, 1, 0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]
-    result = metrics.paired_difference(one, other)
-    assert (result["only_first"], result["only_second"]) == (4, 1)
-    assert result["difference"] == pytest.approx(0.3)
-    assert result["p_value"] == pytest.approx(0.375)
-    half = 1.959964 * np.std([1, 1, 1, 1, -1, 0, 0, 0, 0, 0], ddof=1) / np.sqrt(10)
-    assert result["interval"] == pytest.approx([0.3 - half, 0.3 + half])
-    assert metrics.paired_difference(one, one)["p_value"] == 1
-    assert metrics.paired_difference([1], [0])["interval"] == [-np.inf, np.inf]
-
-
-def test_expected_calibration_error_by_hand():
-    # Confidences 0.9, 0.9 and 0.55 fall into bins 14, 14 and 9 of 15; two of the three are right.
-    probabilities = np.array([[0.9, 0.1, 0], [0.9, 0.1, 0], [0.55, 0.45, 0]])
-    result = metrics.calibration(probabilities, np.array([0, 1, 0]))
-    assert len(result["bins"]) == 15
-    assert [row["faces"] for row in result["bins"]] == [0] * 8 + [1] + [0] * 4 + [2, 0]
-    assert result["expected_calibration_error"] == pytest.approx(2 / 3 * abs(0.5 - 0.9) + 1 / 3 * abs(1 - 0.55))
-
-
-def test_confidence_of_one_has_a_bin():
-    result = metrics.calibration(np.array([[1.0, 0.0]]), np.array([0]))
-    assert result["bins"][-1]["faces"] == 1
-    assert result["expected_calibration_error"] == 0
-
-
 def test_coverage(world, numbers):
     right, confidence = world["single"].argmax(1) == world["labels"], world["single"].max(1)
     for row in numbers["coverage"]:
@@ -169,8 +148,7 @@ def test_every_number_has_its_origin(world, numbers):
     assert set(numbers["milliseconds_per_face"]["batch_32"]) == {"network", "with_processor"}
 
 
-def test_checkpoint_is_described(world):
-    document = evaluate(world["checkpoint"], world["data"])
+def test_checkpoint_is_described(world, document):
     weights = (world["checkpoint"] / "model.safetensors").read_bytes()
     assert document["checkpoint"]["sha256"] == hashlib.sha256(weights).hexdigest()
     assert document["checkpoint"]["masks"] is True
@@ -218,12 +196,8 @@ def test_faithfulness(world, tmp_path):
     assert "--faithfulness" in block["command"]
     assert (tmp_path / "public_test_faithfulness.png").exists()
     plain = save_checkpoint(tmp_path / "plain", mask_depths=None)
-    with pytest.raises(InputError, match="has no masks"):
+    with pytest.raises(InputError, match="with_faithfulness"):
         evaluate(plain, world["data"], with_faithfulness=True)
-
-
-def run(*words):
-    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 def test_command(world, tmp_path):
@@ -241,10 +215,19 @@ def test_command(world, tmp_path):
     )
 
 
-@pytest.mark.parametrize("words", [("--json",), ("--json", "--split", "public_test"), ("--json", "-")])
-def test_json_without_a_file_goes_to_stdout(world, words):
-    result = run("evaluate", world["checkpoint"], "--data", world["data"], *words)
+def test_json_without_a_file_goes_to_stdout(world):
+    result = run("evaluate", world["checkpoint"], "--data", world["data"], "--json", "--split", "public_test")
     assert json.loads(result.stdout)["sets"]["public_test"]["single_view"]["faces"] == COUNT
+
+
+@pytest.mark.parametrize("words", [("--json",), ("--json", "--device", "cpu"), ("--json", "-")])
+def test_json_may_stand_without_a_file(words):
+    from rmn_hub.cli.shared import OptionalJsonFile
+
+    [command] = [command for command in main.registered_commands if command.callback.__name__ == "evaluate"]
+    assert command.cls is OptionalJsonFile
+    context = typer.main.get_command(main).commands["evaluate"].make_context("evaluate", ["c", "--data", "d", *words])
+    assert context.params["json"] == "-"
 
 
 @pytest.mark.parametrize(
@@ -293,3 +276,22 @@ def test_weights_of_another_network_are_refused(world, tmp_path):
     (checkpoint / "config.json").write_text(json.dumps({**config, "mask_depths": None}))
     with pytest.raises(CheckpointError, match=r"config\.json"):
         evaluate(checkpoint, world["data"])
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"checkpoint": {"sha256": "x"}, "sets": {"a": {"data": 3}}}', "[" * 10000]
+)
+def test_a_file_of_something_else_stays_as_it_is(world, tmp_path, text):
+    (tmp_path / "eval.json").write_text(text)
+    with pytest.raises(InputError, match=r"eval\.json"):
+        evaluate(world["checkpoint"], world["data"], json_file=tmp_path / "eval.json")
+    assert (tmp_path / "eval.json").read_text() == text
+
+
+def test_the_data_is_opened_once(world, monkeypatch):
+    from rmn_hub.data import sources
+
+    parts, opened = sources._parts_of, []
+    monkeypatch.setattr(sources, "_parts_of", lambda where: (opened.append(where), parts(where))[1])
+    assert evaluate(world["checkpoint"], world["data"])["sets"]["public_test"]["without_duplicates"]
+    assert opened == [world["data"]]

@@ -10,7 +10,11 @@ from .shared import PUBLISH, examples, failing_on_bad_input, main
 
 @main.command(
     rich_help_panel=PUBLISH,
-    epilog=examples("rmn-hub convert rmn.pth original/", "rmn-hub convert OWNER/NAME original/ --file rmn.pth"),
+    epilog=examples(
+        "rmn-hub convert rmn.pth original/",
+        "rmn-hub convert OWNER/NAME original/ --file rmn.pth",
+        "rmn-hub convert resnet34.pth start/ --trunk",
+    ),
 )
 def convert(
     source: Annotated[
@@ -19,12 +23,23 @@ def convert(
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     file: Annotated[str | None, typer.Option(help="The file in the Hub repository.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
+    trunk: Annotated[
+        bool, typer.Option("--trunk", help="The source is a ResNet34 or dlib's face network, to start a training from.")
+    ] = False,
+    faces: Annotated[
+        Path | None, typer.Option(help="With --trunk: folder of face crops that set the statistics of every BatchNorm.")
+    ] = None,
 ) -> None:
     """Turn weights of the original network, a pickle, into a checkpoint of safetensors. Run no code of the pickle."""
     with failing_on_bad_input():
-        from ..hub.convert import convert as run
+        if trunk:
+            from ..hub.trunk import convert_trunk
 
-        folder = run(source, out, filename=file, revision=revision)
+            folder = convert_trunk(source, out, filename=file, revision=revision, faces=faces)
+        else:
+            from ..hub.convert import convert as run
+
+            folder = run(source, out, filename=file, revision=revision)
     typer.echo(f"{folder}: RMNModel.from_pretrained({str(folder)!r}) loads it")
 
 

@@ -51,10 +51,8 @@ def convert(
     Raises:
         InputError: the source cannot be read or holds other tensors, or the folder cannot be made.
     """
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"`output`={str(output)!r} must be a new or an empty folder")
-    path = _find(source, filename, revision, token)
+    output = new_folder(output)
+    path = find_file(source, filename, revision, token)
     try:
         config, state_dict = convert_state_dict(load_original(path))
     except InputError as error:
@@ -62,6 +60,30 @@ def convert(
     with torch.device("meta"):
         model = RMNModel(config)
     model.load_state_dict(state_dict, strict=True, assign=True)
+    write_checkpoint(model, output)
+    return output
+
+
+def new_folder(output: str | Path) -> Path:
+    """
+    Return the path of a folder that is to be made.
+
+    Raises:
+        InputError: it has content, or is a file.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"`output`={str(output)!r} must be a new or an empty folder")
+    return output
+
+
+def write_checkpoint(model: RMNModel, output: Path) -> None:
+    """
+    Write a network and an image processor of its size into a new folder, all or nothing.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
     # An existing folder stays, as it may be where somebody stands, a link, or another disk.
     parent = output if output.exists() else output.parent
     try:
@@ -69,7 +91,7 @@ def convert(
         with tempfile.TemporaryDirectory(dir=parent, prefix=".rmn-hub-") as beside:
             folder = Path(beside) / "checkpoint"
             model.save_pretrained(folder)
-            size = {"height": config.image_size, "width": config.image_size}
+            size = {"height": model.config.image_size, "width": model.config.image_size}
             RMNImageProcessor(size=size).save_pretrained(folder)
             if parent == output:
                 for path in folder.iterdir():
@@ -80,7 +102,6 @@ def convert(
         raise InputError(f"{output} cannot be written: {error.strerror or error}.") from error
     except SafetensorError as error:  # what safetensors makes of a full disk
         raise InputError(f"{output} cannot be written: {error}.") from error
-    return output
 
 
 def load_original(path: str | Path) -> Mapping[str, Tensor]:
@@ -158,8 +179,13 @@ def convert_state_dict(
     return config, {ours: original[name].to(expected[ours].dtype).contiguous() for name, ours in names.items()}
 
 
-def _find(source: str | Path, filename: str | None, revision: str | None, token: str | bool | None) -> Path:
-    """Return the path of the file, downloaded if need be."""
+def find_file(source: str | Path, filename: str | None, revision: str | None, token: str | bool | None) -> Path:
+    """
+    Return the path of a file, downloaded if need be. Arguments are those of [`convert`].
+
+    Raises:
+        InputError: it is not there, or cannot be downloaded.
+    """
     path = Path(source)
     if filename is not None and path.is_dir():
         source = path = path / filename
@@ -229,4 +255,4 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(map(str, names[:NAMED])) + more
 
 
-__all__ = ["convert", "convert_state_dict", "load_original"]
+__all__ = ["convert", "convert_state_dict", "find_file", "load_original", "new_folder", "write_checkpoint"]

@@ -97,7 +97,7 @@ class ExpressionRecognizer:
         given = {name: value for name, value in settings.items() if value is not None}
         if detector is not None and given:
             raise InputError(f"{', '.join(given)} and detector exclude each other: they are settings of MTCNN alone")
-        if detector is not None and not isinstance(detector, FaceDetector):
+        if detector is not None and not callable(getattr(detector, "detect", None)):
             raise InputError(f"detector of type {type(detector).__name__} must have a method detect(images)")
         self.min_confidence = _probability("min_confidence", min_confidence)
         self.batch_size = _count("batch_size", batch_size)
@@ -114,12 +114,7 @@ class ExpressionRecognizer:
         if detector is None:
             from .detection.mtcnn import MTCNNDetector
 
-            try:
-                detector = call(MTCNNDetector, device=self.device, **cast("dict[str, Any]", given))
-            except RMNError:
-                raise
-            except ValueError as error:
-                raise InputError(str(error)) from error
+            detector = call(MTCNNDetector, device=self.device, **cast("dict[str, Any]", given))
         self.detector = detector
         self.margin = _margin(getattr(detector, "margin", MARGIN) if margin is None else margin)
 

@@ -207,13 +207,13 @@ class ImageResult:
         """Return `to_dict` as JSON text: one line, or indented by `indent` spaces."""
         return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
 
-    def to_csv(self, path_or_file: str | os.PathLike[str] | IO[str]) -> None:
+    def to_csv(self, path_or_file: str | os.PathLike[str] | IO[str], *, every_image: bool = False) -> None:
         """Write one row per face; see [`rmn_hub.tables.to_csv`]."""
         from .tables import to_csv
 
-        to_csv(self, path_or_file)
+        to_csv(self, path_or_file, every_image=every_image)
 
-    def to_df(self) -> "pandas.DataFrame":
+    def to_df(self, *, every_image: bool = False) -> "pandas.DataFrame":
         """
         Return one row per face as a pandas frame; see [`rmn_hub.tables.to_frame`].
 
@@ -222,7 +222,7 @@ class ImageResult:
         """
         from .tables import to_frame
 
-        return to_frame(self)
+        return to_frame(self, every_image=every_image)
 
     def to_supervision(self) -> "supervision.Detections":
         """

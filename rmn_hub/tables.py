@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from .errors import InputError
 from .expressions import EXPRESSIONS
 from .files import replacing
 from .results import LANDMARKS, Face, FaceExpression, ImageResult
@@ -20,24 +21,27 @@ if TYPE_CHECKING:
 Results: TypeAlias = ImageResult | FaceExpression | Face | Iterable[ImageResult | FaceExpression | Face]
 
 
-def to_records(results: Results) -> list[dict[str, Any]]:
+def to_records(results: Results, *, every_image: bool = False) -> list[dict[str, Any]]:
     """
     Return one flat dictionary per face.
 
     Args:
         results: one result, or any iterable of results, expressions or faces (of one kind).
+        every_image: whether an image without faces, or one that could not be used, has a row too: its `source`, size
+            and `message`, and `None` for the rest. The column `message` is there only then.
 
     Returns:
         For a face of a result: `source`, `width`, `height`, `face` (its number in the image, from 1), `x0`, `y0`,
         `x1`, `y1`, `score`, `expression`, `probability`, `uncertain`, one column per expression with its probability,
         and `left_eye_x`, `left_eye_y`, ... for the five landmarks. An expression by itself has no `source`, `width`
-        and `height`, and a face by itself only its box, score and landmarks. An image without faces has no row. What
-        is not known is `None`.
+        and `height`, and a face by itself only its box, score and landmarks. What is not known is `None`.
     """
-    return list(_records(results))
+    records = list(_records(results, every_image))
+    columns = next((list(record) for record in records if "x0" in record), _columns(every_image))
+    return [record if "x0" in record else {column: record.get(column) for column in columns} for record in records]
 
 
-def to_csv(results: Results, path_or_file: str | os.PathLike[str] | IO[str]) -> None:
+def to_csv(results: Results, path_or_file: str | os.PathLike[str] | IO[str], *, every_image: bool = False) -> None:
     """
     Write the rows of `to_records` as CSV with a header line, row by row, so `results` may be a generator.
 
@@ -45,12 +49,19 @@ def to_csv(results: Results, path_or_file: str | os.PathLike[str] | IO[str]) -> 
         results: as `to_records` takes them.
         path_or_file: a path (UTF-8; the file appears only when it is complete) or a file opened for text with
             `newline=""`.
+        every_image: as in `to_records`.
+
+    Raises:
+        InputError: the file cannot be written there.
     """
-    if hasattr(path_or_file, "write"):
-        _write_csv(results, path_or_file)
-    else:
+    if not isinstance(path_or_file, (str, os.PathLike)):
+        _write_csv(results, path_or_file, every_image)
+        return
+    try:
         with replacing(path_or_file) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-            _write_csv(results, file)
+            _write_csv(results, file, every_image)
+    except OSError as error:
+        raise InputError(f"{path_or_file} cannot be written: {error.strerror or error}") from error
 
 
 def to_json_lines(results: Results) -> str:
@@ -58,9 +69,16 @@ def to_json_lines(results: Results) -> str:
     return "".join(json.dumps(item.to_dict(), allow_nan=False) + "\n" for item in _as_items(results))
 
 
-def to_frame(results: Results) -> "pandas.DataFrame":
+def to_frame(results: Results, *, every_image: bool = False) -> "pandas.DataFrame":
     """
-    Return the rows of `to_records` as a pandas frame; without any face it has all columns and no row.
+    Return the rows of `to_records` as a pandas frame. Without any row it has the same columns of the same types.
+
+    Numbers stay numbers where a value is missing: whole ones are `Int64`, the others `float64` with NaN, `uncertain` is
+    `boolean`.
+
+    Args:
+        results: as `to_records` takes them.
+        every_image: as in `to_records`.
 
     Raises:
         ImportError: pandas is not installed.
@@ -71,8 +89,9 @@ def to_frame(results: Results) -> "pandas.DataFrame":
         raise ImportError(
             "a frame needs pandas: install it with `pip install pandas`, or use to_records or to_csv"
         ) from error
-    records = to_records(results)
-    return pandas.DataFrame(records, columns=None if records else _columns())
+    records = to_records(results, every_image=every_image)
+    frame = pandas.DataFrame(records, columns=None if records else _columns(every_image))
+    return frame.astype({column: _TYPES.get(column, "float64") for column in frame.columns})
 
 
 def to_supervision(result: ImageResult) -> "supervision.Detections":
@@ -102,14 +121,17 @@ def _as_items(results: Results) -> Iterable[ImageResult | FaceExpression | Face]
     return [results] if isinstance(results, (ImageResult, FaceExpression, Face)) else results
 
 
-def _records(results: Results) -> Iterator[dict[str, Any]]:
+def _records(results: Results, every_image: bool) -> Iterator[dict[str, Any]]:
     for item in _as_items(results):
-        if isinstance(item, ImageResult):
-            image = {"source": item.source, "width": int(item.width), "height": int(item.height)}
-            for face in item.faces:
-                yield image | _face_record(face)
-        else:
+        if not isinstance(item, ImageResult):
             yield _face_record(item)
+            continue
+        image: dict[str, Any] = {"source": item.source, "width": int(item.width), "height": int(item.height)}
+        message = {"message": item.message} if every_image else {}
+        for face in item.faces:
+            yield image | _face_record(face) | message
+        if every_image and not item.faces:
+            yield image | message  # whoever reads it adds the other columns, once a face has named the expressions
 
 
 def _face_record(item: FaceExpression | Face) -> dict[str, Any]:
@@ -124,24 +146,45 @@ def _face_record(item: FaceExpression | Face) -> dict[str, Any]:
     return record
 
 
-def _columns() -> list[str]:
-    """Return the columns of a table without rows, which has no record to take them from."""
-    nobody = FaceExpression(box=(0, 0, 0, 0), expression="", probability=0, probabilities=dict.fromkeys(EXPRESSIONS, 0))
-    return list(to_records(ImageResult("", 0, 0, (nobody,)))[0])
+# What the columns are taken from where there is no face.
+_NO_FACE = FaceExpression(box=(0, 0, 0, 0), expression="", probability=0, probabilities=dict.fromkeys(EXPRESSIONS, 0))
+# Columns of frames that are not float64.
+_TYPES = {
+    **dict.fromkeys(("width", "height", "face", "track_id"), "Int64"),
+    **dict.fromkeys(("source", "expression", "message"), "object"),
+    "uncertain": "boolean",
+}
 
 
-def _write_csv(results: Results, file: IO[str]) -> None:
-    writer = None
-    for record in _records(results):
-        if writer is None:
-            writer = csv.DictWriter(file, list(record))
-            writer.writeheader()
+def _columns(every_image: bool) -> list[str]:
+    """Return the columns of a table without faces, which has no record to take them from."""
+    return list(next(_records(ImageResult("", 0, 0, (_NO_FACE,)), every_image)))
+
+
+def _write_csv(results: Results, file: IO[str], every_image: bool) -> None:
+    def write(record: dict[str, Any]) -> None:
         # A file name may hold bytes that are no UTF-8 (Python keeps them as surrogates, which no file takes).
         if "source" in record:
             record["source"] = record["source"].encode("utf-8", "backslashreplace").decode("utf-8")
         writer.writerow(record)
-    if writer is None:
-        csv.writer(file).writerow(_columns())
+
+    writer = csv.DictWriter(file, [])
+    waiting = []  # rows without a face, before the first face has named the columns
+    for record in _records(results, every_image):
+        if not writer.fieldnames and "x0" not in record:
+            waiting.append(record)
+            continue
+        if not writer.fieldnames:
+            writer.fieldnames = list(record)
+            writer.writeheader()
+            for earlier in waiting:
+                write(earlier)
+        write(record)
+    if not writer.fieldnames:
+        writer.fieldnames = _columns(every_image)
+        writer.writeheader()
+        for earlier in waiting:
+            write(earlier)
 
 
 __all__ = ["to_csv", "to_frame", "to_json_lines", "to_records", "to_supervision"]

@@ -5,14 +5,17 @@ import dataclasses
 import io
 import json
 import os
+import re
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rmn_hub import EXPRESSIONS, Face, FaceExpression
+from rmn_hub.errors import InputError
 from rmn_hub.files import replacing
-from rmn_hub.results import Attention, ImageResult
+from rmn_hub.results import Attention, ImageResult, numbered, reading_order
 from rmn_hub.tables import to_csv, to_frame, to_json_lines, to_records
 
 POINTS = ((10.0, 11.0), (20.0, 11.5), (15.0, 16.0), (11.0, 20.0), (19.0, 20.0))
@@ -83,6 +86,70 @@ def test_the_dictionary_is_the_line_of_predict():
     assert make_result(0, message="No face.").to_dict()["message"] == "No face."
 
 
+def test_methods_of_a_result(tmp_path, astronaut):
+    path = tmp_path / "photo.png"
+    astronaut.save(path)
+    face = make_expression(box=(180.0, 60.0, 270.0, 170.0), track_id=4)
+    result = ImageResult(str(path), 512, 512, (face,), image=path)
+    assert json.loads(result.to_json()) == result.to_dict()
+    assert result.to_json(indent=2).count("\n") > 10
+    file = io.StringIO()
+    result.to_csv(file)
+    [row] = csv.DictReader(io.StringIO(file.getvalue()))
+    assert (row["track_id"], row["expression"]) == ("4", "happy")
+    assert result.to_df()["track_id"].tolist() == [4]
+    drawn = result.plot()
+    assert drawn.size == (512, 512)
+    assert np.abs(np.asarray(drawn).astype(int) - np.asarray(astronaut)).max() > 100
+    assert result.save(tmp_path / "drawn.png") == tmp_path / "drawn.png"
+    assert Image.open(tmp_path / "drawn.png").size == (512, 512)
+    assert Image.open(io.BytesIO(result._repr_png_())).format == "PNG"
+    detections = result.to_supervision()
+    assert detections.xyxy.tolist() == [list(face.box)]
+    assert detections.class_id.tolist() == [EXPRESSIONS.index("happy")]
+    assert detections.tracker_id.tolist() == [4]
+    assert detections.data["class_name"].tolist() == ["happy"]
+    assert len(make_result(0).to_supervision()) == 0
+
+
+def test_what_cannot_be_drawn_or_saved_is_named(tmp_path, astronaut):
+    gone = ImageResult("gone.png", 512, 512, (), image=tmp_path / "gone.png")
+    for result in (gone, make_result()):
+        assert result._repr_png_() is None
+        with pytest.raises(InputError):
+            result.plot()
+    for path in (tmp_path / "missing" / "a.png", tmp_path / "a.xyz", tmp_path):
+        with pytest.raises(InputError, match=re.escape(str(path))):
+            ImageResult("photo", 512, 512, (), image=astronaut).save(path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_result_is_short_to_read():
+    assert repr(make_result(0)) == "<ImageResult 'photo.jpg', 640 x 480: no face>"
+    assert len(repr(make_result(50))) < 120
+    assert repr(make_expression(index=3, uncertain=True)).startswith("<FaceExpression 3: happy 40.0%, uncertain")
+    assert "bad" in repr(ImageResult("bad", 0, 0, (), "It is damaged."))
+
+
+def test_a_result_can_be_scaled():
+    scaled = make_result(1).scaled(1280, 240)
+    assert (scaled.width, scaled.height) == (1280, 240)
+    assert scaled[0].box == (3.0, 1.0, 60.0, 20.0)
+    assert scaled[0].landmarks[0] == (20.0, 5.5)
+    assert scaled.scaled(640, 480) == make_result(1)
+    for result, width in ((make_result(1), 0), (ImageResult("bad", 0, 0), 10)):
+        with pytest.raises(InputError):
+            result.scaled(width, 10)
+
+
+def test_reading_order_is_by_rows():
+    boxes = [(100, 12, 120, 32), (0, 60, 20, 80), (50, 10, 70, 30), (0, 14, 20, 34)]
+    assert reading_order(boxes) == [3, 2, 0, 1]
+    assert reading_order([]) == []
+    faces = numbered([make_expression(box=tuple(map(float, box))) for box in boxes])
+    assert [(face.index, face.box[0]) for face in faces] == [(1, 0), (2, 50), (3, 100), (4, 0)]
+
+
 def test_numpy_numbers_become_plain_ones():
     item = FaceExpression(
         box=tuple(np.float32([1, 2, 3, 4])),
@@ -149,6 +216,51 @@ def test_frame_has_the_records_and_keeps_its_columns_without_faces():
     assert frame.shape[0] == 4
     assert frame[list(EXPRESSIONS)].sum(axis=1).tolist() == pytest.approx([1.0] * 4)
     assert list(to_frame([]).columns) == list(frame.columns)
+
+
+def test_numbers_stay_numbers_where_a_value_is_missing():
+    full = to_frame([make_result(1)], every_image=True)
+    faces = [make_expression(), make_expression(landmarks=None, score=None)]
+    partly = to_frame([ImageResult("a.jpg", 5, 6, tuple(faces)), make_result(0)], every_image=True)
+    empty = to_frame([], every_image=True)
+    assert full.dtypes.to_dict() == partly.dtypes.to_dict() == empty.dtypes.to_dict()
+    assert partly["score"].isna().tolist() == [False, True, True]
+    assert partly["face"].tolist()[:2] == [1, 1]
+    assert str(empty["happy"].dtype) == str(empty["x0"].dtype) == "float64"
+    assert str(empty["face"].dtype) == str(empty["width"].dtype) == "Int64"
+
+
+def test_an_image_without_faces_has_a_row_when_asked():
+    failed = ImageResult("bad.jpg", 0, 0, (), "It is damaged.")
+    results = [make_result(0, "b.jpg", "No face."), failed, make_result(2, "a.jpg")]
+    records = to_records(results, every_image=True)
+    assert [record["source"] for record in records] == ["b.jpg", "bad.jpg", "a.jpg", "a.jpg"]
+    assert [record["message"] for record in records] == ["No face.", "It is damaged.", None, None]
+    assert [record["face"] for record in records] == [None, None, 1, 2]
+    assert len({tuple(record) for record in records}) == 1
+    file = io.StringIO()
+    to_csv(iter(results), file, every_image=True)
+    rows = list(csv.DictReader(io.StringIO(file.getvalue())))
+    assert [row["message"] for row in rows] == ["No face.", "It is damaged.", "", ""]
+    assert [row["happy"] for row in rows] == ["", "", "0.4", "0.4"]
+    assert "message" not in to_records(results)[0]
+    assert len(to_records(results)) == 2
+
+
+def test_other_expressions_have_columns_even_after_an_image_without_faces():
+    face = make_expression(expression="calm", probabilities={"calm": 0.4, "not calm": 0.6})
+    results = [make_result(0), ImageResult("a.jpg", 10, 10, (face,))]
+    file = io.StringIO()
+    to_csv(results, file, every_image=True)
+    rows = list(csv.DictReader(io.StringIO(file.getvalue())))
+    assert [row["not calm"] for row in rows] == ["", "0.6"]
+    assert list(to_frame(results, every_image=True).columns) == list(rows[0])
+    assert list(to_records([make_result(0)], every_image=True)[0])[-1] == "message"
+
+
+def test_a_table_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"faces\.csv"):
+        to_csv(make_result(), tmp_path / "missing" / "faces.csv")
 
 
 def test_frame_without_pandas_is_one_sentence(monkeypatch):

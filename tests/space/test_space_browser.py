@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 import re
-import time
 
 import pytest
 from PIL import Image
@@ -229,34 +228,33 @@ def test_a_snapshot_and_a_pasted_picture(visit):
     assert visit.locator(".rmn-face").count() == 1
 
 
+# Notes in the page what the live tab shows over time.
+WATCH = """() => {
+    window.seen = {places: [], layers: new Set(), charts: new Set(), gone: false};
+    new MutationObserver(() => {
+        const frame = document.querySelector('.rmn-frame');
+        const face = document.querySelector('.rmn-live-face');
+        const names = [...document.querySelectorAll('#live-panel th')].map(cell => cell.textContent).join(' ');
+        if (frame) seen.layers.add(frame.dataset.at);
+        if (face) seen.places.push(parseFloat(face.style.left));
+        if (names) seen.charts.add(names);
+        if (frame?.dataset.faces === '0' && seen.places.length) seen.gone = true;
+    }).observe(document.querySelector('#tabs'), {childList: true, subtree: true});
+}"""
+
+
 def test_live_follows_a_face_and_writes_nothing(visit, server):
     before = server.files()
+    visit.evaluate(WATCH)
     start_camera(visit)
     visit.wait_for_selector(".rmn-live-face")
     assert visit.locator(".rmn-live-face").first.text_content()
     # The layer lies exactly over the camera's picture.
     video, layer = (visit.locator(name).bounding_box() for name in ("#live-camera video", ".rmn-frame"))
     assert all(abs(video[side] - layer[side]) <= 3 for side in ("x", "y", "width", "height"))
-    places, charts, gone = [], set(), False
-    film = time.monotonic()
-    while time.monotonic() - film < 60 and not (gone and max(places) - min(places) > 15):
-        state = visit.evaluate(
-            """() => ({
-                place: document.querySelector('.rmn-live-face')?.style.left,
-                names: [...document.querySelectorAll('#live-panel th')].map(cell => cell.textContent).join(' '),
-                none: document.querySelector('.rmn-frame')?.dataset.faces === '0',
-            })"""
-        )
-        if state["place"]:
-            places.append(float(state["place"].rstrip("%")))
-        if state["names"]:
-            charts.add(state["names"])
-        gone = gone or bool(places and state["none"])
-        visit.wait_for_timeout(120)
-    # The box has moved with the face and gone with it; the bars have kept their order.
-    assert max(places) - min(places) > 15
-    assert gone
-    assert charts == {" ".join(EXPRESSIONS)}
+    # The box moves with the face and goes with it; the bars keep their order.
+    visit.wait_for_function("() => seen.gone && Math.max(...seen.places) - Math.min(...seen.places) > 15")
+    assert visit.evaluate("[...seen.charts]") == [" ".join(EXPRESSIONS)]
     visit.get_by_label("Show where masks strengthen features").check()
     visit.wait_for_selector(".rmn-live-heat")
     visit.get_by_role("button", name="Stop camera").click()
@@ -272,15 +270,12 @@ def test_live_follows_a_face_and_writes_nothing(visit, server):
 def test_two_visitors_at_once(browser, server):
     with visiting(browser, server) as first, visiting(browser, server, width=390) as second:
         for page in (first, second):
+            page.evaluate(WATCH)
             start_camera(page)
         for page in (first, second):
             page.wait_for_selector(".rmn-live-face")
-            numbers, started = set(), time.monotonic()
-            while len(numbers) < 3 and time.monotonic() - started < 60:
-                numbers.add(page.locator(".rmn-status").inner_text())
-                page.wait_for_timeout(100)
-            assert len(numbers) == 3
-        # ... and a photo is answered meanwhile.
+            page.wait_for_function("() => seen.layers.size > 3")
+        # ... and a photo has its result meanwhile.
         answer = server.predict({"url": "data:image/jpeg;base64," + _base64(EXAMPLES / "astronaut.jpg")})
         assert len(answer["faces"]) == 1
 
@@ -307,10 +302,11 @@ def test_everybody_can_use_it(browser, server, width, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
     outside = []
+    marks = {"Photo": "result", "Live": "live-switch", "About": "about"}
     with visiting(browser, server, width=width, scheme=scheme, outside=outside) as page:
-        for tab in ("Photo", "Live", "About"):
+        for tab in marks:
             page.get_by_role("tab", name=tab).click()
-            page.wait_for_timeout(300)
+            page.locator(f"#{marks[tab]}").wait_for()
             found = Axe().run(page).response["violations"]
             serious = {
                 rule["id"]: [node["html"][:200] for node in rule["nodes"]]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rmn_hub.errors import InputError
 from rmn_hub.results import ImageResult
@@ -173,9 +173,7 @@ def example_buttons() -> str:
     buttons = []
     for file, name, _ in EXAMPLES:
         with Image.open(EXAMPLES_FOLDER / file) as image:
-            small = image.convert("RGB")
-        side = min(small.size)
-        small = small.crop((0, 0, side, side)).resize((112, 112))
+            small = ImageOps.fit(image.convert("RGB"), (240, 120), centering=(0.5, 0.15))
         thumbnail = f'<img src="{render.data_url(small)}" alt="">'
         buttons.append(f'<button type="button" data-example="{file}">{thumbnail}<span>{name}</span></button>')
     return f'<div class="rmn-examples" role="group" aria-label="Examples">{"".join(buttons)}</div>'

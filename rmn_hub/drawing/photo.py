@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, ImageDraw
 
+from ..attention import attention_of, overlay
 from ..images import load_image
 from ..results import FaceExpression
 from .labels import Label, clipped, font, label_faces
@@ -156,8 +157,6 @@ def _draw_box(
 
 def _lay_over(image: Image.Image, face: FaceExpression, stage: int) -> None:
     """Lay a stage's map over a face, within its box."""
-    from ..attention import attention_of, overlay  # brings colours of matplotlib
-
     attention = attention_of(face)
     if not 1 <= stage <= len(attention.maps):
         raise ValueError(f"stage={stage} must be 1 to {len(attention.maps)}")

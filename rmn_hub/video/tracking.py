@@ -45,10 +45,12 @@ LIKENESS_NEXT = 0.5
 _LOOK, _BLOCKS, _ALIKE, _LOOK_WIDTH = 12, 3, 5, 1.1
 # A block whose standard deviation is below this (of 255) is one colour, which correlates with nothing.
 _FLAT = 3.0
-# The share of the newest frame in a track's look and in its velocity.
-_NEWEST = 0.3
+# The share of the newest frame in what is remembered: lately, and for longer. A face that disappears behind a pillar
+# spoils the quick look and seems to slow down; one that turns is no longer like the slow look.
+_QUICK, _SLOW = 0.3, 0.03
+_QUICK_MOTION, _SLOW_MOTION = 0.5, 0.1
 # A track that is not seen slows down by this factor in every frame.
-_SLOWING = 0.95
+_SLOWING = 0.97
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,14 @@ class _Memory:
     """What the tracker remembers of a track beside what it returns."""
 
     track: Track
-    look: np.ndarray
+    # How it has looked lately, and for longer.
+    looks: tuple[np.ndarray, np.ndarray]
     # The box as it was measured last, moved along by `velocity` for every frame in which it was not seen.
     expected: Box = field(init=False)
     measured: Box = field(init=False)
+    # Pixels a frame to the right and down, lately and for longer.
     velocity: tuple[float, float] = (0.0, 0.0)
+    steady_velocity: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         self.expected = self.measured = self.track.face.box
@@ -204,15 +209,15 @@ class FaceTracker:
         )
 
     def _expect(self, frame: Image.Image) -> None:
-        """Move every track to where its motion leads it; drop those that it leads out of the frame unseen."""
-        staying = []
+        """Move every track to where its motion leads it, but not out of the frame: it is waited for at the border."""
         for memory in self._memories:
             if memory.track.missed:
-                memory.velocity = (_SLOWING * memory.velocity[0], _SLOWING * memory.velocity[1])
-            memory.expected = _shifted(memory.expected, *memory.velocity)
-            if memory.track.missed == 0 or _is_in(memory.expected, frame):
-                staying.append(memory)
-        self._memories = staying
+                vx, vy = memory.steady_velocity
+                memory.velocity = memory.steady_velocity = (_SLOWING * vx, _SLOWING * vy)
+            expected = _shifted(memory.expected, *memory.velocity)
+            x, y = _centre(expected)
+            inside = min(max(x, 0), frame.width), min(max(y, 0), frame.height)
+            memory.expected = _shifted(expected, inside[0] - x, inside[1] - y)
 
     def _detect(self, frame: Image.Image) -> list[Face]:
         self._frames_since_detection = 0
@@ -262,14 +267,16 @@ class FaceTracker:
             face, look = faces[found[place]], looks[found[place]]
             dx, dy = (now - before for now, before in zip(_centre(face.box), _centre(memory.measured)))
             steps = 1 + track.missed
+            motion = (dx / steps, dy / steps)
             # The second frame is the first to show a motion; after that, boxes that tremble are averaged.
-            newest = 1.0 if track.frames == 1 else max(_NEWEST, 0.5)
-            vx, vy = memory.velocity
-            memory.velocity = (vx + newest * (dx / steps - vx), vy + newest * (dy / steps - vy))
+            quick, slow = (1.0, 1.0) if track.frames == 1 else (_QUICK_MOTION, max(_SLOW_MOTION, 1 / track.frames))
+            memory.velocity = _towards(memory.velocity, motion, quick)
+            memory.steady_velocity = _towards(memory.steady_velocity, motion, slow)
             others = [other.expected for other in self._memories if other is not memory]
             if all(overlap(face.box, box) < 0.1 for box in others):
                 # Else the look is partly that of somebody else.
-                memory.look = memory.look + _NEWEST * (look - memory.look)
+                lately, longer = memory.looks
+                memory.looks = lately + _QUICK * (look - lately), longer + _SLOW * (look - longer)
             memory.expected = memory.measured = face.box
             box = _smooth(track.face.box, face.box) if self.steady and not track.missed else face.box
             memory.track = Track(track.id, replace(face, box=box), track.frames + 1)
@@ -278,7 +285,7 @@ class FaceTracker:
     def _begin(self, faces: Iterable[tuple[Face, np.ndarray]]) -> None:
         """Begin a track for every face that belongs to none, the largest first."""
         for face, look in sorted(faces, key=lambda pair: -_area(pair[0].box)):
-            self._memories.append(_Memory(Track(self._next_id, face), look))
+            self._memories.append(_Memory(Track(self._next_id, face), (look, look)))
             self._next_id += 1
 
 
@@ -351,6 +358,10 @@ def _shifted(box: Box, dx: float, dy: float) -> Box:
     return box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy
 
 
+def _towards(old: tuple[float, float], new: tuple[float, float], share: float) -> tuple[float, float]:
+    return old[0] + share * (new[0] - old[0]), old[1] + share * (new[1] - old[1])
+
+
 def _distinct(faces: Iterable[Face]) -> list[Face]:
     """Return the faces without those that a better one overlaps: two squares may show one face."""
     kept: list[Face] = []
@@ -405,12 +416,12 @@ def _match(memory: _Memory, face: Face, look: np.ndarray) -> float:
     if max(size, expected_size) > GROWTH * min(size, expected_size):
         return 0.0
     (x, y), (expected_x, expected_y) = _centre(face.box), _centre(memory.expected)
-    distance = math.hypot(x - expected_x, y - expected_y) / expected_size
+    distance = math.hypot(x - expected_x, y - expected_y) / max(size, expected_size)
     missed = memory.track.missed
     reach = min(REACH + REACH_PER_FRAME * missed, FARTHEST)
     if distance >= reach:
         return 0.0
-    likeness = _likeness(memory.look, look)
+    likeness = max(_likeness(known, look) for known in memory.looks)
     # A face that was seen in the last frame and nearly stays in its place is the same one even when it turns away.
     needed = LIKENESS if missed else LIKENESS_NEXT if distance > REACH / 3 else -1.0
     if likeness < needed:

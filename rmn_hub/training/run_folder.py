@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import replacing
-from ..hub.checkpoint import WEIGHTS
+from ..hub.checkpoint import CONFIG, WEIGHTS
 from ..model.image_processing_rmn import RMNImageProcessor
 from ..model.modeling_rmn import RMNModel
 from .recipe import Recipe, recipe_names
@@ -52,6 +52,8 @@ class RunFolder:
         model.config.save_pretrained(beside)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
+        # safetensors makes files that their owner alone can read.
+        (beside / WEIGHTS).chmod((beside / CONFIG).stat().st_mode)
         size = model.config.image_size
         RMNImageProcessor(size={"height": size, "width": size}).save_pretrained(beside)
 

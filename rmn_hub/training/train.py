@@ -83,6 +83,7 @@ def train(
     if not 0 <= seed < 2**31:
         raise InputError(f"seed={seed} must be from 0 to {2**31 - 1}")
     recipe.check_model()
+    start_hash = None if start_from is None else _hash_of(start_from)
     chosen = training_device(device)
     accelerator = _accelerator(chosen)
     if accelerator.num_processes > 1:
@@ -104,8 +105,6 @@ def train(
             f"{len(faces)} training faces are fewer than one batch of {batch}: add faces or give a smaller --batch-size"
         )
     budget = Budget(recipe.minutes if minutes is None and epochs is None else minutes, epochs)
-    start = None if start_from is None else checkpoint.find(start_from)
-    start_hash = None if start is None else file_hash(start / checkpoint.WEIGHTS)
     settings = {
         "recipe": recipe.to_dict(),
         "seed": seed,
@@ -169,6 +168,13 @@ def train(
             progress=progress,
         )
         return run.run(record, limit_steps)
+
+
+def _hash_of(start_from: str | Path) -> str:
+    """Return a hash that tells checkpoints apart: of the weights, or of their index when they are in several files."""
+    folder = checkpoint.find(start_from)
+    weights = folder / checkpoint.WEIGHTS
+    return file_hash(weights if weights.is_file() else folder / checkpoint.INDEX)
 
 
 def _accelerator(device: torch.device) -> Accelerator:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from test_data import PIXELS, SPLITS, faces_of, png, write_folders, write_parquet
 
+from rmn_hub import RMNImageProcessor
 from rmn_hub.data.faces import LazyFaceSet, reduce
 from rmn_hub.data.sources import load_face_images, load_faces
 from rmn_hub.errors import InputError
@@ -66,6 +67,22 @@ def test_training_sees_the_recognizers_pixels(tmp_path, name):
     table = pa.table({"image": [path.read_bytes()], "label": ["happy"]})
     pq.write_table(table, tmp_path / "set.parquet")
     np.testing.assert_array_equal(np.asarray(load_face_images(tmp_path / "set.parquet", "all")[0]), expected)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_training_and_the_image_processor_see_the_same_values(tmp_path, recognizer, name):
+    """From the file to what the network is given: on the one way by the recognizer, on the other by training."""
+    (tmp_path / "happy").mkdir()
+    path = tmp_path / "happy" / name
+    IMAGES[name](path)
+    trained = load_faces(tmp_path, "all", 24).images[0] / np.float32(255)
+    processor = RMNImageProcessor(size={"height": 24, "width": 24})
+    given = processor(load_image(path).image, return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(given, np.broadcast_to(trained, (3, 24, 24)), atol=1e-6)
+    # The recognizer's own answer for the file is that for the pixels of the training set.
+    by_file = recognizer(path, faces_only=True)[0].probabilities
+    by_pixels = recognizer(load_face_images(tmp_path, "all")[0], faces_only=True)[0].probabilities
+    assert by_file == by_pixels
 
 
 def test_the_right_values_of_odd_images(tmp_path):

@@ -15,9 +15,10 @@ def demo(
         int | None, typer.Option(min=1, max=65535, help="Port to listen on. The next free one from 7860 if not given.")
     ] = None,
     share: Annotated[bool, typer.Option("--share", help="Ask gradio for a public address.")] = False,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Serve the page: photos and camera, with probability charts and attention maps. Ctrl-C ends it."""
     from rmn_space.start import main as serve
 
     with failing_on_bad_input("demo"):
-        serve(checkpoint, host, port, share)
+        serve(checkpoint, host, port, share, open_browser)

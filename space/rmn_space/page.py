@@ -124,7 +124,9 @@ def build(service: Service, rate: RateLimit) -> gr.Blocks:
     return page
 
 
-def serve(service: Service, folder: PrivateFolder, host: str, port: int | None, share: bool) -> None:
+def serve(
+    service: Service, folder: PrivateFolder, host: str, port: int | None, share: bool, open_browser: bool
+) -> None:
     """
     Start the page, and return when the process is told to stop (SIGTERM, SIGINT); then nothing of it is left.
 
@@ -134,6 +136,7 @@ def serve(service: Service, folder: PrivateFolder, host: str, port: int | None, 
         host: address to listen on.
         port: port to listen on; gradio's next free one from 7860 when `None`.
         share: whether to ask gradio for a public address.
+        open_browser: whether to open the page in the user's browser.
 
     Raises:
         InputError: the port is taken.
@@ -150,6 +153,7 @@ def serve(service: Service, folder: PrivateFolder, host: str, port: int | None, 
             server_name=host,
             server_port=port,
             share=share,
+            inbrowser=open_browser,
             prevent_thread_lock=True,
             quiet=True,
             theme=theme(),

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers.utils.logging import disable_progress_bar
 
 from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer
 from rmn_hub.detection.mtcnn import MTCNNDetector
@@ -74,7 +73,6 @@ class Service:
     """
 
     def __init__(self, checkpoint: str | None = None) -> None:
-        disable_progress_bar()  # of loading a checkpoint from the disk
         where = checkpoint or BUNDLED_CHECKPOINT
         load = functools.partial(ExpressionRecognizer.from_pretrained, where, max_faces=MAX_FACES)
         zero_gpu = bool(os.environ.get("SPACES_ZERO_GPU"))
@@ -131,6 +129,4 @@ class Service:
         self, image: Image.Image, min_face: int | None, min_confidence: float, attention: bool
     ) -> ImageResult:
         boxes = None if min_face is None else self._detector(min_face).detect([image])[0]
-        result = self.recognizer(image, boxes=boxes, min_confidence=min_confidence, attention=attention)
-        assert isinstance(result, ImageResult)  # as for every single image
-        return result
+        return self.recognizer(image, boxes=boxes, min_confidence=min_confidence, attention=attention)

@@ -9,7 +9,13 @@ from rmn_hub import InputError
 from .folder import PrivateFolder
 
 
-def main(checkpoint: str | None = None, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> None:
+def main(
+    checkpoint: str | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    open_browser: bool = False,
+) -> None:
     """
     Serve the page until the process is told to stop.
 
@@ -18,6 +24,7 @@ def main(checkpoint: str | None = None, host: str = "127.0.0.1", port: int | Non
         host: address to listen on: `"127.0.0.1"` for this computer only, `"0.0.0.0"` for all.
         port: port to listen on; the next free one from 7860 when not given.
         share: whether to ask gradio for a public address.
+        open_browser: whether to open the page in the user's browser.
 
     Raises:
         InputError: gradio is not installed, the checkpoint cannot be loaded, the port is taken, or uploads have no
@@ -39,7 +46,7 @@ def main(checkpoint: str | None = None, host: str = "127.0.0.1", port: int | Non
         from .page import serve
         from .service import Service
 
-        serve(Service(checkpoint), folder, host, port, share)
+        serve(Service(checkpoint), folder, host, port, share, open_browser)
     finally:
         folder.remove()
 

@@ -590,7 +590,8 @@ def test_no_request_reads_the_servers_files_or_reaches_other_hosts(server):
     assert "exceeded maximum" in server.upload_of(bytes(11_000_000))
 
 
-def test_bad_starts_get_one_sentence():
+def test_bad_starts_get_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     runner = CliRunner()
     answer = runner.invoke(main, ["demo", "--checkpoint", "/nowhere/at/all"])
     assert answer.exit_code == 2

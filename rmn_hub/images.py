@@ -8,6 +8,7 @@ white, greys of 16 and 32 bits scaled to 8, the EXIF rotation applied, the first
 import base64
 import binascii
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -251,10 +252,14 @@ class _Reader:
         except (FileNotFoundError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            hint = ": give base64 text as a data: URL" if _is_base64(self.name) else ": check the path"
-            raise InputError(f"{self.shown} does not exist{hint}") from error
+            raise InputError(f"{self.shown} does not exist: {self._remedy()}") from error
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise InputError(f"{self.shown} is too long for a path: {self._remedy()}") from error
             raise InputError(f"{self.shown} cannot be read: {error.strerror or error}") from error
+
+    def _remedy(self) -> str:
+        return "give base64 text as a data: URL" if _is_base64(self.name) else "check the path"
 
     def read(self, file: IO[bytes]) -> LoadedImage:
         """Read an open file that can seek."""

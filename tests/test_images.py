@@ -1,17 +1,25 @@
 """Pictures in: every form of a picture gives the same pixels, and what is no picture gives one sentence."""
 
+import base64
 import io
 import os
+import subprocess
+import sys
+import tempfile
 import warnings
 import zlib
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
+import pandas
 import pytest
-from PIL import Image, ImageFile
+import torch
+from PIL import Image, ImageFile, PngImagePlugin
 
+from rmn_hub import RMNImageProcessor
 from rmn_hub.errors import InputError
-from rmn_hub.images import MAX_PIXELS, find_images, load_image
+from rmn_hub.images import MAX_PIXELS, as_images, find_images, left_out_sentence, load_image, shown
 
 EXIF_ORIENTATION = 0x0112
 # What undoes each EXIF orientation's turn, so that a viewer that applies it shows the original.
@@ -179,7 +187,7 @@ def test_names_that_nothing_can_have(tmp_path):
     endless.symlink_to(endless)
     for path in (endless, tmp_path / ("long" * 2000)):
         assert find_images(path) == [path]
-        with pytest.raises(InputError, match=r"does not exist|cannot be read"):
+        with pytest.raises(InputError, match=r"does not exist|cannot be read|too long"):
             load_image(path)
 
 
@@ -198,6 +206,189 @@ def test_files_are_closed_when_they_are_read_or_refused(tmp_path, photo):
     assert not [warning.message for warning in caught if warning.category is ResourceWarning]
 
 
+def test_open_files_data_urls_and_tensors(photo, tmp_path):
+    path = tmp_path / "photo.png"
+    photo.save(path)
+    expected = np.asarray(photo)
+    spooled = tempfile.SpooledTemporaryFile()  # noqa: SIM115
+    written = io.BytesIO()
+    for file in (spooled, written):
+        photo.save(file, "PNG")  # and stands at its end
+    text = base64.b64encode(path.read_bytes()).decode()
+    tensor = torch.from_numpy(expected.copy())
+    forms = [
+        io.BytesIO(path.read_bytes()),
+        spooled,
+        written,
+        f"data:image/png;base64,{text}",
+        f"DATA:;base64,{text[:100]}%0A{text[100:]}",
+        "data:image/png," + quote(path.read_bytes()),
+        tensor,
+        tensor.permute(2, 0, 1),
+        tensor.permute(2, 0, 1).double() / 255,
+        (tensor / 255).requires_grad_(),
+        np.moveaxis(expected, 2, 0),
+    ]
+    for form in forms:
+        np.testing.assert_array_equal(pixels(form), expected)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(pixels(file), expected)
+        assert load_image(file).source == str(path)
+    half = pixels((tensor / 255).bfloat16())
+    assert np.abs(half - expected).max() <= 1
+    grey = tensor[:, :, :1].permute(2, 0, 1)
+    np.testing.assert_array_equal(pixels(grey)[:, :, 0], expected[:, :, 0])
+
+
+def test_a_pipe_is_read(photo, tmp_path):
+    (tmp_path / "photo.png").write_bytes(encode(photo, "PNG"))
+    code = "import sys; from rmn_hub.images import load_image; print(load_image(sys.argv[1]).image.size)"
+    command = '"$0" -c "$1" <(cat "$2")'
+    command = ["bash", "-c", command, sys.executable, code, tmp_path / "photo.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("(160, 120)\n", "")
+
+
+# One rule for arrays: what the recognizer takes, the image processor takes, with the same pixels.
+ARRAYS = {
+    "slightly above 1": np.linspace(0, 1.00001, 2500, dtype=np.float32).reshape(50, 50),
+    "slightly below 0": np.linspace(-1e-5, 1, 2500).reshape(50, 50),
+    "clearly above 1": np.linspace(0, 1.001, 2500).reshape(50, 50),
+    "clearly below 0": np.linspace(-0.001, 1, 2500).reshape(50, 50),
+    "half": np.linspace(0, 1, 2500).reshape(50, 50).astype(np.float16),
+    "NaN": np.full((50, 50), np.nan),
+    "infinite": np.full((50, 50), np.inf),
+    "uint16": np.arange(2500, dtype=np.uint16).reshape(50, 50) * 26,
+    "int64": np.zeros((50, 50), np.int64),
+    "bool": np.zeros((50, 50), bool),
+    "colour": np.random.default_rng(0).random((50, 60, 3)),
+    "channels first": np.random.default_rng(0).integers(0, 256, (3, 50, 60), dtype=np.uint8),
+    "with alpha": np.random.default_rng(0).integers(0, 256, (50, 60, 4), dtype=np.uint8),
+    "one channel": np.random.default_rng(0).integers(0, 256, (50, 60, 1), dtype=np.uint8),
+    "two channels": np.zeros((50, 60, 2), np.uint8),
+    "PIL floats in 0..1": Image.fromarray(np.linspace(0, 1.00001, 2500, dtype=np.float32).reshape(50, 50)),
+    "PIL floats in 0..255": Image.fromarray(np.linspace(0, 255, 2500, dtype=np.float32).reshape(50, 50)),
+    "PIL 32 bits": Image.fromarray(np.arange(2500, dtype=np.int32).reshape(50, 50) * 26),
+    "PIL negative": Image.fromarray(np.arange(2500, dtype=np.int32).reshape(50, 50) - 5),
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+def test_the_image_processor_has_the_same_rule(case):
+    image = ARRAYS[case]
+    processor = RMNImageProcessor(do_resize=False, do_rescale=False, do_grayscale=False)
+    try:
+        expected = processor(image, return_tensors="np")["pixel_values"][0]
+    except ValueError:
+        with pytest.raises(InputError):
+            load_image(image)
+        return
+    np.testing.assert_array_equal(pixels(image), np.moveaxis(expected, 0, 2))
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<f4", ">f4", ">f8"])
+def test_byte_orders_make_no_difference(photo, dtype):
+    grey = np.asarray(photo.convert("L"))
+    scale = 257 if dtype.endswith("u2") else 1 / 255
+    np.testing.assert_array_equal(pixels((grey.astype(np.float64) * scale).astype(dtype))[:, :, 0], grey)
+
+
+def test_a_limit_can_be_raised_and_large_jpegs_are_halved(photo):
+    large = photo.resize((640, 480))
+    for form in ("PNG", "JPEG"):
+        assert load_image(encode(large, form), max_pixels=640 * 480).image.size == (640, 480)
+    with pytest.raises(InputError, match="max_pixels"):
+        load_image(encode(large, "PNG"), max_pixels=640 * 480 - 1)
+    loaded = load_image(encode(large, "JPEG"), "photo", max_pixels=640 * 480 // 4)
+    assert (loaded.image.size, loaded.width, loaded.height) == ((320, 240), 640, 480)
+    assert "photo" in loaded.message
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    turned = load_image(encode(large, "JPEG", exif=exif), max_pixels=640 * 480 // 4)
+    assert (turned.image.size, turned.width, turned.height) == ((240, 320), 480, 640)
+    with pytest.raises(InputError, match="max_pixels"):
+        load_image(encode(large, "JPEG"), max_pixels=640 * 480 // 5)
+    # Beyond Pillow's own limit for the whole process, too.
+    wide = encode(Image.new("1", (20_000, 10_000)), "PNG")
+    assert load_image(wide, max_pixels=200_000_000).width == 20_000
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_unread(photo, monkeypatch):
+    data = encode(photo, "JPEG", progressive=True)
+    assert load_image(data).width == 160
+    scan = data.rindex(b"\xff\xda")
+    many = data[:scan] + data[scan:-2] * 300 + data[-2:]
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(InputError, match="scans"):
+        load_image(many)
+
+
+def test_text_in_a_png_is_no_mystery(photo):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "a" * 5_000_000, zip=True)
+    with pytest.raises(InputError, match="metadata"):
+        load_image(encode(photo, "PNG", pnginfo=text))
+
+
+def test_heic_names_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with pytest.raises(InputError, match=r"rmn-hub\[heif\]"):
+        load_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+
+
+def test_heic_with_the_extra(photo, tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    path = tmp_path / "photo.heic"
+    pillow_heif.from_pillow(photo).save(path, quality=95)
+    assert np.abs(pixels(path) - np.asarray(photo)).mean() < 6
+    with pytest.raises(InputError, match="damaged"):
+        load_image(path.read_bytes()[:300])
+
+
+def test_long_names_are_cut_and_stay_on_one_line(tmp_path):
+    assert len(shown("x" * 100_000)) <= 80
+    assert shown("a\nb\udcff") == "a\\nb\\udcff"
+    base64_text = base64.b64encode(bytes(50_000)).decode()
+    for image in ("x" * 100_000, base64_text, tmp_path / ("y" * 5000), "data:image/png;base64," + "*" * 100_000):
+        with pytest.raises(InputError) as caught:
+            load_image(image)
+        assert len(str(caught.value)) < 300
+    with pytest.raises(InputError, match="data: URL"):
+        load_image(base64_text)
+
+
+def test_one_image_or_several(photo):
+    stack = np.zeros((4, 50, 50, 3), np.uint8)
+    for one in ("a.png", Path("a.png"), b"", io.BytesIO(), photo, stack[0], torch.zeros(3, 50, 50), None, 7):
+        assert as_images(one) is None
+    for several in (["a.png"], ("a.png",), {"a.png"}, iter(["a.png"]), pandas.Series(["a.png"]), np.array(["a.png"])):
+        assert list(as_images(several)) == ["a.png"]
+    assert len(as_images(stack)) == len(as_images(torch.from_numpy(stack))) == 4
+    for table in ({"a": "a.png"}, pandas.DataFrame({"path": ["a.png"]})):
+        with pytest.raises(InputError, match=type(table).__name__):
+            as_images(table)
+
+
+def test_a_folder_scan_counts_what_it_leaves_out(tmp_path):
+    names = ("a.jpg", "b.HEIC", "c.mp4", "d/e.MP4", "d/f", ".hidden.mp4", "._a.jpg", ".thumbs/x.jpg", "__MACOSX/y.jpg")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    counts = []
+    found = find_images(tmp_path, on_left_out=counts.append)
+    assert [path.name for path in found] == ["a.jpg", "b.HEIC"]
+    assert counts == [{".mp4": 2, "": 1}]
+    assert left_out_sentence(counts[0]) == "3 files are not images: 2 .mp4, 1 without a suffix"
+    with pytest.raises(InputError, match=r"2 \.mp4|1 \.mp4"):
+        find_images(tmp_path / "d")
+    counts.clear()
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "a.png").write_bytes(b"")
+    find_images(tmp_path / "only", on_left_out=counts.append)
+    assert counts == []
+
+
 def bomb():
     """The header of a PNG of 30,000 x 30,000 pixels and a little of it: a few kilobytes."""
     file = io.BytesIO()
@@ -208,8 +399,20 @@ def bomb():
     return bytes(data)
 
 
+def closed_file():
+    file = io.BytesIO(b"x")
+    file.close()
+    return file
+
+
 BAD = {
     "empty bytes": (b"", "is empty"),
+    "an empty path": ("", "empty"),
+    "a file of text": (io.StringIO("words"), "opened for reading bytes"),
+    "a closed file": (closed_file(), "closed"),
+    "a dictionary": ({"path": "a.png"}, "of type dict"),
+    "a damaged data: URL": ("data:image/png;base64,@@@", "data: URL"),
+    "a data: URL without data": ("data:image/png", "data: URL"),
     "text": (b"These are words.\n" * 20, "is not an image"),
     "PostScript, which would start a program": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n",

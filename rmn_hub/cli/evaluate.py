@@ -126,16 +126,20 @@ def benchmark(
             shown, skipped = start_table(starts), None
         else:
             from .. import BUNDLED_CHECKPOINT
+            from ..engines.onnx import ONNX_FILE, OnnxEngine
             from ..evaluation.benchmark import BATCH_SIZES, FORMS, table
             from ..evaluation.benchmark import benchmark as run
-            from ..hub.checkpoint import load_model
+            from ..hub.checkpoint import find, load_model
 
-            model = load_model(checkpoint or BUNDLED_CHECKPOINT, device=device)
+            folder = find(checkpoint or BUNDLED_CHECKPOINT)
+            model = load_model(folder, device=device)
+            on_cpu = model.device.type == "cpu" and (folder / ONNX_FILE).is_file()
             with Console(stderr=True).status("loading") as status:
                 numbers = run(
                     model,
                     batch_sizes=batch_size or BATCH_SIZES,
                     forms=FORMS if compiled else FORMS[:-1],
+                    engine=OnnxEngine.from_checkpoint(folder) if on_cpu else None,
                     seconds=seconds,
                     progress=status.update,
                 )

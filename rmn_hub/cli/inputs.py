@@ -4,7 +4,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,12 @@ class Input:
     name: str
     output: Path
 
-    def read(self) -> Any:
+    def read(self, max_pixels: int) -> Any:
         """
         Return what the recognizer takes: the path of a file, or the decoded image of standard input or a pipe.
+
+        Args:
+            max_pixels: most pixels that an image may have.
 
         Raises:
             InputError: the pipe does not hold an image.
@@ -51,11 +54,14 @@ class Input:
             raise InputError(f"{self.name} has more than {MAX_PIPE_BYTES // 1_000_000} MB: give one image")
         from ..images import load_image
 
-        return load_image(data, self.name).image
+        return load_image(data, self.name, max_pixels=max_pixels).image
 
 
 def find_inputs(
-    words: Sequence[str], outputs: Collection[Path], on_error: Callable[[InputError], None]
+    words: Sequence[str],
+    outputs: Collection[Path],
+    on_error: Callable[[InputError], None],
+    on_left_out: Callable[[str], None],
 ) -> dict[str, Input]:
     """
     Return the images of a command line by name, in order, each once.
@@ -64,8 +70,9 @@ def find_inputs(
         words: files, folders (searched with the folders in them), and `-` for standard input.
         outputs: folders that are written to, which are not searched.
         on_error: called for each word that cannot be used.
+        on_left_out: called with a sentence about the files of a folder that are not images.
     """
-    from ..images import find_images, is_folder
+    from ..images import find_images, is_folder, left_out_sentence
 
     found: dict[str, Input] = {}
     for word in dict.fromkeys(words):
@@ -75,7 +82,11 @@ def find_inputs(
                 files = [path]
             else:
                 _check_kind(word)
-                files = find_images(path, skip=outputs, on_error=on_error)
+                others: list[Mapping[str, int]] = []
+                files = find_images(path, skip=outputs, on_error=on_error, on_left_out=others.append)
+                for counts in others:
+                    videos = "; give videos to `rmn-hub video`" if VIDEO_SUFFIXES & set(counts) else ""
+                    on_left_out(f"in {word}, {left_out_sentence(counts)}{videos}")
         except InputError as error:
             on_error(error)
             continue

@@ -153,7 +153,7 @@ def predict(
     counts = Counts()
     folders = [folder for folder in (annotate, attention) if folder is not None]
     with failing_on_bad_input():
-        inputs = find_inputs(paths, folders, counts.skip)
+        inputs = find_inputs(paths, folders, counts.skip, warn)
         if not inputs:
             raise typer.Exit(2)
         taken: set[str] = set()
@@ -239,7 +239,7 @@ def _results(
     def images() -> Iterator[Any]:
         for item in inputs:
             try:
-                image = item.read()
+                image = item.read(recognizer.max_pixels)
             except InputError as error:
                 counts.skip(error)
                 continue

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..engines.engine import Engine
 from ..errors import InputError
 from ..model.modeling_rmn import RMNModel
 
@@ -80,7 +81,8 @@ class Timing:
     What one form of a network costs at one batch size.
 
     Args:
-        form: `"plain"` as loaded, `"folded"` by `for_inference()`, or `"compiled"`: the folded one by `torch.compile`.
+        form: `"plain"` as loaded, `"folded"` by `for_inference()`, `"compiled"`: the folded one by `torch.compile`, or
+            the name of an engine.
         batch_size: images at once.
         milliseconds: median of a batch's time.
         peak_memory: see [`Measured`].
@@ -126,6 +128,7 @@ def benchmark(
     *,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     forms: Sequence[str] = FORMS,
+    engine: Engine | None = None,
     seconds: float = 2.0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Benchmark:
@@ -136,6 +139,7 @@ def benchmark(
         model: the network; it is set to evaluation mode.
         batch_sizes: images at once.
         forms: any of `FORMS`.
+        engine: an engine of the same network that takes turns with them, as the form of its name.
         seconds: about how long each form runs at each batch size, compilation aside.
         progress: called with what is being measured.
 
@@ -174,7 +178,11 @@ def benchmark(
                 continue
             networks[form] = network
         progress(f"batches of {batch_size}")
-        calls = {form: partial(_run, network, pixel_values) for form, network in networks.items()}
+        calls: dict[str, Callable[[], object]] = {
+            form: partial(_run, network, pixel_values) for form, network in networks.items()
+        }
+        if engine is not None:
+            calls[engine.name] = partial(engine, pixel_values.cpu().numpy())
         for form, cost in take_turns(calls, seconds, model.device).items():
             timings.append(Timing(form, batch_size, cost.milliseconds, cost.peak_memory))
     return Benchmark(

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
@@ -53,6 +54,8 @@ INDEX = "model.safetensors.index.json"
 # The form of an id on the Hub: whatever else is no folder is a path that was mistyped.
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _COPY = "Copy or download it again"
+# How long the Hub may take to answer for the first time.
+REACH_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,8 @@ def _download(
         return Path(path)
 
     try:
+        if not local_files_only:
+            check_reachable(repo_id, CONFIG, revision, cache_dir, token)
         try:
             config = fetch(CONFIG, revision)
         except LocalEntryNotFoundError:
@@ -226,6 +231,30 @@ def _download(
         raise
     except Exception as error:  # the client's own, the network library's under it, a full disk
         raise _failure(repo_id, *explain_download(error, revision)) from error
+
+
+def check_reachable(
+    repo_id: str,
+    filename: str,
+    revision: str | None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+) -> None:
+    """
+    Ask the Hub once for a file that is not in the cache: its client goes on trying to connect for half a minute.
+
+    Raises:
+        LocalEntryNotFoundError: the Hub cannot be reached within `REACH_SECONDS`.
+    """
+    folder = None if cache_dir is None else Path(cache_dir)
+    if isinstance(try_to_load_from_cache(repo_id, filename, cache_dir=folder, revision=revision), str):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(repo_id, filename, revision=revision), token=token, timeout=REACH_SECONDS)
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
+        return  # an answer; what it means shows in the download
+    except Exception as error:  # of the network library under the client
+        raise LocalEntryNotFoundError(f"{repo_id} cannot be reached: {_one_line(error)}") from error
 
 
 def explain_download(error: Exception, revision: str) -> tuple[str, str]:
@@ -430,4 +459,14 @@ def checkpoint_folder(checkpoint: str | Path, download: bool = False) -> Path:
     return find(checkpoint)
 
 
-__all__ = ["CONFIG", "PROCESSOR", "WEIGHTS", "LoadedCheckpoint", "explain_download", "find", "load", "load_model"]
+__all__ = [
+    "CONFIG",
+    "PROCESSOR",
+    "WEIGHTS",
+    "LoadedCheckpoint",
+    "check_reachable",
+    "explain_download",
+    "find",
+    "load",
+    "load_model",
+]

@@ -18,7 +18,7 @@ from ..expressions import EXPRESSIONS
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
 from ..model.modeling_rmn import RMNModel
-from .checkpoint import explain_download
+from .checkpoint import check_reachable, explain_download
 
 # How many tensors a sentence names.
 NAMED = 3
@@ -201,6 +201,7 @@ def find_file(source: str | Path, filename: str | None, revision: str | None, to
         owner, name, *rest = str(source).split("/")
         source, filename = f"{owner}/{name}", "/".join(rest)
     try:
+        check_reachable(str(source), filename, revision, token=token)
         return Path(hf_hub_download(str(source), filename, revision=revision, token=token))
     except RemoteEntryNotFoundError as error:
         raise InputError(

@@ -133,3 +133,13 @@ def test_sentences_of_the_library_name_options():
         ("id2label=3 is odd", "id2label=3 is odd"),
     ):
         assert in_options(sentence) == expected
+
+
+@pytest.mark.parametrize("words", [(), ("--open",)])
+def test_the_page_is_opened_when_asked_for(monkeypatch, words):
+    from rmn_space import start
+
+    given = []
+    monkeypatch.setattr(start, "main", lambda *arguments: given.append(arguments))
+    assert run("demo", "--port", 7999, *words).exit_code == 0
+    assert given == [(None, "127.0.0.1", 7999, False, bool(words))]

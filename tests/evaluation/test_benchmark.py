@@ -63,6 +63,14 @@ def test_a_form_that_cannot_be_made_is_reported(model, monkeypatch):
     assert numbers.skipped.endswith("no compiler")
 
 
+def test_an_engine_takes_turns_with_the_forms(model):
+    from rmn_hub.engines.torch import TorchEngine
+
+    engine = TorchEngine(model, "cpu")
+    numbers = benchmark(model, batch_sizes=(2,), forms=("folded",), engine=engine, seconds=0)
+    assert [timing.form for timing in numbers.timings] == ["folded", engine.name]
+
+
 def test_the_command_shows_them(tiny_checkpoint):
     command = ["benchmark", tiny_checkpoint, "--no-compiled", "--seconds", 0, "--batch-size", 3]
     shown = run(*command)

@@ -168,8 +168,8 @@ def _write_csv(results: Results, file: IO[str], every_image: bool) -> None:
             record["source"] = record["source"].encode("utf-8", "backslashreplace").decode("utf-8")
         writer.writerow(record)
 
-    writer = csv.DictWriter(file, [])
-    waiting = []  # rows without a face, before the first face has named the columns
+    writer: csv.DictWriter[str] = csv.DictWriter(file, [])
+    waiting: list[dict[str, Any]] = []  # rows without a face, before the first face has named the columns
     for record in _records(results, every_image):
         if not writer.fieldnames and "x0" not in record:
             waiting.append(record)

@@ -5,15 +5,13 @@ which all of them scored the same faces: the accuracy with masks less that witho
 returns it. The model card repeats both.
 """
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files import write_json
-from ..hub.card import ABLATION, CALIBRATION
+from ..hub.card import ABLATION, CALIBRATION, METRICS, RUN, read_json, training_time
 from .calibrate import own_folder
 from .metrics import paired_difference
 
@@ -71,7 +69,7 @@ def common_sets(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 def _run(path: Path) -> dict[str, Any]:
     """Return the entry of one network."""
-    document = _read(path)
+    document = read_json(path)
     try:
         if document is None:
             raise KeyError("checkpoint")
@@ -79,42 +77,17 @@ def _run(path: Path) -> dict[str, Any]:
             title: {key: numbers[key] for key in ("command", "data", "single_view", "flip_averaged", "right")}
             for title, numbers in document["sets"].items()
         }
-        calibration = _read(path.with_name(CALIBRATION)) or {}
+        calibration = read_json(path.with_name(CALIBRATION)) or {}
         return {
             "name": WITH if document["checkpoint"]["masks"] else WITHOUT,
             "checkpoint": document["checkpoint"],
-            "run": _read(path.with_name("run.json")),
-            "trained": _trained(path.with_name("metrics.csv")),
+            "run": read_json(path.with_name(RUN)),
+            "trained": training_time(path.with_name(METRICS)),
             "calibration": calibration.get("command"),
             "sets": sets,
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} lacks {error}: make it with rmn-hub evaluate --json") from error
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return the object of a JSON file, or `None` without one."""
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}. Make it again.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object: make it again")
-    return content
-
-
-def _trained(path: Path) -> dict[str, float] | None:
-    """Return how long the run of a `metrics.csv` went: `epochs` and `minutes`; `None` without one."""
-    if not path.exists():
-        return None
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return {"epochs": int(rows[-1]["epoch"]), "minutes": float(rows[-1]["minutes"])} if rows else None
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise InputError(f"{path} must be what rmn-hub train wrote: restore it, or remove it") from error
 
 
 __all__ = ["common_sets", "differences", "write_ablation"]

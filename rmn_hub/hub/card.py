@@ -56,13 +56,13 @@ def make_card(checkpoint: str | Path) -> ModelCard:
             f"The card of {checkpoint} cannot be written: there is no such folder. Give a checkpoint's."
         )
     folder = find(checkpoint)
-    document = _read(folder / EVALUATION)
+    document = read_json(folder / EVALUATION)
     if document is None:
         raise InputError(
             f"The card of {folder} cannot be written: it has no {EVALUATION}. Run rmn-hub evaluate {folder} --json "
             f"{folder / EVALUATION} first."
         )
-    calibration, ablation, run = (_read(folder / name) for name in (CALIBRATION, ABLATION, RUN))
+    calibration, ablation, run = (read_json(folder / name) for name in (CALIBRATION, ABLATION, RUN))
     sha256 = file_hash(folder / WEIGHTS)
     try:
         if document["checkpoint"]["sha256"] != sha256:
@@ -82,13 +82,22 @@ def make_card(checkpoint: str | Path) -> ModelCard:
     return ModelCard(str(card).rstrip() + "\n")
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """
+    Read the object of a JSON file; `None` without a file.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}. Make it again.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object. Make it again.")
+    return content
 
 
 # Metadata for the Hub
@@ -304,7 +313,7 @@ def _training(folder: Path, run: dict[str, Any] | None) -> str:
     if run is None:
         return ""
     text = f"`{_train_command(run)}`"
-    trained = _trained(folder)
+    trained = training_time(folder / METRICS)
     if trained is not None:
         text += f": {_duration(trained)}"
     recipe = run["recipe"]
@@ -410,14 +419,31 @@ def _verdict(removals: list[dict[str, Any]], difference: str, others: str) -> st
     )
 
 
-def _trained(folder: Path) -> dict[str, float] | None:
-    """Return `epochs` and `minutes` of the run whose `metrics.csv` lies in a folder, `None` without one."""
-    path = folder / METRICS
+def training_time(path: Path) -> dict[str, float] | None:
+    """
+    Read how long the run of a `metrics.csv` went: `epochs` and `minutes`; `None` without a file.
+
+    Raises:
+        InputError: it is not what `rmn-hub train` wrote.
+    """
     if not path.exists():
         return None
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {"epochs": int(rows[-1]["epoch"]), "minutes": float(rows[-1]["minutes"])} if rows else None
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {"epochs": int(rows[-1]["epoch"]), "minutes": float(rows[-1]["minutes"])} if rows else None
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise InputError(f"{path} must be what rmn-hub train wrote. Restore it, or remove it.") from error
 
 
-__all__ = ["ABLATION", "CALIBRATION", "EVALUATION", "METRICS", "RUN", "make_card", "write_card"]
+__all__ = [
+    "ABLATION",
+    "CALIBRATION",
+    "EVALUATION",
+    "METRICS",
+    "RUN",
+    "make_card",
+    "read_json",
+    "training_time",
+    "write_card",
+]

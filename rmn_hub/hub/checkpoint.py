@@ -41,7 +41,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import CheckpointError, InputError
-from ..expressions import EXPRESSIONS
 from ..images import is_folder
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
@@ -115,18 +114,14 @@ def load_model(
     *,
     device: str | torch.device | None = None,
     expressions: Sequence[str] | None = None,
-    revision: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
+    **where: Any,
 ) -> RMNModel:
     """
     Load the network of a checkpoint that may lack an image processor: in evaluation mode and float32.
 
-    Arguments and errors are those of [`load`].
+    Arguments and errors are those of [`load`], with its `revision`, `cache_dir`, `local_files_only` and `token`.
     """
-    folder = find(checkpoint, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-    return _moved(_model(checkpoint, folder, expressions), device)
+    return _moved(_model(checkpoint, find(checkpoint, **where), expressions), device)
 
 
 def find(
@@ -395,68 +390,6 @@ def _moved(model: RMNModel, device: str | torch.device | None) -> RMNModel:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device={str(device)!r} must be a device of this machine: {reason}") from error
-
-
-# Until the last callers have switched to `load` and `find`
-
-
-def loading_problem(name: str | os.PathLike | None, revision: str, error: BaseException) -> str:
-    """One sentence that says what is wrong with a checkpoint and what to do, where transformers has several."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-
-    def caused_by(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in chain)
-
-    message = " ".join(str(error).split())
-    if caused_by(SafetensorError):
-        return f"the weights of {name} are truncated or damaged: copy or download them again ({message})"
-    if caused_by(GatedRepoError):
-        return f"{name} is gated: ask for access on its page and log in with `hf auth login`"
-    if caused_by(RepositoryNotFoundError, HFValidationError):
-        return (
-            f"{name} is neither a local folder nor a model on the Hub that you may read: check the name, or log in "
-            "with `hf auth login` if it is private"
-        )
-    if caused_by(RevisionNotFoundError):
-        return f"{name} has no revision {revision}: give a branch, a tag or a commit of it"
-    if caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled):
-        return f"the Hub cannot be reached and {name} at {revision} is not in the cache: go online, or give a folder"
-    if "valid JSON" in message:
-        return f"the config.json of {name} is damaged: copy or download it again"
-    if WEIGHTS in message:
-        return f"{name} has no {WEIGHTS}: turn an original pickle into it with `rmn-hub convert`"
-    if message.startswith("Can't load"):
-        return f"{name} could not be downloaded, try again: {' '.join(str(chain[-1]).split())}"
-    return message
-
-
-def weights_problem(name: str | os.PathLike, report: dict[str, Any]) -> str | None:
-    """One sentence when `from_pretrained`'s loading info says that the weights are of another network, else `None`."""
-    wrong = sorted([*report["missing_keys"], *report["unexpected_keys"]])
-    wrong += sorted(tensor for tensor, *_ in report["mismatched_keys"])
-    if not wrong:
-        return None
-    return (
-        f"the weights of {name} are not of the network that its config.json describes: {len(wrong)} tensors differ, "
-        f"{wrong[0]} for one"
-    )
-
-
-def load_checkpoint(checkpoint: str | Path, device: str | None = None) -> tuple[RMNModel, RMNImageProcessor]:
-    """Return `load(...)`'s model and processor, of a checkpoint with the seven expressions."""
-    loaded = load(checkpoint, device=device, expressions=EXPRESSIONS)
-    return loaded.model, loaded.processor
-
-
-def checkpoint_folder(checkpoint: str | Path, download: bool = False) -> Path:
-    """Return `find(checkpoint)`; without `download` of a local folder only."""
-    if not download and not is_folder(Path(checkpoint)):
-        raise _failure(checkpoint, "there is no such folder", "Give the folder of a checkpoint")
-    return find(checkpoint)
 
 
 __all__ = [

@@ -24,6 +24,8 @@ NEEDED = {
 }
 # What else of a checkpoint's folder goes along: the numbers and images that its card refers to.
 BESIDE = (".csv", ".jpg", ".json", ".md", ".png", ".svg")
+# And what runs it without torch: the file of `rmn-hub export`.
+ONNX = "onnx"
 # The Auto classes that load the repository's code.
 _MODELS = {
     "AutoConfig": RMNConfig,
@@ -46,6 +48,7 @@ def publish(
     """
     Upload a checkpoint in one commit: safetensors, configuration, image processor, its `README.md` as the card, and
     the code, so that transformers' Auto classes load it with `trust_remote_code=True` where rmn_hub is not installed.
+    What else its folder holds of numbers, images and ONNX files goes along.
 
     Args:
         checkpoint: folder with configuration, weights, image processor and `README.md`.
@@ -95,6 +98,8 @@ def write_repository(checkpoint: str | Path, folder: str | Path) -> None:
     for path in checkpoint.iterdir():
         if path.suffix in BESIDE:
             shutil.copyfile(path, folder / path.name)
+    if (checkpoint / ONNX).is_dir():
+        shutil.copytree(checkpoint / ONNX, folder / ONNX)
     # Not `register_for_auto_class`: it marks the classes themselves, and all that is saved later would carry code.
     loaded.model.config.auto_map = _carry(_MODELS, folder)
     loaded.processor.auto_map = _carry(_PROCESSORS, folder)

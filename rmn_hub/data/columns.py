@@ -81,29 +81,32 @@ def read_saved(where: Path) -> Parts:
 
 
 def _read_parquet(paths: Sequence[Path]) -> FaceImages:
-    from pyarrow import ArrowException
-    from pyarrow import parquet as arrow_parquet
-
     parts = []
     for path in paths:
         try:
-            with arrow_parquet.ParquetFile(path) as file:
-                image, label, votes = _columns(file.schema_arrow.names, path)
-                class_names = _class_names(file.schema_arrow.metadata or {}, label, path)
-                table = file.read([name for name in (image, label, votes) if name])
-        except (ArrowException, OSError, MemoryError) as error:
+            parts.append(_read_parquet_file(path))
+        except InputError:
+            raise
+        except Exception as error:  # on damaged files, pyarrow raises nearly everything
             raise InputError(f"{path} cannot be read as parquet: {_one_line(error)}") from error
-        parts.append(
-            _faces(
-                partial(_cell_of, table[image]),
-                _paths(table[image]) or [f"row {row} of {path.name}" for row in range(len(table))],
-                path,
-                labels=table[label].to_pylist(),
-                class_names=class_names,
-                votes=table[votes].to_pylist() if votes else None,
-            )
-        )
     return concatenate(parts)
+
+
+def _read_parquet_file(path: Path) -> FaceImages:
+    from pyarrow import parquet as arrow_parquet
+
+    with arrow_parquet.ParquetFile(path) as file:
+        image, label, votes = _columns(file.schema_arrow.names, path)
+        class_names = _class_names(file.schema_arrow.metadata or {}, label, path)
+        table = file.read([name for name in (image, label, votes) if name])
+    return _faces(
+        partial(_cell_of, table[image]),
+        _paths(table[image]) or [f"row {row} of {path.name}" for row in range(len(table))],
+        path,
+        labels=table[label].to_pylist(),
+        class_names=class_names,
+        votes=table[votes].to_pylist() if votes else None,
+    )
 
 
 def _faces(
@@ -175,7 +178,10 @@ def _cell_of(column: Any, index: int) -> Any:
 
 def _image_of(cell: Callable[[int], Any], where: Path, row: int) -> StoredImage:
     """Return an image cell as `datasets` writes it: `{"bytes", "path"}`, or bytes alone, or a path alone."""
-    value = cell(row)
+    try:
+        value = cell(row)
+    except Exception as error:  # see _read_parquet
+        raise InputError(f"row {row} of {where} cannot be read: {_one_line(error)}") from error
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):

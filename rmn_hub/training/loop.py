@@ -300,6 +300,10 @@ class TrainingRun:
         try:
             self.module.load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for parameter, values in self.optimizer.state.items():
+                tensors = [value for value in values.values() if isinstance(value, Tensor) and value.ndim]
+                if any(tensor.shape != parameter.shape for tensor in tensors):
+                    raise ValueError("the optimizer's tensors have other shapes than the network's")
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:

@@ -306,6 +306,7 @@ def changed_state(path, value):
         changed_state(["average"], None),
         changed_state(["optimizer"], {"param_groups": []}),
         changed_state(["settings", "recipe"], {"lerning_rate": 1}),
+        changed_state(["optimizer", "state", 0, "exp_avg"], torch.zeros(3)),
         changed_state(["settings", "recipe"], None),
     ],
 )

@@ -7,10 +7,10 @@ import gradio as gr
 
 from rmn_hub import EXPRESSIONS
 from rmn_hub.drawing.palette import color_of, percent
+from rmn_hub.evaluation.measured import Measured, SetScores
 from rmn_hub.results import ImageResult
 
 from . import render
-from .measured import Measured, SetScores
 from .service import Service
 
 TITLES = {"public_test": "FER2013 PublicTest", "private_test": "FER2013 PrivateTest"}
@@ -84,7 +84,7 @@ def measured(results: Measured | None) -> str:
         if results.parameters and results.multiply_adds and results.image_size
         else ""
     )
-    faithful = f"<p><b>Do the maps show what matters?</b> {escape(results.faithfulness)}</p>"
+    faithful = f"<p><b>Do the maps show what matters?</b> {faithfulness(results)}</p>" if faithfulness(results) else ""
     return f"""<section class="rmn-card rmn-wide"><h2>Measured results</h2>
 <div class="rmn-scroll" tabindex="0" role="group" aria-label="Table of results"><table class="rmn-table"><thead><tr>
 <th scope="col">Faces of</th><th scope="col">Number</th>
@@ -92,7 +92,23 @@ def measured(results: Measured | None) -> str:
 <th scope="col">Calibration error</th></tr></thead><tbody>{rows}</tbody></table></div>
 <p class="rmn-muted">With 95% intervals, from the checkpoint's <code>eval.json</code>; this page does not average. The
 paper's network, which is larger and starts from ImageNet weights, is right on 74.1% of PrivateTest. People agree with
-these labels for 65 ± 5% of the faces. {size}</p>{faithful if results.faithfulness else ""}</section>"""
+these labels for 65 ± 5% of the faces. {size}</p>{faithful}</section>"""
+
+
+def faithfulness(results: Measured | None) -> str:
+    """Return a sentence about how faithful the attention maps are; empty where that was not measured."""
+    if results is None or results.faithfulness is None:
+        return ""
+    found = results.faithfulness
+    drops = {}
+    for way, ends in (("map", found.map), ("random", found.random), ("features", found.features)):
+        low, high = (f"{100 * end:.0f}" for end in ends)
+        drops[way] = low if low == high else f"{low} to {high}"
+    return (
+        f"On {found.faces:,} faces, the {found.fraction:.0%} of a face that a map ranks highest were hidden. The "
+        f"probability fell by {drops['map']} points, depending on the stage; by {drops['random']} where places were "
+        f"hidden at random, and by {drops['features']} where the features are strongest even without the mask."
+    )
 
 
 def _row(scores: SetScores) -> str:

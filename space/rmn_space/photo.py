@@ -11,6 +11,7 @@ from rmn_hub.errors import InputError
 from rmn_hub.results import ImageResult
 
 from . import render
+from .about import faithfulness
 from .inputs import FacesOutput, Photo, PhotoInput
 from .safety import MAX_BYTES, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit, visitor_of
 from .service import Service
@@ -152,14 +153,14 @@ def html_of(service: Service, photo: Photo, min_face: int, min_confidence: float
     except Exception:
         log.exception("a photo could not be classified")
         return render.message("This did not work", UNEXPECTED, kind="error")
-    return render.result(result, image, note, service.measured)
+    return render.result(result, image, note, faithfulness(service.results))
 
 
 def welcome(service: Service) -> tuple[str, ImageResult]:
     """Return the page's first sight, the first example, as HTML and as its result. It also warms the network up."""
     photo, note = open_example(EXAMPLES[0][0])
     result, image = service.recognize(photo, min_confidence=DEFAULT_CONFIDENCE / 100, attention=True, between=2)
-    return render.result(result, image, note, service.measured), result
+    return render.result(result, image, note, faithfulness(service.results)), result
 
 
 def open_example(name: str) -> tuple[Photo, str]:

@@ -15,11 +15,11 @@ from PIL import Image
 from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer
 from rmn_hub.detection.mtcnn import MTCNNDetector
 from rmn_hub.errors import InputError
+from rmn_hub.evaluation.measured import read_measured
 from rmn_hub.images import load_image
 from rmn_hub.results import ImageResult
 
 from .inputs import Photo
-from .measured import read_measured
 from .safety import MAX_FACES
 
 # Smallest face of the live tab: whoever looks into a camera is nearer than people on photos.
@@ -85,7 +85,6 @@ class Service:
         self.has_masks = self.recognizer.has_masks
         # Only a folder has an eval.json to show.
         self.results = read_measured(Path(where) if Path(where).is_dir() else None)
-        self.measured = "" if self.results is None else self.results.faithfulness
         # A few only: visitors may ask for any size, and each detector holds weights of its own.
         self._detector = functools.lru_cache(maxsize=4)(
             lambda min_face: MTCNNDetector(min_face=min_face, max_faces=MAX_FACES, device=self.recognizer.device)

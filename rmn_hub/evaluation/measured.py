@@ -1,4 +1,4 @@
-"""The measured results beside a checkpoint, read so that whatever stands in its `eval.json` is a number or text."""
+"""The main results of a checkpoint's `eval.json`, typed: whatever stands there is a number, a name or left out."""
 
 import json
 import math
@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmn_hub.files import file_hash
+from ..files import file_hash
+
+# The share of a face whose removal is reported.
+FRACTION = 0.2
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,27 @@ class SetScores:
 
 
 @dataclass(frozen=True)
+class Faithful:
+    """
+    How far the probability of the predicted expression falls when a share of each face is removed: the smallest and
+    the largest mean drop among the stages, 0.1 for ten percentage points.
+
+    Args:
+        faces: number of faces.
+        fraction: the share that was removed, in 0..1.
+        map: drop where places were removed that a stage's attention map ranks highest.
+        random: drop where places were removed at random.
+        features: drop where the features are strongest before masking.
+    """
+
+    faces: int
+    fraction: float
+    map: tuple[float, float]
+    random: tuple[float, float]
+    features: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Measured:
     """
     What was measured of a checkpoint.
@@ -43,14 +67,14 @@ class Measured:
         parameters: number of parameters, or `None`.
         multiply_adds: multiply-adds for one face, or `None`.
         image_size: side of a face in pixels, or `None`.
-        faithfulness: a sentence about how faithful the attention maps are; empty where that was not measured.
+        faithfulness: how faithful the attention maps are, or `None` where that was not measured.
     """
 
     sets: tuple[SetScores, ...]
     parameters: int | None = None
     multiply_adds: int | None = None
     image_size: int | None = None
-    faithfulness: str = ""
+    faithfulness: Faithful | None = None
 
 
 def read_measured(checkpoint: Path | None) -> Measured | None:
@@ -66,7 +90,7 @@ def read_measured(checkpoint: Path | None) -> Measured | None:
     sets = _find(document, "sets")
     scores = [_scores(str(name), values) for name, values in sets.items()] if isinstance(sets, dict) else []
     known = tuple(each for each in scores if each is not None)
-    sentences = [_faithfulness(_find(sets, each.name, "faithfulness")) for each in known]
+    faithful = [_faithfulness(_find(sets, each.name, "faithfulness")) for each in known]
     if not known:
         return None
     return Measured(
@@ -74,7 +98,7 @@ def read_measured(checkpoint: Path | None) -> Measured | None:
         parameters=_whole(_find(document, "checkpoint", "parameters")),
         multiply_adds=_whole(_find(document, "checkpoint", "multiply_adds")),
         image_size=_whole(_find(document, "checkpoint", "image_size")),
-        faithfulness=next(filter(None, sentences), ""),
+        faithfulness=next(filter(None, faithful), None),
     )
 
 
@@ -93,31 +117,20 @@ def _scores(name: str, values: Any) -> SetScores | None:
     )
 
 
-def _faithfulness(values: Any, fraction: float = 0.2) -> str:
-    """Return what hiding a share of the face does, for all stages; empty where that was not measured."""
-    removals = _find(values, "removals")
-    faces = _whole(_find(values, "faces"))
+def _faithfulness(values: Any) -> Faithful | None:
+    removals, faces = _find(values, "removals"), _whole(_find(values, "faces"))
     drops: dict[str, list[float]] = {"map": [], "random": [], "features": []}
     for removal in removals if isinstance(removals, list) else []:
-        means = {way: _number(_find(removal, way, "mean")) for way in drops}
-        if _number(_find(removal, "fraction")) == fraction:
-            for way, mean in means.items():
-                if mean is None:
-                    return ""
-                drops[way].append(mean)
+        if _number(_find(removal, "fraction")) != FRACTION:
+            continue
+        for way, means in drops.items():
+            mean = _number(_find(removal, way, "mean"))
+            if mean is None:
+                return None
+            means.append(mean)
     if faces is None or not drops["map"]:
-        return ""
-    words = {way: _range(means) for way, means in drops.items()}
-    return (
-        f"On {faces:,} faces, the {fraction:.0%} of a face that a map ranks highest were hidden. The probability fell "
-        f"by {words['map']} points, depending on the stage; by {words['random']} where places were hidden at random, "
-        f"and by {words['features']} where the features are strongest even without the mask."
-    )
-
-
-def _range(shares: list[float]) -> str:
-    low, high = f"{100 * min(shares):.0f}", f"{100 * max(shares):.0f}"
-    return low if low == high else f"{low} to {high}"
+        return None
+    return Faithful(faces, FRACTION, **{way: (min(means), max(means)) for way, means in drops.items()})
 
 
 def _find(value: Any, *keys: str) -> Any:
@@ -147,3 +160,6 @@ def _interval(value: Any) -> tuple[float, float] | None:
         return None
     low, high = (_share(each) for each in value)
     return None if low is None or high is None else (low, high)
+
+
+__all__ = ["FRACTION", "Faithful", "Measured", "SetScores", "read_measured"]

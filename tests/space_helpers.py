@@ -1,6 +1,7 @@
 """The page for tests: a server process, Chromium with a camera that plays a film of a face, and plain HTTP."""
 
 import base64
+import io
 import json
 import os
 import shutil
@@ -148,6 +149,16 @@ def build_wheel(folder):
 
 def as_data_url(path):
     return f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def jpeg_url(data):
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+
+
+def many_pixels():
+    buffer = io.BytesIO()
+    Image.new("1", (6000, 4001)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def write_film(path):

@@ -1,4 +1,4 @@
-"""The wheel as users install it: what is in it. (That the page starts from it, test_space.py shows.)"""
+"""The wheel as users install it: what is in it. (That the page starts from it, test_http.py shows.)"""
 
 import zipfile
 

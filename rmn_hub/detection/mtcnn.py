@@ -31,9 +31,9 @@ _REFINE_THRESHOLD = 0.7
 # faces more than 10,000, which took 20 GB when nothing bounded them.
 _MOST_PROPOSALS = 8192
 _MOST_REFINED = 4096
-# How much goes through the networks at once: crops, and pixels of pyramid levels.
-_CROPS_AT_ONCE = 256
-_PIXELS_AT_ONCE = 1_000_000
+# Pixels that go through the networks at once: of pyramid levels, and of crops (256 of 24 x 24 pixels, 64 of 48 x 48).
+_PIXELS_AT_ONCE = 500_000
+_CROP_PIXELS_AT_ONCE = 256 * 24 * 24
 # Images whose pyramids are held at the same time.
 _IMAGES_AT_ONCE = 16
 
@@ -177,7 +177,7 @@ class MTCNNDetector:
             for start in range(0, len(members), at_once):
                 batch = members[start : start + at_once]
                 pixels = np.stack([pyramids[image].level(width, height, scale) for image, scale in batch])
-                for (image, _), offsets, probabilities in zip(batch, *self.networks.propose(pixels)):
+                for (image, _), offsets, probabilities in zip(batch, *self._in_strips(pixels)):
                     rows, columns = np.nonzero(probabilities >= _PROPOSAL_THRESHOLD)
                     found = probabilities[rows, columns]
                     chosen = best(found, _MOST_PROPOSALS)
@@ -196,6 +196,21 @@ class MTCNNDetector:
             proposals.append(squares(merged[suppress(merged, probabilities[chosen], 0.7)]))
         return proposals
 
+    def _in_strips(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Return P-Net's outputs for levels `(N, 3, H, W)`, a strip of rows at a time: the features of a whole level of
+        3 megapixels take 700 MB.
+        """
+        # Rows of windows in a strip. The last one needs the rows of pixels of a whole window.
+        rows = max(1, (_PIXELS_AT_ONCE // (len(pixels) * pixels.shape[3]) - _WINDOW) // _STRIDE + 1)
+        strips = [
+            self.networks.propose(pixels[:, :, start * _STRIDE : (start + rows - 1) * _STRIDE + _WINDOW])
+            for start in range(0, (pixels.shape[2] - _WINDOW + 1) // _STRIDE + 1, rows)
+        ]
+        return np.concatenate([offsets for offsets, _ in strips], 2), np.concatenate(
+            [scores for _, scores in strips], 1
+        )
+
     @staticmethod
     def _on_crops(
         network: Callable[[np.ndarray], tuple[np.ndarray, ...]],
@@ -206,10 +221,10 @@ class MTCNNDetector:
         """Return a network's outputs for the boxes of each image, whose crops go through it together, in batches."""
         owners = np.repeat(np.arange(len(boxes)), [len(some) for some in boxes])
         together = np.concatenate(boxes)
-        batches = []
+        batches, at_once = [], _CROP_PIXELS_AT_ONCE // size**2
         # One batch even where there are no boxes: its outputs are the empty arrays that are due.
-        for start in range(0, max(1, len(together)), _CROPS_AT_ONCE):
-            part = slice(start, start + _CROPS_AT_ONCE)
+        for start in range(0, max(1, len(together)), at_once):
+            part = slice(start, start + at_once)
             crops = np.empty((len(together[part]), 3, size, size), np.float32)
             for image in np.unique(owners[part]):
                 chosen = owners[part] == image

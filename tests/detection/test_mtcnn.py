@@ -151,6 +151,16 @@ def test_thousands_of_small_faces_are_bounded(astronaut, monkeypatch):
     assert 20 <= len(faces) <= 50
 
 
+@pytest.mark.parametrize("height", [12, 13, 25, 60, 61])
+def test_strips_of_a_level_are_the_level(detector, monkeypatch, height):
+    pixels = np.random.default_rng(height).uniform(-1, 1, (2, 3, height, 40)).astype(np.float32)
+    expected = detector.networks.propose(pixels)
+    for rows in (12, 15, 22):
+        monkeypatch.setattr(mtcnn, "_PIXELS_AT_ONCE", 2 * 40 * rows)
+        for output, whole in zip(detector._in_strips(pixels), expected, strict=True):
+            np.testing.assert_allclose(output, whole, atol=1e-5)
+
+
 def test_a_detector_is_used_by_many_threads_pickled_and_forked(detector, astronaut):
     [expected] = detector.detect([astronaut])
     with ThreadPoolExecutor(4) as pool:

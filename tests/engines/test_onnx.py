@@ -12,7 +12,7 @@ import pytest
 import torch
 from evaluation_helpers import faces, save_checkpoint
 
-from rmn_hub import BUNDLED_CHECKPOINT
+from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer, MTCNNDetector
 from rmn_hub.attention import reduce_mask
 from rmn_hub.engines.engine import Engine
 from rmn_hub.engines.onnx import OnnxEngine
@@ -66,6 +66,21 @@ def test_a_thousand_faces_have_the_probabilities_of_torch(engine, loaded, pixel_
     assert len(set(logits.argmax(1))) > 1
     difference = torch.from_numpy(logits).softmax(-1) - expected.softmax(-1)
     assert difference.abs().max() < 1e-4
+
+
+def test_example_images_have_the_results_of_torch(bundled):
+    images = sorted((Path(__file__).parents[2] / "space" / "examples").glob("*.jpg"))
+    torch_recognizer = ExpressionRecognizer.from_pretrained(
+        device="cpu", engine="torch", detector=MTCNNDetector(runtime="torch")
+    )
+    assert (bundled.engine.name, torch_recognizer.engine.name) == ("onnx", "torch")
+    results = [(bundled(image), torch_recognizer(image)) for image in images]
+    assert sum(len(result) for result, _ in results) >= 10
+    for result, expected in results:
+        assert len(result) == len(expected)
+        for face, other in zip(result, expected):
+            np.testing.assert_allclose(face.box, other.box, atol=0.5)
+            assert face.probabilities == pytest.approx(other.probabilities, abs=1e-4)
 
 
 def test_maps_are_the_reduced_masks(engine, loaded, pixel_values):

@@ -20,6 +20,8 @@ def main() -> None:
     code: int | str | None = 0
     try:
         signal.signal(signal.SIGTERM, _stop)
+        # A shell's `>&-` closes a stream, which Python then has as None.
+        sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # an embedding program may have replaced it
                 stream.reconfigure(errors="backslashreplace")
@@ -36,11 +38,14 @@ def main() -> None:
         code = _lost(error)
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except OSError as error:
             code = _lost(error, stream)
     sys.exit(code)
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")  # noqa: PTH123 (a device, for as long as the process lasts)
 
 
 def _stop(*_: object) -> None:

@@ -16,8 +16,8 @@ SIZE = 32
 
 def draw_face(rng, size=48):
     """A grey cartoon face: random head, eyes and mouth."""
-    picture = Image.fromarray(rng.integers(0, 40, (size, size), dtype=np.uint8))
-    draw = ImageDraw.Draw(picture)
+    image = Image.fromarray(rng.integers(0, 40, (size, size), dtype=np.uint8))
+    draw = ImageDraw.Draw(image)
     skin, ink = int(rng.integers(120, 250)), int(rng.integers(0, 90))
     margin = int(rng.integers(1, size // 6))
     draw.ellipse((margin, margin, size - margin, size - margin), fill=skin)
@@ -26,7 +26,7 @@ def draw_face(rng, size=48):
         draw.ellipse((x - eye, size // 3 - eye, x + eye, size // 3 + eye), fill=ink)
     start = int(rng.integers(0, 360))
     draw.arc((size // 3, size // 2, 2 * size // 3, 4 * size // 5), start, start + 180, fill=ink, width=3)
-    return picture
+    return image
 
 
 def faces(count, seed=0, size=48):
@@ -34,12 +34,12 @@ def faces(count, seed=0, size=48):
     return [draw_face(rng, size) for _ in range(count)]
 
 
-def write_set(path, pictures, labels, votes=None):
+def write_set(path, images, labels, votes=None):
     """A parquet file with one row per face."""
     encoded = []
-    for picture in pictures:
+    for image in images:
         file = io.BytesIO()
-        picture.save(file, "png")
+        image.save(file, "png")
         encoded.append({"bytes": file.getvalue(), "path": None})
     columns = {"image": encoded, "label": np.asarray(labels, np.int64)}
     if votes is not None:
@@ -49,7 +49,7 @@ def write_set(path, pictures, labels, votes=None):
 
 
 def save_checkpoint(folder, sharpness=6.0, **changes):
-    """A random tiny network whose answers differ from face to face; the sharper, the surer it is of them."""
+    """A random tiny network whose predictions differ from face to face; the sharper, the surer."""
     torch.manual_seed(0)
     settings = {
         "image_size": SIZE,
@@ -73,11 +73,11 @@ def save_checkpoint(folder, sharpness=6.0, **changes):
     return folder
 
 
-def answers_of(folder, pictures, flip=False):
+def answers_of(folder, images, flip=False):
     """Logits `(N, 7)` the plain way: through the unfolded model."""
     model = RMNModel.from_pretrained(folder).eval()
     processor = RMNImageProcessor.from_pretrained(folder)
-    views = [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else picture for picture in pictures]
+    views = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image for image in images]
     with torch.inference_mode():
         return model(**processor(views, return_tensors="pt")).logits.numpy()
 

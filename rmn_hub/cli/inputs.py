@@ -43,8 +43,9 @@ class Input:
             InputError: the pipe does not hold an image.
         """
         if self.name == STDIN:
-            file = sys.stdin.buffer
-            data = file.read(MAX_PIPE_BYTES + 1)
+            if sys.stdin is None or sys.stdin.isatty():
+                raise InputError(f"{STDIN} needs an image on standard input: pipe one to this command")
+            data = sys.stdin.buffer.read(MAX_PIPE_BYTES + 1)
         elif _is_pipe(Path(self.name)):
             with Path(self.name).open("rb") as file:
                 data = file.read(MAX_PIPE_BYTES + 1)

@@ -63,7 +63,7 @@ def check_outputs(inputs: Iterable[str], images: Iterable[Path], table: Path | N
         raise InputError(f"--csv {table} cannot be written: give a file in a folder that exists")
 
 
-def save_image(picture: Any, path: Path) -> None:
+def save_image(image: Any, path: Path) -> None:
     """
     Write a PIL image, whole or not at all, with its colour profile.
 
@@ -71,12 +71,12 @@ def save_image(picture: Any, path: Path) -> None:
         InputError: the file cannot be written.
     """
     options = {} if path.suffix.lower() == ".png" else {"quality": 92}
-    if profile := picture.info.get("icc_profile"):
+    if profile := image.info.get("icc_profile"):
         options["icc_profile"] = profile
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside:
-            picture.save(beside, **options)
+            image.save(beside, **options)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -267,11 +267,11 @@ def _draw(result: "ImageResult", annotated: Path | None, maps: Path | None, coun
         from ..errors import InputError
 
         try:
-            picture = annotate(result.image, result)
+            drawn = annotate(result.image, result)
         except InputError as error:
             counts.skip(error)
             return False
-        save_image(picture, annotated)
+        save_image(drawn, annotated)
     if maps is not None and result.faces:
         from ..drawing.panels import attention_panel, group_panel
 

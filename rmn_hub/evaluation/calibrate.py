@@ -111,11 +111,11 @@ def calibrate(
     faces = load_face_images(data, split)
     loaded = checkpoints.load(folder, expressions=EXPRESSIONS)
     engine = TorchEngine(loaded.model, device)
-    answers = predict(engine, PixelProcessor.from_folder(folder), faces, batch_size, progress)
+    predicted = predict(engine, PixelProcessor.from_folder(folder), faces, batch_size, progress)
     before = file_hash(folder / WEIGHTS)
     previous = _previous(folder / CALIBRATION, before)
     # Fitted to the logits as they were before any calibration: else the prior would pull anew each time.
-    temperatures = fit_temperatures(answers.logits * previous, faces.labels)
+    temperatures = fit_temperatures(predicted.logits * previous, faces.labels)
     if not LIMITS[0] * 1.01 < np.exp(np.log(temperatures).mean()) < LIMITS[1] / 1.01:
         raise InputError(
             f"the {len(faces)} faces of {split} fit no temperature: the network predicts them at random, or they are "
@@ -127,8 +127,8 @@ def calibrate(
         "temperatures": dict(zip(EXPRESSIONS, temperatures.tolist())),
         "split": split,
         "faces": len(faces),
-        "before": scores(softmax(answers.logits), faces.labels),
-        "after": scores(softmax(answers.logits * previous / temperatures), faces.labels),
+        "before": scores(softmax(predicted.logits), faces.labels),
+        "after": scores(softmax(predicted.logits * previous / temperatures), faces.labels),
         "sha256_before": before,
         "sha256": file_hash(folder / WEIGHTS),
         "command": command_line("calibrate", checkpoint, {"--data": data, "--split": split, "--device": device}),

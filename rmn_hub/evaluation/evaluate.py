@@ -169,8 +169,8 @@ def evaluate(
     own_name = _set_name(faces, data, split)
     name = name or own_name
 
-    answers = predict(engine, processor, faces, batch_size, progress)
-    single, averaged, labels = answers.single_view, answers.flip_averaged, faces.labels
+    predicted = predict(engine, processor, faces, batch_size, progress)
+    single, averaged, labels = predicted.single_view, predicted.flip_averaged, faces.labels
     scored = faces.reduced(progress=progress)
     options = {
         "--data": data,

@@ -16,9 +16,9 @@ from skimage import data
 
 from rmn_hub import ExpressionRecognizer
 
-PICTURES = 2000
+IMAGES = 2000
 ROUNDS = 15
-# What a photo may cost against MTCNN alone, and how much the process may grow over the pictures, in MiB.
+# What a photo may cost against MTCNN alone, and how much the process may grow over the images, in MiB.
 MOST_COST = 1.3
 MOST_GROWTH = 30
 
@@ -26,9 +26,9 @@ MOST_GROWTH = 30
 @pytest.fixture(scope="module")
 def photo():
     """1280 x 960 pixels with one face of 170 x 210 in front of a table with a cup of coffee."""
-    picture = Image.fromarray(data.coffee()).resize((1280, 960))
-    picture.paste(Image.fromarray(data.astronaut()).resize((960, 960)), (160, 0))
-    return picture
+    image = Image.fromarray(data.coffee()).resize((1280, 960))
+    image.paste(Image.fromarray(data.astronaut()).resize((960, 960)), (160, 0))
+    return image
 
 
 @pytest.fixture(scope="module")
@@ -82,26 +82,26 @@ def test_cost_against_mtcnn_alone(recognizer, mtcnn, photo, capsys):
     assert statistics.median(times["recognizer"]) <= MOST_COST * reference
 
 
-def test_memory_over_many_pictures(recognizer, photo, tmp_path, capsys):
-    """Resident memory while `PICTURES` files of ten sizes go through a stream, some of them without a face."""
+def test_memory_over_many_images(recognizer, photo, tmp_path, capsys):
+    """Resident memory while `IMAGES` files of ten sizes go through a stream, some of them without a face."""
     files = []
     for number in range(10):
-        picture = photo.resize((400 + 50 * number, 300 + 37 * number))
+        image = photo.resize((400 + 50 * number, 300 + 37 * number))
         if number % 5 == 4:
-            picture = picture.crop((0, 0, 130, picture.height))
+            image = image.crop((0, 0, 130, image.height))
         files.append(tmp_path / f"{number}.jpg")
-        picture.save(files[-1])
+        image.save(files[-1])
     process = psutil.Process()
-    stream = recognizer.stream(files[number % len(files)] for number in range(PICTURES))
+    stream = recognizer.stream(files[number % len(files)] for number in range(IMAGES))
     memory, faces = [], 0
     for number, result in enumerate(stream, start=1):
         faces += len(result)
         if number % 100 == 0:
             gc.collect()
             memory.append(process.memory_info().rss / 2**20)
-    assert faces == PICTURES * 8 // 10
-    assert number == PICTURES
+    assert faces == IMAGES * 8 // 10
+    assert number == IMAGES
     with capsys.disabled():
-        print("\nresident MiB after each 100 pictures:", *(f"{value:.0f}" for value in memory))
-        print(f"from picture 200 to {PICTURES}: {memory[-1] - memory[1]:+.1f} MiB")
+        print("\nresident MiB after each 100 images:", *(f"{value:.0f}" for value in memory))
+        print(f"from image 200 to {IMAGES}: {memory[-1] - memory[1]:+.1f} MiB")
     assert memory[-1] - memory[1] <= MOST_GROWTH

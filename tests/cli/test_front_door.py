@@ -97,10 +97,13 @@ def test_a_reader_that_went_away_is_no_error_to_report():
     assert (status, stderr) == (1, "")
 
 
-def test_a_closed_stdout():
-    process = start("-c", 'exec "$0" -m rmn_hub --help >&-', sys.executable, python=(), executable="/bin/sh")
-    status, _, stderr = ended(process)
-    assert (status, stderr) == (0, "")
+@pytest.mark.parametrize("words", ["--help", "predict face.png --faces-only --json", "predict - <&-"])
+def test_closed_streams(crops, tmp_path, words):
+    crops[0].save(tmp_path / "face.png")
+    script = f'exec "$0" -m rmn_hub {words} >&-'
+    status, _, stderr = ended(start("-c", script, sys.executable, python=(), executable="/bin/sh", cwd=tmp_path))
+    assert status == (2 if words.endswith("<&-") else 0)
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.parametrize("interrupt", ["signal.SIGINT", "signal.SIGTERM"])

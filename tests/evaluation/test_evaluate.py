@@ -30,7 +30,7 @@ def _short_timing():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A checkpoint, a set with a training split of which three faces are tested, and what the network answers."""
+    """A checkpoint, a set with a training split of which three faces are tested, and what the network predicts."""
     root = tmp_path_factory.mktemp("evaluation")
     checkpoint = save_checkpoint(root / "checkpoint", sharpness=2.0)
     pictures = faces(COUNT, seed=3)

@@ -110,7 +110,8 @@ class Film:
     Attributes:
         name: what the film is called in results and sentences.
         rate: frames a second on average, or `None` where the container does not state it.
-        duration: seconds that will be read, or `None` of a stream without an end.
+        whole: seconds that the whole film lasts, or `None` of a stream without an end.
+        duration: seconds of it that will be read, or `None`.
         message: a sentence about what could not be read, or `None`.
 
     Raises:
@@ -149,8 +150,8 @@ class Film:
         # Cameras count from the start of the machine or from 1970.
         begins = self._container.start_time
         self.origin = 0.0 if begins is None else begins / 1_000_000
-        length = None if self._container.duration is None else self._container.duration / 1_000_000
-        self.duration = None if length is None else max(0.0, min(length, end or length) - self.start)
+        self.whole = whole = None if self._container.duration is None else self._container.duration / 1_000_000
+        self.duration = None if whole is None else max(0.0, min(whole, end or whole) - self.start)
         self._heard = 0.0
         self._damaged = 0
         self._failure: str | None = None

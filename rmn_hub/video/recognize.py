@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .frames import Film, Frame
-from .session import SMOOTH, FrameResult, Session
+from .session import DETECT_EVERY, SMOOTH, FrameResult, Session
 from .tables import CSVWriter, to_df
+from .tracking import REACH
 
 if TYPE_CHECKING:
     import pandas
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # Seconds for which a face that is not seen is waited for.
 PATIENCE = 2.0
+# When frames lie far apart, a face may move by this many of its sizes in a second, but not by more than `FARTHEST`.
+SPEED, FARTHEST = 2.0, 4.0
 
 
 class FilmResults(Iterator[FrameResult]):
@@ -103,8 +106,8 @@ def recognize(
         every: take every n-th frame only.
         smooth: time constant of the smoothing in seconds. With 0, every frame is treated as an image of its own, and
             its results are the recognizer's.
-        detect_every: of the frames taken, how many from one search of the whole frame to the next; when not given, 5,
-            or 1 without smoothing.
+        detect_every: of the frames taken, how many from one search of the whole frame to the next; when not given, as
+            many as make 5 frames of the film, or 1 without smoothing.
         max_faces: follow at most this many faces, the largest first; all when not given.
         min_confidence: probability in 0..1 below which an expression is `uncertain`; the recognizer's own when not
             given.
@@ -158,13 +161,18 @@ def session_for(
     """
     if every < 1:
         raise InputError(f"every={every!r} must be 1 or more")
+    rate = (film.rate or 25.0) / every
+    if detect_every is None and smooth > 0:
+        # The same time between two searches of the whole frame, whatever lies between two frames.
+        detect_every = max(1, round(DETECT_EVERY / every))
     return Session(
         recognizer,
         smooth=smooth,
         detect_every=detect_every,
         max_faces=max_faces,
         min_confidence=min_confidence,
-        patience=max(2, round(PATIENCE * (film.rate or 25.0) / every)),
+        patience=max(2, round(PATIENCE * rate)),
+        reach=min(max(REACH, SPEED / rate), FARTHEST),
     )
 
 

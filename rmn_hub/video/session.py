@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..images import load_image
 from ..results import FaceExpression, ImageResult, reading_order
 from .cuts import CutDetector
-from .tracking import FaceTracker, ProbabilitySmoother
+from .tracking import REACH, FaceTracker, ProbabilitySmoother
 
 if TYPE_CHECKING:
     import pandas
@@ -56,16 +56,19 @@ class FrameResult(ImageResult):
             face["raw_probabilities"] = {name: float(value) for name, value in raw.probabilities.items()}
         return line
 
-    def to_df(self) -> "pandas.DataFrame":
+    def to_df(self, *, every_image: bool = False) -> "pandas.DataFrame":
         """
         Return a row for each face of the frame as a pandas frame; see [`rmn_hub.video.tables.to_records`].
+
+        Args:
+            every_image: whether a frame without faces has a row, too.
 
         Raises:
             ImportError: pandas is not installed.
         """
         from .tables import to_df
 
-        return to_df([self])
+        return to_df([self], every_image=every_image)
 
     def __repr__(self) -> str:
         return f"<FrameResult {self.index} at {self.time:.3f} s: {list(self.faces)}>"
@@ -84,6 +87,7 @@ class Session:
             smoothing: the results of a frame are then those of the recognizer for the same image.
         patience: for how many frames a face that is not seen is waited for before its track ends.
         hold: for how many of these frames it is reported where it was last seen. 0 reports only what is seen.
+        reach: how far a face may move from one frame to the next (see [`FaceTracker`]).
         max_faces: follow at most this many faces, the largest first; all when not given.
         min_confidence: probability in 0..1 below which a (smoothed) expression is `uncertain`; the recognizer's own
             when not given.
@@ -108,6 +112,7 @@ class Session:
         detect_every: int | None = None,
         patience: int = 2,
         hold: int = 0,
+        reach: float = REACH,
         max_faces: int | None = None,
         min_confidence: float | None = None,
         cuts: bool = True,
@@ -130,6 +135,7 @@ class Session:
             patience=patience,
             max_faces=max_faces,
             steady=smooth > 0,
+            reach=reach,
         )
         self._cuts = CutDetector() if cuts else None
         self._frames = 0

@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 ROWS_TOGETHER = 4096
 
 
-def to_records(result: FrameResult) -> list[dict[str, Any]]:
+def to_records(result: FrameResult, *, every_image: bool = False) -> list[dict[str, Any]]:
     """
     Return one flat dictionary for each face of a frame.
+
+    Args:
+        result: the frame's result.
+        every_image: whether a frame without faces has a row, too, with its `source`, `frame` and `time` only.
 
     Returns:
         `source`, `frame` (its number, from 0), `time` in seconds, `track` (the identity of the face), `face` (its
@@ -34,7 +38,7 @@ def to_records(result: FrameResult) -> list[dict[str, Any]]:
         landmarks.
     """
     records = []
-    for record in image_records(result):
+    for record in image_records(result, every_image=every_image):
         record = {name: value for name, value in record.items() if name not in ("source", "width", "height")}
         track = record.pop("track_id", None)
         source = result.source.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -42,13 +46,16 @@ def to_records(result: FrameResult) -> list[dict[str, Any]]:
     return records
 
 
-def to_df(results: Iterable[FrameResult], expressions: Sequence[str] = EXPRESSIONS) -> "pandas.DataFrame":
+def to_df(
+    results: Iterable[FrameResult], expressions: Sequence[str] = EXPRESSIONS, *, every_image: bool = False
+) -> "pandas.DataFrame":
     """
     Return the long table of a film as a pandas frame; without any face it has all columns and no row.
 
     Args:
         results: of a film, such as `recognizer.video(path)`.
         expressions: the columns of a table without rows.
+        every_image: as in `to_records`.
 
     Raises:
         ImportError: pandas is not installed.
@@ -57,7 +64,7 @@ def to_df(results: Iterable[FrameResult], expressions: Sequence[str] = EXPRESSIO
         import pandas
     except ImportError as error:
         raise ImportError("a frame needs pandas: install it with `pip install pandas`") from error
-    records = [record for result in results for record in to_records(result)]
+    records = [record for result in results for record in to_records(result, every_image=every_image)]
     return pandas.DataFrame(records, columns=None if records else _columns(expressions))
 
 

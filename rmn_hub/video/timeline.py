@@ -1,6 +1,7 @@
 """Who showed what when: `Timeline` gathers the tracks of a film, sums them up and draws them, one row a track."""
 
 import bisect
+import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,9 @@ CROPS, CROP_SIZE, BEST_SIZE = 24, 96, 224
 LASTING = 0.5
 # Rows of the figure: the tracks that are seen longest.
 ROWS = 24
-# Half as long as the longest pause in which a track's strip is not interrupted, in seconds.
+# The figure's width in inches, and where its time begins and ends, in parts of the width: what a click on it needs.
+WIDTH, LEFT, RIGHT = 11.0, 0.16, 0.97
+# Seconds of the longest pause in which a track's strip is not interrupted.
 _PAUSE = 1.0
 
 
@@ -184,9 +187,10 @@ class _Gathered:
         self.total = 0.0
         self.plain: dict[str, float] = {}
         self.moments: dict[int, np.ndarray] = {}
-        self.best: tuple[float, float, Box, Image.Image] | None = None
-        self.changes: list[tuple[float, str, Image.Image]] = []
-        self.pending: tuple[float, str, Image.Image] | None = None
+        # Crops are JPEG files, a tenth of their pixels: a film of a crowd has thousands of tracks.
+        self.best: tuple[float, float, Box, bytes] | None = None
+        self.changes: list[tuple[float, str, bytes]] = []
+        self.pending: tuple[float, str, bytes] | None = None
 
     def see(self, face: FaceExpression, result: FrameResult, image: Image.Image | None, moment: int) -> None:
         """Take a face of this track. The last number of a moment counts its frames."""
@@ -243,10 +247,10 @@ class _Gathered:
             frames=self.frames,
             seconds=seconds,
             probabilities={name: value / means[1] for name, value in means[0].items()},
-            best=crop,
+            best=None if crop is None else _opened(crop),
             box=box,
             best_time=time,
-            changes=list(self.changes),
+            changes=[(when, expression, _opened(data)) for when, expression, data in self.changes],
         )
 
     def strip(self, begin: float, width: float) -> tuple[np.ndarray, np.ndarray]:
@@ -264,11 +268,17 @@ class _Gathered:
         return np.array(times), np.array(rows)
 
 
-def _crop(image: Image.Image, box: Box, side: int) -> Image.Image:
-    """Return the crop that the network sees, made smaller if need be."""
+def _crop(image: Image.Image, box: Box, side: int) -> bytes:
+    """Return the crop that the network sees as a JPEG file, made smaller if need be."""
     crop = crop_face(image, box)
     crop.thumbnail((side, side), Image.Resampling.BILINEAR)
-    return crop
+    file = io.BytesIO()
+    crop.save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def _opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def _draw(timeline: Timeline, theme: str, title: str | None) -> "Figure":
@@ -283,12 +293,11 @@ def _draw(timeline: Timeline, theme: str, title: str | None) -> "Figure":
     begin, end = timeline.span
     end = max(end, begin + 1e-3)
     head, crops, strip, gap, foot = 0.75 if title else 0.4, 0.5, 0.7, 0.25, 0.95
-    left, right, width = 1.75, 0.3, 11.0
     row = crops + strip + gap
-    sheet = Sheet(width, head + max(1, len(shown)) * row + foot, theme, title)
-    inner = width - left - right
+    sheet = Sheet(WIDTH, head + max(1, len(shown)) * row + foot, theme, title)
+    left, inner = LEFT * WIDTH, (RIGHT - LEFT) * WIDTH
     if not shown:
-        sheet.text(width / 2, head + row / 2, "no face", 12, muted=True, ha="center")
+        sheet.text(WIDTH / 2, head + row / 2, "no face", 12, muted=True, ha="center")
     for number, track in enumerate(shown):
         top = head + number * row
         if track.best is not None:

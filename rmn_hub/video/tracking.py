@@ -104,6 +104,8 @@ class FaceTracker:
         patience: for how many frames a face that is not seen is waited for. 0 ends its track at once.
         max_faces: follow at most this many faces, the largest first; `None` follows all.
         steady: whether the box of a still face is smoothed over time. Otherwise boxes are as detected.
+        reach: how far a face may be from where it is expected in the next frame, in parts of its size. Beyond the 0.7
+            of a common frame rate, it has to look like it did.
 
     Raises:
         InputError: a setting is out of range.
@@ -122,6 +124,7 @@ class FaceTracker:
         patience: int = 2,
         max_faces: int | None = None,
         steady: bool = True,
+        reach: float = REACH,
     ) -> None:
         if detect_every < 1 or patience < 0:
             raise InputError(f"detect_every={detect_every} must be at least 1 and patience={patience} at least 0")
@@ -131,7 +134,10 @@ class FaceTracker:
         self.detect_every = detect_every
         self.patience = patience
         self.max_faces = max_faces
+        if not 0 < reach < math.inf:
+            raise InputError(f"reach={reach!r} must be a finite number above 0")
         self.steady = steady
+        self.reach = reach
         self._memories: list[_Memory] = []
         self._next_id = 1
         self._frames_since_detection = 0
@@ -252,7 +258,7 @@ class FaceTracker:
         from scipy.optimize import linear_sum_assignment
 
         scores = np.array(
-            [[_match(memory, face, look) for face, look in zip(faces, looks)] for memory in self._memories]
+            [[_match(memory, face, look, self.reach) for face, look in zip(faces, looks)] for memory in self._memories]
         )
         rows, columns = linear_sum_assignment(scores, maximize=True)
         return {int(row): int(column) for row, column in zip(rows, columns) if scores[row, column] > 0}
@@ -410,7 +416,7 @@ def _likeness(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.sort(correlations)[-_ALIKE:].mean())
 
 
-def _match(memory: _Memory, face: Face, look: np.ndarray) -> float:
+def _match(memory: _Memory, face: Face, look: np.ndarray, reach: float) -> float:
     """Return how well a face continues a track, 0 where it cannot."""
     size, expected_size = math.sqrt(_area(face.box)), math.sqrt(_area(memory.expected))
     if max(size, expected_size) > GROWTH * min(size, expected_size):
@@ -418,12 +424,12 @@ def _match(memory: _Memory, face: Face, look: np.ndarray) -> float:
     (x, y), (expected_x, expected_y) = _centre(face.box), _centre(memory.expected)
     distance = math.hypot(x - expected_x, y - expected_y) / max(size, expected_size)
     missed = memory.track.missed
-    reach = min(REACH + REACH_PER_FRAME * missed, FARTHEST)
+    reach = max(reach, min(reach + REACH_PER_FRAME * missed, FARTHEST))
     if distance >= reach:
         return 0.0
     likeness = max(_likeness(known, look) for known in memory.looks)
     # A face that was seen in the last frame and nearly stays in its place is the same one even when it turns away.
-    needed = LIKENESS if missed else LIKENESS_NEXT if distance > REACH / 3 else -1.0
+    needed = LIKENESS if missed or distance > REACH else LIKENESS_NEXT if distance > REACH / 3 else -1.0
     if likeness < needed:
         return 0.0
     return 1e-3 + max(0.0, likeness) + (1 - distance / reach)

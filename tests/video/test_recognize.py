@@ -113,6 +113,13 @@ def test_every_start_and_end(film, fast):
         recognize("nowhere.mp4", fast)
 
 
+def test_frames_far_apart_keep_their_identities(fast, tmp_path):
+    frames = [scene((HEADS["astronaut"], (2 * number, 80)), size=(480, 240)) for number in range(150)]
+    path = write_film(tmp_path / "film.mp4", frames)
+    results = list(recognize(path, fast, every=20))
+    assert [[face.track_id for face in result] for result in results] == [[1]] * 8
+
+
 def test_memory_does_not_hold_the_film(film, fast):
     results = recognize(film, fast)
     first = next(results)
@@ -219,3 +226,4 @@ def test_a_film_without_faces(fast, tmp_path):
     assert [len(result) for result in results] == [0] * 4
     assert len(recognize(path, fast).to_df()) == 0
     assert to_records(results[0]) == []
+    assert to_df(results, every_image=True)["frame"].tolist() == [0, 1, 2, 3]

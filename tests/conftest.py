@@ -1,5 +1,11 @@
 """What every test file shares."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Read when torch is imported: the workers share the cores, and threads that wait for one of them spin.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 import sys
 import tempfile

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import pytest
 import transformers
+from filelock import FileLock
 
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "transformers"
 PACKAGE = "transformers_tests"
@@ -55,8 +56,10 @@ config: pytest.Config | None = None
 def load() -> tuple[ModuleType, ...]:
     """Return the modules of `FILES`; where they cannot be had, skip the calling module, or fail in CI."""
     root = CACHE / transformers.__version__
-    if not (root / PACKAGE).is_dir():
-        _fetch(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{root}.lock"):  # the workers of pytest-xdist collect at the same time
+        if not (root / PACKAGE).is_dir():
+            _fetch(root)
     # `--strict-markers` wants every mark known that they and transformers' helpers for tests put on a test.
     sources = [*(root / PACKAGE / name for name in FILES), Path(transformers.__file__).with_name("testing_utils.py")]
     for marker in {mark for path in sources for mark in re.findall(r"\bmark\.(\w+)", path.read_text(encoding="utf-8"))}:
@@ -78,7 +81,6 @@ def _do_without(reason: str) -> NoReturn:
 
 
 def _fetch(root: Path) -> None:
-    root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
         download = Path(folder) / "download"
         quickly = ["--disable-pip-version-check", "--quiet", "--retries", "1", "--timeout", "20"]

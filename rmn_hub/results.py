@@ -107,6 +107,11 @@ class FaceExpression:
         """The face without its expression."""
         return Face(self.box, self.landmarks, self.score)
 
+    def scaled(self, x: float, y: float) -> "FaceExpression":
+        """Return the face in an image whose width is `x` times and whose height is `y` times as large."""
+        moved = self.face.scaled(x, y)
+        return replace(self, box=moved.box, landmarks=moved.landmarks)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the values ready for JSON. Attention maps are left out, and so is a `track_id` of `None`."""
         values = {
@@ -180,16 +185,8 @@ class ImageResult:
         """
         if not (width >= 1 and height >= 1) or self.failed:
             raise InputError(f"width={width} and height={height} must be at least 1, for an image that could be used")
-
-        def moved(face: FaceExpression) -> FaceExpression:
-            at = face.face.scaled(width / self.width, height / self.height)
-            return replace(face, box=at.box, landmarks=at.landmarks)
-
-        return replace(self, width=width, height=height, faces=tuple(map(moved, self.faces)), image=None)
-
-    def with_faces(self, faces: Iterable[FaceExpression]) -> "ImageResult":
-        """Return the result with other faces."""
-        return replace(self, faces=tuple(faces))
+        faces = tuple(face.scaled(width / self.width, height / self.height) for face in self.faces)
+        return replace(self, width=width, height=height, faces=faces, image=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the line of `rmn-hub predict --json`; it has a `message` only when there is one."""

@@ -131,7 +131,7 @@ def test_a_broken_detector_is_the_callers_error(tiny_checkpoint, astronaut, foun
 @pytest.mark.parametrize(
     "boxes",
     [[None, []], [[], 7], [[(1, 2, 3)], []], [[(9e9, 0, 9.1e9, 9)], []], iter([[]]), iter([[], [], []])],
-    ids=str,
+    ids=["none", "number", "three values", "outside", "too few", "too many"],
 )
 def test_wrong_boxes_are_the_callers_error(recognizer, crops, boxes):
     booked = []

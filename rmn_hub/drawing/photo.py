@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageDraw
 
 from ..attention import attention_of, overlay
-from ..images import load_image
-from ..results import FaceExpression
+from ..images import MAX_PIXELS, load_image
+from ..results import FaceExpression, ImageResult
 from .labels import Label, clipped, font, label_faces
 from .palette import color_of, ink_on
 
@@ -27,6 +27,7 @@ def annotate(
     stage: int | None = None,
     enlarge: bool = True,
     numbers: bool | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """
     Draw the faces of an image: a box in the colour of the expression, and a label with the expression and its
@@ -39,7 +40,8 @@ def annotate(
     place.)
 
     Args:
-        image: the image, in any form that [`load_image`] takes; boxes are in pixels of the upright image.
+        image: the image, in any form that [`load_image`] takes; boxes are in pixels of the upright image, or,
+            with an `ImageResult`, of an image of the result's size.
         faces: an `ImageResult`, or any expressions.
         stage: 1, 2, ... lays that stage's attention map over each face; the faces must have their attention maps.
         enlarge: whether an image becomes a whole number of times larger when its longer side is below
@@ -47,6 +49,7 @@ def annotate(
             video.
         numbers: whether labels begin with the number of the face (see `palette.numbers_of`). When `None`, they do if
             there are several faces.
+        max_pixels: as [`load_image`] takes it.
 
     Returns:
         A new RGB image in sRGB; the colours of an image with another ICC profile are converted.
@@ -55,8 +58,12 @@ def annotate(
         InputError: the image cannot be read.
         ValueError: `stage` is given and a face has no such attention map.
     """
-    drawn = load_image(image).image.copy()  # an image that was upright RGB already is the caller's own
-    faces = tuple(faces)
+    loaded = load_image(image, max_pixels=max_pixels)
+    drawn = loaded.image.copy()  # an image that was upright RGB already is the caller's own
+    # A huge JPEG is decoded at half its size, and a result may be of the image before it was made smaller.
+    whole = faces if isinstance(faces, ImageResult) and not faces.failed else loaded
+    x_scale, y_scale = drawn.width / whole.width, drawn.height / whole.height
+    faces = tuple(face if x_scale == y_scale == 1 else face.scaled(x_scale, y_scale) for face in faces)
     if stage is not None:
         for face in faces:
             _lay_over(drawn, face, stage)

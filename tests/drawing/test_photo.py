@@ -1,5 +1,6 @@
 """The annotated image: what its labels show, that all of them can be read, and that nothing lies on anything else."""
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -291,6 +292,13 @@ def test_an_annotated_image_is_in_srgb_whatever_the_photo_was() -> None:
         shown = annotate(photo, [])
         assert shown.getpixel((200, 200)) == (200, 60, 40)
         assert "icc_profile" not in shown.info
+
+
+def test_a_result_of_a_larger_image_is_drawn_on_the_smaller_one() -> None:
+    face = make_expression((100, 100, 300, 300))
+    small = Image.new("RGB", (400, 400), "white")
+    large = ImageResult("large.jpg", 800, 800, (dataclasses.replace(face, box=(200, 200, 600, 600)),))
+    assert np.array_equal(annotate(small, large), annotate(small, [face]))
 
 
 def test_annotating_needs_neither_torch_nor_matplotlib() -> None:

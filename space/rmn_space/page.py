@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 
 from rmn_hub.errors import InputError
 
-from . import about, live, photo
+from . import about, live, photo, video
 from .folder import PrivateFolder
 from .safety import FILE_AGE, MAX_BYTES, SESSION_AGE, Guard, RateLimit
 from .service import Service
@@ -118,6 +118,8 @@ def build(service: Service, rate: RateLimit) -> gr.Blocks:
                 photo.build(service, rate, first_sight)
             with gr.Tab("Live", id="live"):
                 live.build(service)
+            with gr.Tab("Video", id="video"):
+                video.build(service, rate)
             with gr.Tab("About", id="about"):
                 about.build(service, example)
         page.unload(forget)

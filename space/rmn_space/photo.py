@@ -48,7 +48,7 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
         photo: Photo | None, example: str | None, min_face: int, min_confidence: float, request: gr.Request
     ) -> str | dict[str, Any]:
         """Return the result of the photo, or of the chosen example while there is no photo."""
-        if not _allows(rate, request):
+        if not allows(rate, request):
             return render.message("One moment", TOO_FAST, kind="error")
         note = ""
         if photo is None:
@@ -64,7 +64,7 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
 
     def predict(photo: Photo | None, request: gr.Request) -> dict[str, Any]:
         """Return the result of `/predict`: see `DESCRIPTION`."""
-        if not _allows(rate, request):
+        if not allows(rate, request):
             raise gr.Error(TOO_FAST, print_exception=False)
         if photo is None:
             raise gr.Error("There is no photo in this request. Please send one.", print_exception=False)
@@ -180,7 +180,8 @@ def example_buttons() -> str:
     return f'<div class="rmn-examples" role="group" aria-label="Examples">{"".join(buttons)}</div>'
 
 
-def _allows(rate: RateLimit, request: gr.Request) -> bool:
+def allows(rate: RateLimit, request: gr.Request) -> bool:
+    """Return whether the visitor may send one more."""
     client = request.client.host if request.client else None
     return rate.allows(visitor_of(client, request.headers.get("x-forwarded-for")))
 

@@ -149,7 +149,10 @@ def test_one_large_photo_and_a_button_to_change_it(visit):
 
 def test_the_keyboard_goes_from_tab_to_tab(visit):
     visit.get_by_role("tab", name="Photo").focus()
-    for key, name in (("ArrowRight", "Live"), ("ArrowRight", "About"), ("ArrowRight", "Photo"), ("ArrowLeft", "About")):
+    for key, name in (
+        *(("ArrowRight", name) for name in ("Live", "Video", "About", "Photo")),
+        ("ArrowLeft", "About"),
+    ):
         visit.keyboard.press(key)
         tab = visit.get_by_role("tab", name=name)
         assert tab.get_attribute("aria-selected") == "true"
@@ -302,7 +305,7 @@ def test_everybody_can_use_it(browser, server, width, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
     outside = []
-    marks = {"Photo": "result", "Live": "live-switch", "About": "about"}
+    marks = {"Photo": "result", "Live": "live-switch", "Video": "film-result", "About": "about"}
     with visiting(browser, server, width=width, scheme=scheme, outside=outside) as page:
         for tab in marks:
             page.get_by_role("tab", name=tab).click()

@@ -4,7 +4,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 import numpy as np
@@ -426,7 +426,7 @@ class ExpressionRecognizer:
                 self._expression(index, face, *next(values), min_confidence)
                 for index, face in enumerate(image.faces, start=1)
             )
-            yield image.result.with_faces(faces)
+            yield replace(image.result, faces=faces)
 
     def _expression(
         self, index: int, face: Face, values: list[float], attention: Attention | None, min_confidence: float

@@ -292,7 +292,7 @@ class Film:
             yield flush
 
     def _choose_stream(self) -> "VideoStream":
-        # A cover of an album is a stream of one picture.
+        # A cover of an album is a stream of one image.
         import av
 
         cover = av.stream.Disposition.attached_pic

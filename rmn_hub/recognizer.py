@@ -388,7 +388,7 @@ class ExpressionRecognizer:
     def _cut_out(
         self, image: Any, loaded: LoadedImage, faces: list[Face], margin: float, message: str | None
     ) -> _Waiting:
-        """Number the faces in reading order and cut them out."""
+        """Sort the faces in reading order and cut them out."""
         faces = [faces[place] for place in reading_order([face.box for face in faces])]
         check_crops(faces, margin, loaded.source)
         scale = (loaded.image.width / loaded.width, loaded.image.height / loaded.height)

@@ -255,10 +255,10 @@ class ImageResult:
         """
         from .files import replacing
 
-        picture, path = self.plot(**options), Path(path)
+        drawn, path = self.plot(**options), Path(path)
         try:
             with replacing(path) as beside:
-                picture.save(beside)
+                drawn.save(beside)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
         return path
@@ -266,12 +266,12 @@ class ImageResult:
     def _repr_png_(self) -> bytes | None:
         """Return what Jupyter shows: the annotated image, or nothing where it cannot be drawn any more."""
         try:
-            picture = self.plot()
+            drawn = self.plot()
         except InputError:
             return None
-        picture.thumbnail((1280, 1280))
+        drawn.thumbnail((1280, 1280))
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
+        drawn.save(buffer, "PNG")
         return buffer.getvalue()
 
 

@@ -1,8 +1,8 @@
 """
 Figures of an evaluation and of a training run.
 
-`X(...)` returns a PIL image, `X_figure(...)` a matplotlib `Figure`. pyplot does not know the figures: nothing has to be
-closed, no backend is chosen, and functions may be called from several threads at once.
+`X(...)` returns a PIL image, `X_figure(...)` a matplotlib `Figure`. pyplot does not register the figures: nothing has
+to be closed, no backend is chosen, and functions may be called from several threads at once.
 """
 
 import math

@@ -1,8 +1,8 @@
 """
 Panels of one face or of a group: probabilities, attention maps, and probabilities over time.
 
-`X(...)` returns a PIL image, `X_figure(...)` a matplotlib `Figure`. pyplot does not know the figures: nothing has to be
-closed, no backend is chosen, and functions may be called from several threads at once.
+`X(...)` returns a PIL image, `X_figure(...)` a matplotlib `Figure`. pyplot does not register the figures: nothing has
+to be closed, no backend is chosen, and functions may be called from several threads at once.
 """
 
 import math

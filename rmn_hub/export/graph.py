@@ -30,7 +30,7 @@ def write_graph(
         free: for each input its axes of free size, as `torch.export.Dim` by number.
         input_names: the names of the inputs.
         output_names: the names of the outputs.
-        metadata: what the file says about itself.
+        metadata: names and values that the file carries.
 
     Raises:
         InputError: the packages `onnx` and `onnxscript` are not installed.

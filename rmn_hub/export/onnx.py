@@ -96,7 +96,7 @@ def export(
 
     The input is `pixel_values`, float32 `(N, 3, image_size, image_size)` in 0..1 with free N. The outputs are those of
     [`EngineOutput`], named as [`output_names`] gives them; a network without masks has `logits` alone. BatchNorm is
-    folded into the convolutions. The metadata hold what [`OnnxEngine`] has to know.
+    folded into the convolutions. The metadata hold what [`OnnxEngine`] reads.
 
     Args:
         model: the network, in float32 on the CPU.

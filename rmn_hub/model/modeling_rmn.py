@@ -230,7 +230,7 @@ class RMNMaskingBlock(nn.Module):
 
 
 class RMNPreTrainedModel(PreTrainedModel):
-    """What transformers has to know of every form of the network, and its initial weights."""
+    """The settings that transformers reads from every form of the network, and its initial weights."""
 
     config: RMNConfig
     base_model_prefix = "rmn"

@@ -92,6 +92,11 @@ class Frame:
         image = self._frame.to_image(width=round(self._aspect * self._frame.width), height=self._frame.height)
         return image if self._turn is None else image.transpose(self._turn)
 
+    @cached_property
+    def thumbnail(self) -> Image.Image:
+        """The frame in 32 x 24 pixels, as it lies in the film: for frames that are looked for cuts only."""
+        return self._frame.to_image(width=32, height=24)
+
 
 class Film:
     """

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .cuts import CutDetector
 from .frames import Film, Frame
 from .session import DETECT_EVERY, SMOOTH, FrameResult, Session
 from .tables import CSVWriter, to_df
@@ -172,6 +173,7 @@ def session_for(
         max_faces=max_faces,
         min_confidence=min_confidence,
         patience=max(2, round(PATIENCE * rate)),
+        cuts=every == 1,
         reach=min(max(REACH, SPEED / rate), FARTHEST),
     )
 
@@ -185,7 +187,11 @@ def analyse(
     Raises:
         InputError: no frame can be decoded.
     """
+    # Frames far apart differ by their motion as much as by a cut: cuts are looked for between neighbouring frames.
+    cuts = CutDetector() if every > 1 else None
     for count, frame in enumerate(film):
+        if cuts is not None and cuts.update(frame.thumbnail):
+            session.cut()
         if count % every:
             yield frame, None
             continue

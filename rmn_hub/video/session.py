@@ -91,7 +91,8 @@ class Session:
         max_faces: follow at most this many faces, the largest first; all when not given.
         min_confidence: probability in 0..1 below which a (smoothed) expression is `uncertain`; the recognizer's own
             when not given.
-        cuts: whether camera cuts end all tracks.
+        cuts: whether camera cuts end all tracks. Whoever takes only some frames of a film looks for cuts in all of them
+            and calls `cut`.
 
     Raises:
         InputError: a setting is out of range.
@@ -139,6 +140,11 @@ class Session:
         )
         self._cuts = CutDetector() if cuts else None
         self._frames = 0
+        self._cut = False
+
+    def cut(self) -> None:
+        """Note that the camera has cut since the last frame: the next frame begins with new tracks."""
+        self._cut = True
 
     def update(
         self,
@@ -171,7 +177,8 @@ class Session:
         self._frames = index + 1
         source = source or f"frame {index}"
         image: Image.Image = load_image(frame, source).image
-        cut = self._cuts is not None and self._cuts.update(image)
+        cut = (self._cuts is not None and self._cuts.update(image)) or self._cut
+        self._cut = False
         if cut:
             self.tracker.reset()
         tracks = [track for track in self.tracker.update(image) if track.missed <= self.hold]

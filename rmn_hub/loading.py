@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .engines.engine import Engine
+from .engines.onnx import ONNX_FILE, OnnxEngine
 from .engines.pixels import PixelProcessor
-from .errors import InputError
-from .images import shown
+from .errors import CheckpointError, InputError
+from .images import is_folder, shown
 
 if TYPE_CHECKING:
     import torch
@@ -33,16 +34,21 @@ def engine_of(model: "RMNModel | Engine", device: "str | torch.device | None") -
 
 
 def load_engine(
-    checkpoint: str, where: dict[str, Any], engine: str, device: "str | torch.device | None"
+    checkpoint: str,
+    where: dict[str, Any],
+    engine: str,
+    device: "str | torch.device | None",
+    threads: int | None = None,
 ) -> tuple[Engine, PixelProcessor]:
     """
     Return the engine and the pixel processor of a checkpoint.
 
     Args:
         checkpoint: a folder or a Hub id.
-        where: `revision`, `cache_dir`, `local_files_only` and `token`, as `hub.checkpoint.load` takes them.
+        where: `revision`, `cache_dir`, `local_files_only` and `token`, as `hub.files.find` takes them.
         engine: `"auto"`, `"torch"` or `"onnx"`.
         device: where the network runs; the GPU if there is one when not given.
+        threads: threads of onnxruntime; all cores when `None`. torch keeps its own setting.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -50,20 +56,35 @@ def load_engine(
     """
     if engine not in ("auto", "torch", "onnx"):
         raise InputError(f"engine={shown(engine)} must be 'auto', 'torch' or 'onnx'")
-    if _takes_onnx(Path(checkpoint), engine, device):
+    if _takes_onnx(engine, device):
         if str(device or "cpu") != "cpu":
             raise InputError(f"device={shown(device)} must be 'cpu' with engine='onnx': take engine='torch' for a GPU")
-        from .engines.onnx import OnnxEngine
+        folder = Path(checkpoint)
+        if not (folder / ONNX_FILE).is_file():
+            # Here, because the Hub's client takes 0.2 s to import.
+            from .hub.files import find
 
-        onnx, processor = OnnxEngine.from_checkpoint(checkpoint), PixelProcessor.from_folder(checkpoint)
-        if (processor.height, processor.width) == (onnx.image_size, onnx.image_size):
-            return onnx, processor
-        # The graph takes images of one size alone, torch those of any.
-        if engine == "onnx":
-            raise InputError(
-                f"engine='onnx' needs a preprocessor_config.json in {shown(checkpoint)} whose size is "
-                f"{onnx.image_size} x {onnx.image_size}: take engine='torch'"
+            folder = find(checkpoint, onnx=True, **where)
+        has_file = (folder / ONNX_FILE).is_file()
+        if engine == "onnx" and not has_file:
+            raise CheckpointError(
+                f"The checkpoint {checkpoint} cannot be run with engine='onnx': it has no {ONNX_FILE}. "
+                "Export it with `rmn-hub export`, or take engine='torch'."
             )
+        if has_file:
+            onnx = OnnxEngine.from_checkpoint(folder, threads=threads)
+            processor = PixelProcessor.from_folder(folder)
+            if (processor.height, processor.width) == (onnx.image_size, onnx.image_size):
+                return onnx, processor
+            # The graph takes images of one size alone, torch those of any.
+            if engine == "onnx":
+                raise InputError(
+                    f"engine='onnx' needs a preprocessor_config.json in {shown(checkpoint)} whose size is "
+                    f"{onnx.image_size} x {onnx.image_size}: take engine='torch'"
+                )
+        if not is_folder(Path(checkpoint)):
+            # By the commit that was found: the Hub is not asked again.
+            where = {**where, "revision": folder.name}
     from .engines.torch import TorchEngine
     from .hub import checkpoint as checkpoints
 
@@ -71,12 +92,11 @@ def load_engine(
     return TorchEngine(loaded.model, device), PixelProcessor.from_settings(loaded.processor.to_dict(), checkpoint)
 
 
-def _takes_onnx(folder: Path, engine: str, device: "str | torch.device | None") -> bool:
-    """Return whether the ONNX engine runs a checkpoint: on a CPU it is the faster one, and starts without torch."""
+def _takes_onnx(engine: str, device: "str | torch.device | None") -> bool:
+    """Return whether an ONNX file is looked for: on a CPU it is the faster engine, and starts without torch."""
     if engine != "auto":
         return engine == "onnx"
-    has_files = (folder / "onnx" / "model.onnx").is_file()
-    if not has_files or importlib.util.find_spec("onnxruntime") is None:
+    if importlib.util.find_spec("onnxruntime") is None:
         return False
     return str(device) == "cpu" or (device is None and not _has_gpu())
 

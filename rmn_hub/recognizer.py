@@ -68,6 +68,8 @@ class ExpressionRecognizer:
         margin: how much wider the square crop is than the longer side of the face's box; when not given, the `margin`
             of the detector, or `MARGIN` where it has none.
         max_pixels: most pixels that an image may have; see `load_image`.
+        threads: threads that work on one call of MTCNN in onnxruntime; all cores when not given. torch, and a detector
+            or an engine of the caller, keep their own settings.
 
     Raises:
         InputError: a setting is out of range, the device does not exist, or the detector has no `detect`.
@@ -92,6 +94,7 @@ class ExpressionRecognizer:
         batch_size: int = 32,
         margin: float | None = None,
         max_pixels: int = MAX_PIXELS,
+        threads: int | None = None,
     ) -> None:
         settings = {"min_face": min_face, "threshold": threshold, "max_faces": max_faces}
         given = {name: value for name, value in settings.items() if value is not None}
@@ -102,6 +105,7 @@ class ExpressionRecognizer:
         self.min_confidence = _probability("min_confidence", min_confidence)
         self.batch_size = _count("batch_size", batch_size)
         self.max_pixels = _count("max_pixels", max_pixels)
+        threads = None if threads is None else _count("threads", threads)
         self.engine = call(engine_of, model, device)
         self.device = str(getattr(self.engine, "device", "cpu"))
         self.expressions = self.engine.expressions
@@ -114,7 +118,7 @@ class ExpressionRecognizer:
         if detector is None:
             from .detection.mtcnn import MTCNNDetector
 
-            detector = call(MTCNNDetector, device=self.device, **cast("dict[str, Any]", given))
+            detector = call(MTCNNDetector, device=self.device, threads=threads, **cast("dict[str, Any]", given))
         self.detector = detector
         self.margin = _margin(getattr(detector, "margin", MARGIN) if margin is None else margin)
 
@@ -129,6 +133,7 @@ class ExpressionRecognizer:
         token: str | bool | None = None,
         engine: Literal["auto", "torch", "onnx"] = "auto",
         device: "str | torch.device | None" = None,
+        threads: int | None = None,
         **settings: Any,
     ) -> "ExpressionRecognizer":
         """
@@ -140,8 +145,11 @@ class ExpressionRecognizer:
             cache_dir: where downloads are kept, when not in Hugging Face's own place.
             local_files_only: never ask the Hub.
             token: for private repositories.
-            engine: the runtime: `"torch"`, `"onnx"`, or `"auto"` for the fastest that the checkpoint has files for.
+            engine: the runtime: `"torch"`, `"onnx"`, or `"auto"`: onnxruntime on a CPU where the checkpoint has an ONNX
+                file, of which a Hub id's is downloaded instead of the weights; torch otherwise.
             device: as the class takes it.
+            threads: threads of onnxruntime that work on one call, of the network's and of MTCNN's; all cores when not
+                given. torch keeps its own setting, which is the whole process's: see `torch.set_num_threads`.
             **settings: `detector`, `min_face`, `threshold`, `max_faces`, `min_confidence`, `batch_size`, `margin` and
                 `max_pixels`, as the class takes them.
 
@@ -155,8 +163,9 @@ class ExpressionRecognizer:
             "local_files_only": local_files_only,
             "token": token,
         }
-        model, processor = call(load_engine, os.fspath(checkpoint), where, engine, device)
-        return cls(model, processor, device=device, **settings)
+        threads = None if threads is None else _count("threads", threads)
+        model, processor = call(load_engine, os.fspath(checkpoint), where, engine, device, threads)
+        return cls(model, processor, device=device, threads=threads, **settings)
 
     @overload
     def __call__(

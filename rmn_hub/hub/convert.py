@@ -18,7 +18,7 @@ from ..expressions import EXPRESSIONS
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
 from ..model.modeling_rmn import RMNModel
-from .checkpoint import check_reachable, explain_download
+from .files import check_reachable, explain_download
 
 # How many tensors a sentence names.
 NAMED = 3

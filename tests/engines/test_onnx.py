@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from evaluation_helpers import faces, save_checkpoint
@@ -148,6 +149,25 @@ def test_settings_out_of_range_are_named(setting, tiny):
 def test_threads_change_nothing_but_rounding(tiny, engine, pixel_values):
     one = OnnxEngine.from_checkpoint(BUNDLED, threads=1)(pixel_values[:5]).logits
     np.testing.assert_allclose(one, engine(pixel_values[:5]).logits, atol=1e-5)
+
+
+def test_a_recognizer_hands_its_threads_to_network_and_detector(collage, bundled, monkeypatch):
+    numbers = []
+
+    class Watched(onnxruntime.InferenceSession):
+        def __init__(self, path, options, **rest):
+            numbers.append(options.intra_op_num_threads)
+            super().__init__(path, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Watched)
+    recognizer = ExpressionRecognizer.from_pretrained(device="cpu", threads=1)
+    result = recognizer(collage)
+    assert numbers == [1, 1, 1, 1]  # the network and MTCNN's three
+    assert [face.expression for face in result] == [face.expression for face in bundled(collage)]
+    # torch's own setting stays, and a detector of the caller has its own.
+    threads = torch.get_num_threads()
+    ExpressionRecognizer.from_pretrained(device="cpu", engine="torch", threads=1, detector=MTCNNDetector(threads=2))
+    assert torch.get_num_threads() == threads
 
 
 def test_it_is_used_by_many_threads_pickled_and_spawned(engine, pixel_values):

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, CheckpointError, InputError, RMNModel
 from rmn_hub.hub import checkpoint as checkpoints
+from rmn_hub.hub import files
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(name, folder):
     "name", ["./no/such/folder", "no/such/folder", "/no/such/folder", "~/models", "a b", "", "http://host/org/name"]
 )
 def test_a_mistyped_path_is_not_looked_for_on_the_hub(name, monkeypatch):
-    monkeypatch.setattr(checkpoints, "hf_hub_download", pytest.fail)
+    monkeypatch.setattr(files, "hf_hub_download", pytest.fail)
     with pytest.raises(CheckpointError, match="no such folder"):
         checkpoints.load(name)
 

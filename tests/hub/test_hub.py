@@ -16,13 +16,15 @@ import torch
 from evaluation_helpers import faces as draw_faces
 from evaluation_helpers import save_checkpoint, write_set
 from hub_server import Hub, serve
+from PIL import Image
 from typer.testing import CliRunner
 
-from rmn_hub import EXPRESSIONS, RMNModel
+from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, ExpressionRecognizer, RMNModel
 from rmn_hub.cli.shared import main
 
 TESTS = Path(__file__).parents[1]
 OK = "org/rmn"
+PROCESSOR, ONNX = "preprocessor_config.json", "onnx/model.onnx"
 README = "---\nlicense: mit\n---\n\n# The card of this checkpoint\n"
 
 
@@ -66,6 +68,11 @@ def hub(checkpoint):
     repository("org/no-processor", preprocessor_config__json=None)
     repository("org/shards", model__safetensors=None, **_in_shards(checkpoint))
     repository("org/gated")
+    # Beside weights of another network: they are not looked at.
+    bundled = {name: (Path(BUNDLED_CHECKPOINT) / name).read_bytes() for name in (PROCESSOR, ONNX)}
+    repository("org/onnx", **bundled)
+    repository("org/onnx-alone", **bundled, model__safetensors=None)
+    repository("org/onnx-without-processor", **{**bundled, PROCESSOR: None})
     hub.gated.add("org/gated")
     hub.marks = {
         "breaks off": lambda: hub.broken.add("org/flaky"),
@@ -176,6 +183,32 @@ def answers(hub, home, checkpoint, tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def recognized(hub, home):
+    """A program that uses recognizers alone, which imports torch as late as it can."""
+    onnx, without = {"checkpoint": "org/onnx"}, {"checkpoint": "org/shards"}
+    first = hub.repos["org/onnx"]["refs"]["main"]
+    return run(
+        hub.address,
+        home,
+        {
+            "onnx cold": ("recognize", onnx),
+            "onnx warm": ("recognize", onnx),
+            "onnx pinned": ("recognize", {**onnx, "revision": first, "engine": "onnx", "threads": 1}),
+            "onnx local files only": ("recognize", {**onnx, "local_files_only": True}),
+            "onnx alone": ("recognize", {"checkpoint": "org/onnx-alone", "engine": "onnx"}),
+            "onnx without processor": ("recognize", {"checkpoint": "org/onnx-without-processor"}),
+            "only onnx is cached": ("recognize", {**onnx, "local_files_only": True, "engine": "torch"}),
+            "no onnx": ("recognize", {**without, "engine": "onnx"}),
+            "no such repository": ("recognize", {"checkpoint": "org/not-there"}),
+            "fallback cold": ("recognize", without),
+            "fallback warm": ("recognize", without),
+            "fallback local files only": ("recognize", {**without, "local_files_only": True}),
+            "end of recognizers": ("load", {"checkpoint": "-"}),
+        },
+    )
+
+
 def requests(hub, step):
     """What the client asked the Hub for during a step."""
     names = [line.split()[1] for line in hub.log]
@@ -256,6 +289,48 @@ def test_transformers_finds_it_without_being_told(answers):
     assert sum(found["pipeline"].values()) == pytest.approx(1, abs=1e-4)
 
 
+# The ONNX file
+
+
+def test_a_hub_id_runs_in_onnxruntime_without_torch(recognized):
+    [face] = ExpressionRecognizer.from_pretrained(device="cpu")(Image.linear_gradient("L"), faces_only=True)
+    for step in ("onnx cold", "onnx warm", "onnx pinned", "onnx local files only", "onnx alone"):
+        engine, probabilities, imported = recognized[step].get("answer", recognized[step])
+        assert (engine, imported) == ("onnx", []), step
+        assert probabilities == pytest.approx(list(face.probabilities.values()), abs=1e-5), step
+
+
+def test_the_onnx_file_is_downloaded_instead_of_the_weights(recognized, hub):
+    assert any(line.startswith("GET") and ONNX in line for line in requests(hub, "onnx cold"))
+    assert not any("model.safetensors" in line for step in ("onnx cold", "onnx alone") for line in requests(hub, step))
+    assert len(requests(hub, "onnx warm")) == 1  # for the newest commit
+    assert requests(hub, "onnx pinned") == requests(hub, "onnx local files only") == []
+
+
+def test_a_repository_without_an_onnx_file_runs_in_torch(recognized, hub):
+    steps = ("fallback cold", "fallback warm", "fallback local files only")
+    answers = [recognized[step].get("answer", recognized[step]) for step in steps]
+    assert [answer[0] for answer in answers] == ["torch"] * 3
+    assert answers[0][1] == pytest.approx(answers[1][1], abs=1e-5)
+    assert len(requests(hub, "fallback warm")) == 1
+    assert requests(hub, "fallback local files only") == []
+
+
+@pytest.mark.parametrize(
+    ("step", "part"),
+    [
+        ("onnx without processor", "org/onnx-without-processor .*preprocessor_config.json"),
+        ("only onnx is cached", "org/onnx .*not in the cache"),
+        ("no onnx", "org/shards .*onnx/model.onnx"),
+        ("no such repository", "org/not-there .*hf auth login"),
+    ],
+)
+def test_what_no_engine_can_run_is_named(recognized, step, part):
+    assert recognized[step].get("error") == "CheckpointError", recognized[step]
+    assert re.search(part, recognized[step]["message"])
+    assert_a_sentence(recognized[step]["message"])
+
+
 # What can fail
 
 
@@ -296,9 +371,11 @@ def assert_a_sentence(message):
 def test_a_failure_leaves_nothing_half_written(answers, hub, home, checkpoint):
     assert not list(home.rglob("*.incomplete"))
     assert not (home / "never").exists()
-    for link in home.rglob("snapshots/*/*"):
-        repo = link.parents[2].name.removeprefix("models--").replace("--", "/")
-        assert link.read_bytes() == hub.repos[repo]["commits"][link.parent.name][link.name], link
+    for snapshot in home.rglob("snapshots/*"):
+        repo = snapshot.parents[1].name.removeprefix("models--").replace("--", "/")
+        commit = hub.repos[repo]["commits"][snapshot.name]
+        for link in (path for path in snapshot.rglob("*") if path.is_file()):
+            assert link.read_bytes() == commit[link.relative_to(snapshot).as_posix()], link
     assert not (home / "caches" / "not-there" / "models--org--not-there" / "blobs").exists()
     # And the next try works.
     for step in ("after it broke off", "after it was repaired"):

@@ -1,5 +1,7 @@
 """How the tests of the command line run it: in this process, but where the start itself is the subject."""
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -30,6 +32,11 @@ def start(*words, python=("-m", "rmn_hub"), environment=None, **settings):
 def lines_of(result):
     """The objects of `--json`."""
     return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def rows_of(text):
+    """The rows of a CSV text, as dictionaries."""
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def files_of(folder):

@@ -37,13 +37,11 @@ CHROMIUM_ARGUMENTS = [
 # Of the film: frames with the face, frames without, and frames a second.
 WITH_FACE, WITHOUT_FACE, RATE = 50, 20, 10
 
-if str(SPACE) not in sys.path:
-    sys.path.insert(0, str(SPACE))
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 
 class Server:
-    """A running page: its address, its process, and the folder that it was told to write to."""
+    """A running page: its address, its process, and the folder that it writes to."""
 
     def __init__(self, process, url, folder, seconds):
         self.process, self.url, self.folder, self.seconds = process, url, folder, seconds
@@ -112,18 +110,14 @@ def serving(folder, code=(ROOT, SPACE)):
         [sys.executable, "-m", "rmn_hub", "demo", "--port", str(port)],
         cwd=folder.parent,
         env=environment,
-        stdout=log,
+        stdout=subprocess.PIPE,
         stderr=log,
+        text=True,
     )
     server = Server(process, f"http://127.0.0.1:{port}", folder, 0.0)
     try:
-        while process.poll() is None and time.monotonic() - started < 240:
-            try:
-                if server.get("/config")[0] == 200:
-                    break
-            except OSError:
-                time.sleep(0.2)
-        else:
+        # The lines end when the process does.
+        if not any(line.startswith("Open ") for line in process.stdout):
             log.seek(0)
             raise RuntimeError(f"the page did not start: {log.read()[-2000:]}")
         server.seconds = time.monotonic() - started
@@ -136,6 +130,7 @@ def serving(folder, code=(ROOT, SPACE)):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        process.stdout.close()
         log.close()
 
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas
+import pillow_heif
 import pytest
 import torch
 from PIL import Image, ImageFile, PngImagePlugin
@@ -338,7 +339,6 @@ def test_heic_names_what_to_install(monkeypatch):
 
 
 def test_heic_with_the_extra(photo, tmp_path):
-    pillow_heif = pytest.importorskip("pillow_heif")
     path = tmp_path / "photo.heic"
     pillow_heif.from_pillow(photo).save(path, quality=95)
     assert np.abs(pixels(path) - np.asarray(photo)).mean() < 6

@@ -5,10 +5,10 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pandas
 import pytest
+from films import head, heard, marked, scene, write_film, write_sound
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -16,9 +16,6 @@ from rmn_hub import EXPRESSIONS
 from rmn_hub.cli import main
 from rmn_hub.video.frames import Film
 from rmn_hub.video.timeline import Timeline
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "video"))
-from films import head, heard, marked, scene, write_film, write_sound  # isort: skip
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import importlib.util
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from facenet_pytorch import MTCNN
@@ -49,9 +50,6 @@ def test_auto_is_onnx_where_it_is_installed(monkeypatch):
 
 
 def test_the_files_of_the_package_are_those_that_the_export_writes(tmp_path):
-    pytest.importorskip("onnxscript")
-    import onnx
-
     for path in export_mtcnn(tmp_path):
         made, kept = onnx.load(path).graph, onnx.load(FOLDER / path.name).graph
         assert [node.op_type for node in made.node] == [node.op_type for node in kept.node]

@@ -2,17 +2,14 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from films import head, marked, scene, write_film, write_sound
 from PIL import Image
 from rmn_space import safety
 from rmn_space.video import FilmInput, Upload, html_of
 from space_helpers import CHROMIUM, browsing, serving, visiting
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "video"))
-from films import head, marked, scene, write_film, write_sound  # isort: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,192 @@
+"""`rmn-hub predict`: the forms of its output, and what an early end leaves of them."""
+
+import io
+import re
+import signal
+from pathlib import Path
+
+import pandas
+import pytest
+from cli_helpers import files_of, lines_of, rows_of, start
+from PIL import Image
+
+from rmn_hub import EXPRESSIONS
+from rmn_hub.cli import outputs
+from rmn_hub.cli.outputs import shortened
+from rmn_hub.results import FaceExpression, ImageResult
+
+
+@pytest.fixture
+def faces(tmp_path, crops):
+    """A folder with forty crops of faces."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for number, crop in enumerate(crops):
+        crop.save(folder / f"{number:02d}.png")
+    return folder
+
+
+@pytest.mark.parametrize("words", [("--csv", "-"), ("--format", "csv")])
+def test_csv_goes_to_stdout(predict, photos, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    rows = [row for row in rows_of(predict(photos, *words).stdout) if row["expression"]]
+    assert [row["source"] for row in rows] == [str(photos / "a.jpg")] + 2 * [str(photos / "more" / "a.jpg")]
+    assert not (tmp_path / "-").exists()
+
+
+def test_parquet_goes_to_stdout(predict, photos):
+    frame = pandas.read_parquet(io.BytesIO(predict(photos, "--format", "parquet").stdout_bytes))
+    assert frame["expression"].isin(EXPRESSIONS).sum() == 3
+
+
+def test_an_image_that_vanishes_is_skipped(predict, photos, tmp_path, monkeypatch):
+    save = outputs.save_image
+
+    def vanish(image, path):
+        save(image, path)
+        (photos / "b.png").unlink(missing_ok=True)
+
+    monkeypatch.setattr(outputs, "save_image", vanish)
+    # With a batch of one, the second image is read after the first one is written.
+    result = predict(photos, "--json", "--annotate", tmp_path / "out", "--batch-size", 1)
+    assert result.exit_code == 1
+    assert [Path(line["source"]).name for line in lines_of(result)] == ["a.jpg", "a.jpg"]
+    assert "b.png" in result.stderr
+    assert files_of(tmp_path / "out") == ["a.jpg", "more/a.jpg"]
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])
+def test_rows_before_an_early_end_are_kept(predict, faces, tmp_path, monkeypatch, end):
+    save, written = outputs.save_image, []
+
+    def stop(image, path):
+        if len(written) == 5:
+            raise end
+        written.append(path)
+        save(image, path)
+
+    monkeypatch.setattr(outputs, "save_image", stop)
+    (tmp_path / "faces.csv").write_text("of an earlier run")
+    result = predict(
+        faces, "--faces-only", "--annotate", tmp_path / "out", "--csv", tmp_path / "faces.csv", "--batch-size", 2
+    )
+    assert result.exit_code == (130 if end is KeyboardInterrupt else 1)
+    if end is KeyboardInterrupt:
+        assert "interrupted: 5 images, 5 faces" in result.stderr
+    assert [Path(row["source"]).name for row in rows_of((tmp_path / "faces.csv").read_text())] == [
+        f"{number:02d}.png" for number in range(5)
+    ]
+    assert files_of(tmp_path) == sorted(
+        ["faces.csv", *(f"faces/{number:02d}.png" for number in range(40)), *(f"out/{n:02d}.png" for n in range(5))]
+    )
+
+
+def test_rows_are_in_the_file_as_soon_as_they_are_done(predict, faces, tmp_path, monkeypatch):
+    counts = []
+
+    def look(image, path):
+        [beside] = tmp_path.glob(".faces-*.csv")
+        counts.append(len(rows_of(beside.read_text())))
+
+    monkeypatch.setattr(outputs, "save_image", look)
+    assert (
+        predict(faces, "--faces-only", "--annotate", tmp_path / "out", "--csv", tmp_path / "faces.csv").exit_code == 0
+    )
+    assert counts == list(range(40))
+
+
+def test_a_full_disk_behind_the_table(predict, photos):
+    result = predict(photos / "a.jpg", "--csv", "/dev/full")
+    assert result.exit_code == 2
+    assert "/dev/full" in result.stderr
+    assert "No space left" in result.stderr
+
+
+def test_the_table_fits_its_terminal(capsys, monkeypatch):
+    """The whole form of it: names shortened in the middle, boxes within the image, uncertain faces marked."""
+
+    def face(index, expression, probability, box, uncertain=False):
+        values = dict.fromkeys(EXPRESSIONS, 0.0) | {"fear": 0.3, expression: probability}
+        return FaceExpression(
+            box=box,
+            expression=expression,
+            probability=probability,
+            probabilities=values,
+            uncertain=uncertain,
+            index=index,
+        )
+
+    name = "holidays/2026/a very long name of a photo.jpg"
+    monkeypatch.setenv("COLUMNS", "90")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    table = outputs.Table([name, "b.png"], EXPRESSIONS, uncertain=True)
+    faces = (face(1, "happy", 0.9471, (-3.2, 5.4, 100.6, 99.5)), face(2, "sad", 0.31, (400, 1, 700, 520), True))
+    table(ImageResult(name, 640, 480, faces))
+    table(ImageResult("b.png", 30, 40))
+    lines = [line.rstrip() for line in re.sub("\x1b\\[\\d*m", "", capsys.readouterr().out).splitlines()]
+    assert lines == [
+        "Image                         Face  Expression            Probability  Box",
+        "holidays/…ame of a photo.jpg     1  happy                       94.7%  0 5 101 100",
+        "                                 2  sad or fear?                31.0%  400 1 640 480",
+        "b.png                            -  no face",
+    ]
+
+
+def test_names_are_shortened_in_the_middle():
+    assert shortened("short.jpg", 12) == "short.jpg"
+    assert shortened("a/very/long/path/photo.jpg", 12) == "a/ve…oto.jpg"
+    assert all(len(shortened("x" * 50, width)) == width for width in range(3, 50))
+
+
+def stopped(faces, tmp_path, number):
+    """A run that is sent a signal after its first line. (The bundled checkpoint starts without torch.)"""
+    process = start(
+        *("predict", faces, "--faces-only", "--json", "--device", "cpu"),
+        *("--batch-size", 1, "--annotate", tmp_path / "out", "--csv", tmp_path / "faces.csv"),
+        # What a shell runs in the background ignores SIGINT, and so would what these tests start there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    process.stdout.readline()
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+    return process.returncode, stderr.decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_whole_files_only(crops, tmp_path, number):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for index in range(1000):
+        crops[index % len(crops)].save(folder / f"{index:03d}.png")
+    status, stderr = stopped(folder, tmp_path, number)
+    assert status == 128 + number
+    assert "Traceback" not in stderr
+    written = files_of(tmp_path / "out")
+    assert 0 < len(written) < 1000
+    for name in written:
+        Image.open(tmp_path / "out" / name).load()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "faces.csv", "out"]
+    rows = rows_of((tmp_path / "faces.csv").read_text())
+    assert 0 < len(rows) <= len(written)
+
+
+def test_a_terminal_without_the_characters_and_a_reader_that_goes_away(crops, tmp_path):
+    folder = tmp_path / "лица"
+    folder.mkdir()
+    for number, crop in enumerate(crops):
+        crop.save(folder / f"{number:02d}.png")
+    process = start(
+        *("predict", folder, "--faces-only", "--device", "cpu", "--csv", tmp_path / "faces.csv"),
+        *("--batch-size", 1),
+        environment={"PYTHONIOENCODING": "cp1252"},
+    )
+    process.stdout.readline()
+    assert b"00.png" in process.stdout.readline()
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=120) in (0, 1)
+    assert b"Traceback" not in stderr
+    assert "лица" in (tmp_path / "faces.csv").read_text(encoding="utf-8")

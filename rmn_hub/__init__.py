@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _auto
 from .checkpoints import BUNDLED_CHECKPOINT
-from .errors import CheckpointError, InputError, RMNError, TrainingError
+from .errors import CheckpointError, InputError, MissingPackageError, RMNError, TrainingError
 from .expressions import EXPRESSIONS
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ __all__ = [
     "ImageResult",
     "InputError",
     "MTCNNDetector",
+    "MissingPackageError",
     "RMNBackbone",
     "RMNBackboneOutput",
     "RMNConfig",

@@ -13,8 +13,12 @@ class CheckpointError(InputError):
     """Raised for a checkpoint that is missing, damaged or not an RMN."""
 
 
+class MissingPackageError(InputError, ImportError):
+    """Raised where an optional package is needed and missing: the message states how to install it."""
+
+
 class TrainingError(RMNError, RuntimeError):
     """Raised when a training run cannot go on."""
 
 
-__all__ = ["CheckpointError", "InputError", "RMNError", "TrainingError"]
+__all__ = ["CheckpointError", "InputError", "MissingPackageError", "RMNError", "TrainingError"]

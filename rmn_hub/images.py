@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from .errors import InputError
+from .errors import InputError, MissingPackageError
 
 # What is one image for certain. (An array of four dimensions is several, and a tensor cannot be named without torch.)
 OneImage: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image
@@ -295,7 +295,9 @@ class _Reader:
             try:
                 from pillow_heif import HeifImageFile
             except ImportError as error:
-                raise InputError(f"{self.shown} is a HEIC image: pip install 'rmn-hub[heif]' to read it") from error
+                raise MissingPackageError(
+                    f"{self.shown} is a HEIC image: pip install 'rmn-hub[heif]' to read it"
+                ) from error
             try:
                 file.seek(0)
                 return HeifImageFile(file)

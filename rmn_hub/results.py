@@ -215,7 +215,7 @@ class ImageResult:
         Return one row per face as a pandas frame; see [`rmn_hub.tables.to_frame`].
 
         Raises:
-            ImportError: pandas is not installed.
+            MissingPackageError: pandas is not installed.
         """
         from .tables import to_frame
 
@@ -227,7 +227,7 @@ class ImageResult:
         (its place in the class order), `tracker_id` where there are tracks, and `data["class_name"]`.
 
         Raises:
-            ImportError: supervision is not installed.
+            MissingPackageError: supervision is not installed.
         """
         from .tables import to_supervision
 

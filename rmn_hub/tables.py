@@ -11,6 +11,7 @@ import numpy as np
 from .errors import InputError
 from .expressions import EXPRESSIONS
 from .files import replacing
+from .packages import require
 from .results import LANDMARKS, Face, FaceExpression, ImageResult
 
 if TYPE_CHECKING:
@@ -81,14 +82,11 @@ def to_frame(results: Results, *, every_image: bool = False) -> "pandas.DataFram
         every_image: as in `to_records`.
 
     Raises:
-        ImportError: pandas is not installed.
+        MissingPackageError: pandas is not installed.
     """
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError(
-            "a frame needs pandas: install it with `pip install pandas`, or use to_records or to_csv"
-        ) from error
+    require("pandas", "frames", extra="video", otherwise=", or use to_records or to_csv")
+    import pandas
+
     records = to_records(results, every_image=every_image)
     frame = pandas.DataFrame(records, columns=None if records else _columns(every_image))
     return frame.astype({column: _TYPES.get(column, "float64") for column in frame.columns})
@@ -99,12 +97,11 @@ def to_supervision(result: ImageResult) -> "supervision.Detections":
     Return the faces of one result as supervision's `Detections`; see [`ImageResult.to_supervision`].
 
     Raises:
-        ImportError: supervision is not installed.
+        MissingPackageError: supervision is not installed.
     """
-    try:
-        import supervision
-    except ImportError as error:
-        raise ImportError("detections need supervision: install it with `pip install supervision`") from error
+    require("supervision", "detections")
+    import supervision
+
     if not result.faces:
         return supervision.Detections.empty()
     tracked = all(face.track_id is not None for face in result.faces)

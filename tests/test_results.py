@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from rmn_hub import EXPRESSIONS, Face, FaceExpression
-from rmn_hub.errors import InputError
+from rmn_hub.errors import InputError, MissingPackageError
 from rmn_hub.files import replacing
 from rmn_hub.results import Attention, ImageResult, numbered, reading_order
 from rmn_hub.tables import to_csv, to_frame, to_json_lines, to_records
@@ -265,8 +265,14 @@ def test_a_table_that_cannot_be_written_is_named(tmp_path):
 
 def test_frame_without_pandas_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match="pip install pandas"):
+    with pytest.raises(MissingPackageError, match=r"pandas.*rmn-hub\[video\]"):
         to_frame([make_result()])
+
+
+def test_detections_without_supervision_are_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="supervision"):
+        make_result().to_supervision()
 
 
 def test_replacing_writes_beside_and_renames(tmp_path):

@@ -165,6 +165,19 @@ class Parquet:
     def __init__(self) -> None:
         self.results: list[ImageResult] = []
 
+    @staticmethod
+    def check() -> None:
+        """
+        Check before the work begins that the file can be written in the end.
+
+        Raises:
+            MissingPackageError: pandas or pyarrow is not installed.
+        """
+        from ..packages import require
+
+        for package in ("pandas", "pyarrow"):
+            require(package, "Parquet files", extra="video")
+
     def __call__(self, result: "ImageResult") -> None:
         from dataclasses import replace
 

@@ -147,7 +147,7 @@ def predict(
     Exit code: 0; 1 when some of several images could not be read; 2 when none could, or the usage was wrong.
     """
     from .inputs import find_inputs
-    from .outputs import check_outputs, output_paths
+    from .outputs import Parquet, check_outputs, output_paths
 
     shown = _format(output_format, json, csv)
     counts = Counts()
@@ -160,6 +160,8 @@ def predict(
         annotated = output_paths(annotate, inputs, "", taken) if annotate else {}
         maps = output_paths(attention, inputs, "-attention", taken) if attention else {}
         table = None if shown is Format.csv else csv
+        if shown is Format.parquet:
+            Parquet.check()
         check_outputs(inputs, [*annotated.values(), *maps.values()], table)
 
         settings = {

@@ -42,20 +42,20 @@ def warn(sentence: str) -> None:
 @contextlib.contextmanager
 def failing_on_bad_input(extra: str | None = None) -> Iterator[None]:
     """
-    End the command with the sentence of an error of the block: exit code 2 for bad input, 1 for a failed training run.
+    End the command with the sentence of an error of the block: exit code 1 for a failed training run, 2 for any other.
 
     Args:
         extra: the optional part of the package that the block needs, which a missing module's sentence names.
     """
-    from ..errors import InputError, TrainingError
+    from ..errors import RMNError, TrainingError
 
     try:
         yield
-    except InputError as error:
-        fail(str(error))
     except TrainingError as error:
         warn(str(error))
         raise typer.Exit(1) from None
+    except RMNError as error:
+        fail(str(error))
     except ModuleNotFoundError as error:
         if extra is None or (error.name or "").startswith("rmn_"):
             raise

@@ -132,10 +132,13 @@ def video(
     from .. import BUNDLED_CHECKPOINT
     from ..errors import InputError
     from ..images import is_folder
+    from ..packages import require
     from ..recognizer import ExpressionRecognizer
     from ..video.frames import find_films, is_stream
 
     with failing_on_bad_input(extra="video"), _stoppable() as stop, contextlib.ExitStack() as stack:
+        for package, purpose in [("av", "films")] + ([("pyarrow", "Parquet files")] if parquet else []):
+            require(package, purpose, extra="video")
         films = [Path(source)] if is_stream(source) else find_films(Path(source))
         several = not is_stream(source) and is_folder(Path(source))
         targets = _targets(films, Path(source) if several else None, output, timeline, summary)

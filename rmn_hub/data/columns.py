@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, MissingPackageError
+from ..packages import require
 from .faces import (
     UNSPLIT,
     FaceImages,
@@ -49,7 +50,7 @@ def read_saved(where: Path) -> Parts:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(
+        raise MissingPackageError(
             f"{where} was saved by the datasets library: install it to read it (pip install datasets)"
         ) from error
     try:
@@ -93,6 +94,7 @@ def _read_parquet(paths: Sequence[Path]) -> FaceImages:
 
 
 def _read_parquet_file(path: Path) -> FaceImages:
+    require("pyarrow", "Parquet files", extra="train")
     from pyarrow import parquet as arrow_parquet
 
     with arrow_parquet.ParquetFile(path) as file:

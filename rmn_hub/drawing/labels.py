@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageFont
 
+from ..errors import MissingPackageError
 from ..results import FaceExpression
 from .palette import label_of, long_label_of, numbers_of
 
@@ -239,7 +240,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
             return ImageFont.truetype(str(file), size)
     own = ImageFont.load_default(size)
     if not isinstance(own, ImageFont.FreeTypeFont):
-        raise ImportError("labels need a font: this Pillow was built without FreeType. Install matplotlib.")
+        raise MissingPackageError("labels need a font: this Pillow was built without FreeType. Install matplotlib.")
     return own
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import MissingPackageError
 
 
 def write_graph(
@@ -33,13 +33,15 @@ def write_graph(
         metadata: names and values that the file carries.
 
     Raises:
-        InputError: the packages `onnx` and `onnxscript` are not installed.
+        MissingPackageError: the packages `onnx` and `onnxscript` are not installed.
     """
     try:
         import onnx
         import onnxscript  # noqa: F401 - torch.onnx.export needs it, and reports its absence less clearly
     except ImportError as error:
-        raise InputError(f"export needs {error.name}: install it with pip install 'rmn-hub[export]'") from error
+        raise MissingPackageError(
+            f"export needs {error.name}: install it with pip install 'rmn-hub[export]'"
+        ) from error
     program = torch.onnx.export(
         module,
         inputs,

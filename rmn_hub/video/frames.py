@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..images import MAX_PIXELS, MIN_SIDE, is_folder
+from ..packages import require
 
 if TYPE_CHECKING:
     import av
@@ -354,10 +355,9 @@ def is_stream(source: str | os.PathLike[str] | int) -> bool:
 
 def _open(source: str | os.PathLike[str] | int) -> tuple[str, "InputContainer"]:
     """Return the name of a source and PyAV's container of it."""
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("films need PyAV: install it with `pip install 'rmn-hub[video]'`") from error
+    require("av", "films", extra="video")
+    import av
+
     if isinstance(source, bool) or not isinstance(source, (str, os.PathLike, int)):
         raise InputError(f"source={source!r} must be a path, the number of a camera or an address")
     name = str(source) if isinstance(source, int) else os.fspath(source)

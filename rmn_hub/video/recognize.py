@@ -56,7 +56,7 @@ class FilmResults(Iterator[FrameResult]):
         Return the long table of the results that follow as a pandas frame; see [`rmn_hub.video.tables.to_records`].
 
         Raises:
-            ImportError: pandas is not installed.
+            MissingPackageError: pandas is not installed.
             InputError: no frame can be decoded.
         """
         return to_df(self, self.expressions)

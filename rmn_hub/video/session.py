@@ -64,7 +64,7 @@ class FrameResult(ImageResult):
             every_image: whether a frame without faces has a row, too.
 
         Raises:
-            ImportError: pandas is not installed.
+            MissingPackageError: pandas is not installed.
         """
         from .tables import to_df
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..expressions import EXPRESSIONS
 from ..files import replacing
+from ..packages import require
 from ..results import FaceExpression
 from ..tables import to_records as image_records
 from .session import FrameResult
@@ -58,12 +59,11 @@ def to_df(
         every_image: as in `to_records`.
 
     Raises:
-        ImportError: pandas is not installed.
+        MissingPackageError: pandas is not installed.
     """
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError("a frame needs pandas: install it with `pip install pandas`") from error
+    require("pandas", "frames", extra="video")
+    import pandas
+
     records = [record for result in results for record in to_records(result, every_image=every_image)]
     return pandas.DataFrame(records, columns=None if records else _columns(expressions))
 
@@ -169,11 +169,10 @@ class ParquetWriter(TableWriter):
     """The long table as Parquet, written in groups of `ROWS_TOGETHER` rows."""
 
     def _open(self, path: Path) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            raise ImportError("Parquet needs pyarrow: install it with `pip install 'rmn-hub[video]'`") from error
+        require("pyarrow", "Parquet files", extra="video")
+        import pyarrow
+        import pyarrow.parquet
+
         whole, texts = ("frame", "track", "face"), ("source", "expression")
         kinds = dict.fromkeys(whole, pyarrow.int64()) | dict.fromkeys(texts, pyarrow.string())
         kinds["uncertain"] = pyarrow.bool_()

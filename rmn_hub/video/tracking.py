@@ -11,6 +11,7 @@ from PIL import Image
 from ..detection.detector import FaceDetector
 from ..errors import InputError
 from ..images import load_image
+from ..packages import require
 from ..results import Box, Face
 
 if TYPE_CHECKING:
@@ -197,12 +198,11 @@ class FaceTracker:
         where there is none) and `tracker_id`.
 
         Raises:
-            ImportError: supervision is not installed.
+            MissingPackageError: supervision is not installed.
         """
-        try:
-            import supervision
-        except ImportError as error:
-            raise ImportError("detections need supervision: install it with `pip install supervision`") from error
+        require("supervision", "detections")
+        import supervision
+
         seen = [track for track in self.tracks if track.missed == 0]
         if not seen:
             return supervision.Detections.empty()

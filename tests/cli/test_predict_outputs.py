@@ -3,6 +3,7 @@
 import io
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pandas
@@ -37,6 +38,16 @@ def test_csv_goes_to_stdout(predict, photos, tmp_path, monkeypatch, words):
 def test_parquet_goes_to_stdout(predict, photos):
     frame = pandas.read_parquet(io.BytesIO(predict(photos, "--format", "parquet").stdout_bytes))
     assert frame["expression"].isin(EXPRESSIONS).sum() == 3
+
+
+@pytest.mark.parametrize("package", ["pandas", "pyarrow"])
+def test_parquet_without_its_packages_ends_before_the_work(predict, photos, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delattr("rmn_hub.recognizer.ExpressionRecognizer.from_pretrained")  # nothing is loaded
+    result = predict(photos, "--format", "parquet")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert package in result.stderr
+    assert "rmn-hub[video]" in result.stderr
 
 
 def test_an_image_that_vanishes_is_skipped(predict, photos, tmp_path, monkeypatch):

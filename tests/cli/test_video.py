@@ -130,6 +130,16 @@ def test_bad_options_end_with_a_sentence_and_leave_nothing(video, film, tmp_path
     assert film.read_bytes() == before
 
 
+@pytest.mark.parametrize("package", ["av", "pyarrow"])
+def test_a_missing_package_ends_with_a_sentence_and_leaves_nothing(video, film, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    result = video(film, "--csv", tmp_path / "x.csv", "--parquet", tmp_path / "x.parquet")
+    assert result.exit_code == 2
+    assert package in result.stderr
+    assert "rmn-hub[video]" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ["missing", "sound", "truncated", "empty folder"])
 def test_bad_films_end_with_a_sentence_and_leave_nothing(video, film, tmp_path, kind):
     inputs, outputs = tmp_path / "in", tmp_path / "out"

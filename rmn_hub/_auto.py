@@ -1,11 +1,12 @@
 """Register RMN with transformers' Auto classes, without importing transformers for those who do not use it."""
 
-import contextlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from itertools import dropwhile
 from types import ModuleType
 
 
@@ -67,8 +68,9 @@ class _RegisteringFinder(MetaPathFinder):
         registration = _REGISTRATIONS.get(fullname)
         if registration is None:
             return None
-        others = [finder for finder in sys.meta_path if finder is not self]
-        specs = (finder.find_spec(fullname, path, target) for finder in others)
+        # Only those that come later: one that comes earlier may be asking this one right now.
+        later = [*dropwhile(lambda finder: finder is not self, sys.meta_path)][1:]
+        specs = (finder.find_spec(fullname, path, target) for finder in later)
         spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
             spec.loader = _RegisteringLoader(spec.loader, registration)
@@ -76,15 +78,23 @@ class _RegisteringFinder(MetaPathFinder):
 
 
 def _register(registration: Callable[[ModuleType], None], auto: ModuleType) -> None:
-    # Without torch there is no RMN to register. That must not break transformers' own import.
-    with contextlib.suppress(ImportError):
+    try:
         registration(auto)
+    except ImportError as error:
+        # It must not break transformers' own import. Without torch, there is no RMN to register.
+        if error.name != "torch":
+            warnings.warn(f"RMN cannot be registered with {auto.__name__}: {error}", RuntimeWarning, stacklevel=2)
+
+
+def _is_ours(finder: object) -> bool:
+    # By name: after this module was imported a second time, its first finder has another class.
+    kind = type(finder)
+    return (kind.__module__, kind.__qualname__) == (__name__, _RegisteringFinder.__qualname__)
 
 
 def register() -> None:
     """Register RMN with those Auto modules that are imported already, and with the others once they are."""
-    if not any(isinstance(finder, _RegisteringFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _RegisteringFinder())
+    sys.meta_path[:] = [_RegisteringFinder(), *(finder for finder in sys.meta_path if not _is_ours(finder))]
     for name, registration in _REGISTRATIONS.items():
         if name in sys.modules:
             # Not sys.modules[name]: another thread may be in the middle of its import, for which this waits.

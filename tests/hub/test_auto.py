@@ -103,8 +103,58 @@ assert "Registering" not in repr(auto.__spec__)
     )
 
 
-def test_transformers_works_where_rmn_cannot_be_imported():
+def test_after_second_imports():
     run(
+        f"""
+import importlib
+import sys
+import rmn_hub
+
+for forgotten in ("rmn_hub._auto", "rmn_hub", "rmn_hub._auto"):
+    for name in [name for name in sys.modules if (name + ".").startswith(forgotten + ".")]:
+        del sys.modules[name]
+    importlib.import_module(forgotten)
+    importlib.import_module("rmn_hub._auto").register()
+importlib.reload(sys.modules["rmn_hub._auto"]).register()
+assert len([finder for finder in sys.meta_path if "Registering" in type(finder).__name__]) == 1
+{FINDS}
+"""
+    )
+
+
+def test_finders_that_ask_each_other_come_to_an_end():
+    run(
+        f"""
+import sys
+import rmn_hub
+
+class Asking:
+    def find_spec(self, *args):
+        others = [finder for finder in sys.meta_path if finder is not self]
+        return next((spec for spec in (finder.find_spec(*args) for finder in others) if spec), None)
+
+sys.meta_path.insert(0, Asking())
+{FINDS}
+"""
+    )
+
+
+def test_transformers_works_where_torch_is_missing():
+    done = run(
+        """
+import sys
+import rmn_hub
+
+sys.modules["torch"] = None
+from transformers.models.auto import configuration_auto, image_processing_auto, modeling_auto
+assert configuration_auto.AutoConfig.for_model("rmn").model_type == "rmn"
+"""
+    )
+    assert "RMN cannot be registered" not in done.stderr
+
+
+def test_transformers_works_where_rmn_cannot_be_imported_but_warns():
+    done = run(
         """
 import sys
 import rmn_hub
@@ -114,3 +164,4 @@ for module in ("configuration_rmn", "image_processing_rmn", "modeling_rmn"):
 from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel
 """
     )
+    assert "RMN cannot be registered" in done.stderr

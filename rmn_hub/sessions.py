@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +41,8 @@ class OnnxSession:
         self.threads = threads
         self.providers = tuple(providers) if providers is not None else ("CPUExecutionProvider",)
         self._lock = threading.Lock()
-        self._opened: tuple[int, onnxruntime.InferenceSession] | None = None
-        self._of_parent: list[Any] = []
+        self._opened: onnxruntime.InferenceSession | None = None
+        _alive.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "threads": self.threads, "providers": self.providers}
@@ -62,18 +63,10 @@ class OnnxSession:
         return {output.name: tuple(output.shape) for output in self._session().get_outputs()}
 
     def _session(self) -> "onnxruntime.InferenceSession":
-        opened = self._opened
-        if opened is not None and opened[0] == os.getpid():
-            return opened[1]
-        if opened is not None:
-            # Of the parent process, where another thread may have held the lock at the fork. The session is kept: to
-            # close it is to wait for its threads, which do not exist here.
-            self._of_parent.append(opened)
-            self._lock, self._opened = threading.Lock(), None
         with self._lock:
             if self._opened is None:
-                self._opened = os.getpid(), self._open()
-            return self._opened[1]
+                self._opened = self._open()
+            return self._opened
 
     def _open(self) -> "onnxruntime.InferenceSession":
         import onnxruntime
@@ -95,6 +88,23 @@ class OnnxSession:
         except Exception as error:  # onnxruntime's errors have no common base class
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{self.path} cannot be opened by onnxruntime: {reason}. Export it again.") from error
+
+
+# All sessions of this process, and those that a process made by fork has of its parent.
+_alive: weakref.WeakSet[OnnxSession] = weakref.WeakSet()
+_of_parent: list[Any] = []
+
+
+def _forget_parent() -> None:
+    for session in _alive:
+        # Kept: to close it is to wait for its threads, which do not exist here.
+        _of_parent.append(session._opened)
+        # Another thread of the parent may have held the lock at the fork.
+        session._lock, session._opened = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)
 
 
 def available_cores() -> int:

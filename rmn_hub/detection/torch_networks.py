@@ -1,6 +1,8 @@
 """P-Net, R-Net and O-Net in torch, with the weights that come with facenet-pytorch, which is not imported."""
 
 import importlib.util
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -35,44 +37,47 @@ class PNet(nn.Module):
         return self.offsets(features), _score(self.face(features))
 
 
-class RNet(nn.Module):
+class CropNet(nn.Module):
+    """
+    What R-Net and O-Net have in common: convolutions with max-pools between them, a dense layer, two heads.
+
+    Args:
+        convolutions: output channels and kernel size of each.
+        pools: kernel size of the max-pool of stride 2 after each convolution but the last.
+        pixels: what the convolutions leave of a crop, height times width.
+        dense: outputs of the dense layer.
+    """
+
+    def __init__(self, convolutions: Sequence[tuple[int, int]], pools: Sequence[int], pixels: int, dense: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential()
+        channels = 3
+        for (width, kernel), pool in zip_longest(convolutions, pools):
+            self.features.append(ConvPReLU(channels, width, kernel))
+            if pool:
+                self.features.append(nn.MaxPool2d(pool, 2, ceil_mode=True))
+            channels = width
+        self.dense = nn.Sequential(nn.Linear(channels * pixels, dense), nn.PReLU(dense))
+        self.face = nn.Linear(dense, 2)
+        self.offsets = nn.Linear(dense, 4)
+
+
+class RNet(CropNet):
     """The second network: 24 x 24 pixels."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            ConvPReLU(3, 28, 3),
-            nn.MaxPool2d(3, 2, ceil_mode=True),
-            ConvPReLU(28, 48, 3),
-            nn.MaxPool2d(3, 2, ceil_mode=True),
-            ConvPReLU(48, 64, 2),
-        )
-        self.dense = nn.Sequential(nn.Linear(576, 128), nn.PReLU(128))
-        self.face = nn.Linear(128, 2)
-        self.offsets = nn.Linear(128, 4)
+        super().__init__(convolutions=((28, 3), (48, 3), (64, 2)), pools=(3, 3), pixels=9, dense=128)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         features = self.dense(_columns_first(self.features(pixels)))
         return self.offsets(features), _score(self.face(features))
 
 
-class ONet(nn.Module):
+class ONet(CropNet):
     """The third network: 48 x 48 pixels."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            ConvPReLU(3, 32, 3),
-            nn.MaxPool2d(3, 2, ceil_mode=True),
-            ConvPReLU(32, 64, 3),
-            nn.MaxPool2d(3, 2, ceil_mode=True),
-            ConvPReLU(64, 64, 3),
-            nn.MaxPool2d(2, 2, ceil_mode=True),
-            ConvPReLU(64, 128, 2),
-        )
-        self.dense = nn.Sequential(nn.Linear(1152, 256), nn.PReLU(256))
-        self.face = nn.Linear(256, 2)
-        self.offsets = nn.Linear(256, 4)
+        super().__init__(convolutions=((32, 3), (64, 3), (64, 3), (128, 2)), pools=(3, 3, 2), pixels=9, dense=256)
         self.landmarks = nn.Linear(256, 10)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

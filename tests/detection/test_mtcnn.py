@@ -194,8 +194,15 @@ def test_settings(collage, astronaut):
     [faces] = MTCNNDetector(max_faces=2).detect([image])
     assert len(faces) == 2
     assert faces[0].box[2] < 400  # the largest comes first
-    assert all(face.score > 0.99999 for face in MTCNNDetector(threshold=0.99999).detect([collage])[0])
     assert MTCNNDetector(min_face=200).detect([astronaut]) == [[]]
+
+
+def test_the_threshold_keeps_what_scores_higher(detector, collage):
+    [faces] = detector.detect([collage])
+    least, *others = sorted(face.score for face in faces)
+    assert others[0] - least > 1e-4
+    [kept] = MTCNNDetector(threshold=(least + others[0]) / 2).detect([collage])
+    assert sorted(face.score for face in kept) == pytest.approx(others, abs=1e-5)
 
 
 @pytest.mark.parametrize(

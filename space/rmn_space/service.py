@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer
@@ -38,17 +37,30 @@ def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
 class Cores:
     """
     Shares torch's threads between the requests that run at the same time. Threads that wait for a core spin, and more
-    of them than cores slow each other down many times over.
+    of them than cores slow each other down many times over. onnxruntime has threads of its own: where it does the work,
+    torch is neither imported nor changed.
+
+    Args:
+        uses_torch: whether the requests run in torch.
     """
 
-    def __init__(self) -> None:
-        self.threads = torch.get_num_threads()
-        self.running = 0
+    def __init__(self, uses_torch: bool = True) -> None:
+        self.uses_torch = uses_torch
+        self.threads = self.running = 0
         self._lock = threading.Lock()
+        if uses_torch:
+            import torch
+
+            self.threads = torch.get_num_threads()
 
     @contextlib.contextmanager
     def shared(self, between: int = 1) -> Iterator[None]:
         """Run the block on its share of the threads: among all that run now, and `between` that may run at least."""
+        if not self.uses_torch:
+            yield
+            return
+        import torch
+
         with self._lock:
             self.running += 1
             share = max(1, self.threads // max(self.running, between))
@@ -76,11 +88,10 @@ class Service:
         where = checkpoint or BUNDLED_CHECKPOINT
         load = functools.partial(ExpressionRecognizer.from_pretrained, where, max_faces=MAX_FACES)
         zero_gpu = bool(os.environ.get("SPACES_ZERO_GPU"))
-        self.cores = Cores()
-        with self.cores.shared(between=2):
-            self.recognizer = load(device="cuda" if zero_gpu else None)
-            # A lent GPU comes by the call: too slow for a camera's frames.
-            self.live_recognizer = load(device="cpu") if zero_gpu else self.recognizer
+        self.recognizer = load(device="cuda" if zero_gpu else None)
+        # A lent GPU comes by the call: too slow for a camera's frames.
+        self.live_recognizer = load(device="cpu") if zero_gpu else self.recognizer
+        self.cores = Cores("torch" in {each.engine.name for each in (self.recognizer, self.live_recognizer)})
         self.live_detector = MTCNNDetector(min_face=LIVE_MIN_FACE, device=self.live_recognizer.device)
         self.has_masks = self.recognizer.has_masks
         # Only a folder has an eval.json to show.

@@ -260,6 +260,16 @@ def test_cores_are_shared_among_what_runs():
         torch.set_num_threads(before)
 
 
+def test_onnxruntime_leaves_the_threads_of_torch_alone(service):
+    import torch
+    from rmn_space.service import Cores
+
+    assert service.cores.uses_torch is (service.recognizer.engine.name == "torch")
+    before = torch.get_num_threads()
+    with Cores(uses_torch=False).shared(between=2 * before):
+        assert torch.get_num_threads() == before
+
+
 # Live
 
 

@@ -115,10 +115,12 @@ def benchmark(
     """Measure what a checkpoint costs: parameters, multiply-adds, milliseconds and memory, form by form."""
     from rich.console import Console
 
+    from .costs import benchmark_table, start_table
+
     console = Console(highlight=False)
     with failing_on_bad_input():
         if start:
-            from ..evaluation.start import measure_start, start_table
+            from ..evaluation.start import measure_start
 
             with progress_bars() as report:
                 starts = measure_start(image, progress=report)
@@ -126,24 +128,25 @@ def benchmark(
             shown, skipped = start_table(starts), None
         else:
             from .. import BUNDLED_CHECKPOINT
+            from ..devices import usable_device
             from ..engines.onnx import ONNX_FILE, OnnxEngine
-            from ..evaluation.benchmark import BATCH_SIZES, FORMS, table
+            from ..evaluation.benchmark import BATCH_SIZES, FORMS
             from ..evaluation.benchmark import benchmark as run
             from ..hub.checkpoint import find, load_model
 
             folder = find(checkpoint or BUNDLED_CHECKPOINT)
-            model = load_model(folder, device=device)
+            model = load_model(folder, device=usable_device(device))
             on_cpu = model.device.type == "cpu" and (folder / ONNX_FILE).is_file()
-            with Console(stderr=True).status("loading") as status:
+            with progress_bars() as report:
                 numbers = run(
                     model,
                     batch_sizes=batch_size or BATCH_SIZES,
                     forms=FORMS if compiled else FORMS[:-1],
                     engine=OnnxEngine.from_checkpoint(folder) if on_cpu else None,
                     seconds=seconds,
-                    progress=status.update,
+                    progress=report,
                 )
-            document, shown, skipped = numbers.to_dict(), table(numbers), numbers.skipped
+            document, shown, skipped = numbers.to_dict(), benchmark_table(numbers), numbers.skipped
     if json:
         typer.echo(json_library.dumps(document))
     else:

@@ -4,11 +4,13 @@ import contextlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
+
+from ..progress import Progress
 
 USE, TRAIN, PUBLISH = "Use", "Train", "Publish"
 
@@ -104,18 +106,18 @@ class OptionalJsonFile(TyperCommand):
 
 
 @contextlib.contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bars() -> Iterator[Progress]:
     """Yield a function `(what is being done, items more, of how many)` behind bars on stderr, on a terminal only."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress as Bars
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Bars(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         tasks: dict[str, Any] = {}
 
         def report(description: str, done: int, total: int) -> None:
             if description not in tasks:
-                tasks[description] = progress.add_task(description, total=total)
-            progress.advance(tasks[description], done)
+                tasks[description] = bars.add_task(description, total=total)
+            bars.advance(tasks[description], done)
 
         yield report
 

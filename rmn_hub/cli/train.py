@@ -104,13 +104,13 @@ def teach(
     """Write an ensemble's probabilities for augmented views of the training faces, for `distill`."""
     with _resumable():
         from ..data.sources import load_faces
+        from ..devices import usable_device
         from ..expressions import EXPRESSIONS
         from ..hub import checkpoint
         from ..training.distill import teach as run
-        from ..training.optimisation import training_device
         from ..training.recipe import Recipe
 
-        chosen = training_device(device)
+        chosen = usable_device(device)
         models = [checkpoint.load_model(member, device=chosen, expressions=EXPRESSIONS) for member in members]
         with progress_bars() as report:
             faces = load_faces(data, "train", progress=report)

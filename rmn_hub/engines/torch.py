@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from ..attention import reduce_mask
+from ..devices import usable_device
 from ..errors import InputError
 from ..model.modeling_rmn import RMNModel
 from .engine import EngineOutput
@@ -72,23 +73,4 @@ class TorchEngine:
             )
 
 
-def usable_device(device: str | torch.device | None) -> torch.device:
-    """
-    Return the device, or the GPU if there is one (else the CPU) for `None`.
-
-    Raises:
-        InputError: the device does not exist here, or holds no values (`meta`).
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        # Brings the device up and reads a value back from it.
-        torch.zeros(1, device=device, dtype=torch.float32).item()
-        return torch.device(device)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        raise InputError(
-            f"device={str(device)[:80]!r} must be a device of this machine: give cpu, or cuda on a machine with a GPU"
-        ) from error
-
-
-__all__ = ["TorchEngine", "usable_device"]
+__all__ = ["TorchEngine"]

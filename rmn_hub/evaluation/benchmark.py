@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..engines.engine import Engine
 from ..errors import InputError
 from ..model.modeling_rmn import RMNModel
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
+from ..progress import Progress, silent
 
 BATCH_SIZES = (1, 8, 32)
 FORMS = ("plain", "folded", "compiled")
@@ -130,7 +127,7 @@ def benchmark(
     forms: Sequence[str] = FORMS,
     engine: Engine | None = None,
     seconds: float = 2.0,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> Benchmark:
     """
     Measure a network on the device and in the dtype that it is in, with random images of its `image_size`.
@@ -141,7 +138,7 @@ def benchmark(
         forms: any of `FORMS`.
         engine: an engine of the same network that takes turns with them, as the form of its name.
         seconds: about how long each form runs at each batch size, compilation aside.
-        progress: called with what is being measured.
+        progress: called for every batch size that is compiled and measured.
 
     Raises:
         InputError: a batch size is less than 1 or its images do not fit into memory, a form is unknown, or `seconds` is
@@ -165,7 +162,7 @@ def benchmark(
             if form == "compiled":
                 if skipped is not None:
                     continue
-                progress(f"compiling for batches of {batch_size}")
+                progress("compiling", 0, len(batch_sizes))
                 torch.compiler.reset()  # or it would make one network for all batch sizes, a slower one
                 network = torch.compile(folded, dynamic=False)
             try:
@@ -177,7 +174,9 @@ def benchmark(
                 skipped = f"the compiled form could not be made: {type(error).__name__}: {str(error).splitlines()[0]}"
                 continue
             networks[form] = network
-        progress(f"batches of {batch_size}")
+            if form == "compiled":
+                progress("compiling", 1, len(batch_sizes))
+        progress("measuring", 0, len(batch_sizes))
         calls: dict[str, Callable[[], object]] = {
             form: partial(_run, network, pixel_values) for form, network in networks.items()
         }
@@ -185,6 +184,7 @@ def benchmark(
             calls[engine.name] = partial(engine, pixel_values.cpu().numpy())
         for form, cost in take_turns(calls, seconds, model.device).items():
             timings.append(Timing(form, batch_size, cost.milliseconds, cost.peak_memory))
+        progress("measuring", 1, len(batch_sizes))
     return Benchmark(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         multiply_adds=multiply_adds(model),
@@ -194,32 +194,6 @@ def benchmark(
         timings=tuple(timings),
         skipped=skipped,
     )
-
-
-def table(numbers: Benchmark) -> "Table":
-    """Return the numbers as a table for a terminal."""
-    from rich.table import Table
-
-    where = f"{numbers.device}, {numbers.threads} threads" if numbers.device == "cpu" else numbers.device
-    millions = (
-        f"{numbers.parameters / 1e6:,.1f} M parameters, {numbers.multiply_adds / 1e6:,.0f} M multiply-adds an image"
-    )
-    images = f"Images of {numbers.image_size} x {numbers.image_size} pixels on {where}: time of a batch, peak memory"
-    rows = Table(title=f"{millions}\n{images}", title_justify="left", min_width=72)
-    batch_sizes = sorted({timing.batch_size for timing in numbers.timings})
-    rows.add_column("")
-    for batch_size in batch_sizes:
-        rows.add_column(f"batch {batch_size}", justify="right")
-    for form in dict.fromkeys(timing.form for timing in numbers.timings):
-        cells = {timing.batch_size: timing for timing in numbers.timings if timing.form == form}
-        rows.add_row(
-            form,
-            *(
-                f"{cells[size].milliseconds:,.1f} ms {cells[size].peak_memory:6,.0f} MB" if size in cells else "-"
-                for size in batch_sizes
-            ),
-        )
-    return rows
 
 
 def multiply_adds(model: RMNModel, image_size: int | None = None) -> int:
@@ -293,6 +267,5 @@ __all__ = [
     "Timing",
     "benchmark",
     "multiply_adds",
-    "table",
     "take_turns",
 ]

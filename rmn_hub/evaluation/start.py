@@ -13,13 +13,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError
 from ..progress import Progress, silent
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 ROUNDS = 5
 BARE, FRONT_DOOR, FIRST_RESULT = "bare typer program, --help", "rmn-hub --help", "rmn-hub predict"
@@ -93,25 +90,6 @@ def measure_start(
     return tuple(Start(name, *map(statistics.median, zip(*costs))) for name, costs in taken.items())
 
 
-def start_table(starts: Sequence[Start]) -> "Table":
-    """Return the numbers as a table for a terminal, with the ratio to the bare program."""
-    from rich.table import Table
-
-    table = Table(title="One process, from its start to its end", title_justify="left")
-    for heading in ("", "CPU", "to bare", "wall", "peak memory"):
-        table.add_column(heading, justify="right" if heading else "left")
-    bare = next(start.cpu_seconds for start in starts if start.name == BARE)
-    for start in starts:
-        table.add_row(
-            start.name,
-            f"{start.cpu_seconds:.2f} s",
-            f"{start.cpu_seconds / bare:.1f}",
-            f"{start.seconds:.2f} s",
-            f"{start.peak_memory:,.0f} MB",
-        )
-    return table
-
-
 def _costs(words: Sequence[str]) -> tuple[float, float, float]:
     """Run Python with these arguments; return its seconds of CPU, of time, and its peak megabytes."""
     begin = time.perf_counter()
@@ -140,4 +118,4 @@ def _made_face(folder: Path) -> str:
     return str(path)
 
 
-__all__ = ["BARE", "FIRST_RESULT", "FRONT_DOOR", "Start", "measure_start", "start_table"]
+__all__ = ["BARE", "FIRST_RESULT", "FRONT_DOOR", "Start", "measure_start"]

@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule, moving average, precision, device, and the clock that drives them."""
+"""Optimizer, learning-rate schedule, moving average, precision, and the clock that drives them."""
 
 import copy
 import math
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..errors import InputError
 from .recipe import Recipe
 
 Averaged = TypeVar("Averaged", bound=nn.Module)
@@ -101,26 +100,6 @@ class Clock:
         return step / self.steps if self.steps else 1.0
 
 
-def training_device(device: str | None) -> torch.device:
-    """
-    Return the device to train on: the GPU when there is one, unless `device` names another.
-
-    Raises:
-        InputError: this machine has no such device.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        if chosen.type not in ("cpu", "cuda", "mps"):
-            raise InputError(f"device={device!r} must be cpu, cuda or mps")
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device={device!r} must be a device of this machine: {reason}") from error
-    return chosen
-
-
 def precision_of(device: torch.device) -> str:
     """Return bf16 where the machine computes in it, not merely emulates it; else full precision."""
     if device.type == "cuda":
@@ -129,4 +108,4 @@ def precision_of(device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and has_bf16 else "no"
 
 
-__all__ = ["Clock", "MovingAverage", "make_optimizer", "precision_of", "schedule", "training_device"]
+__all__ = ["Clock", "MovingAverage", "make_optimizer", "precision_of", "schedule"]

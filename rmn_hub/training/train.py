@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..data.faces import FER_SIZE, FaceSet, looks_like_fer2013, split_role
 from ..data.sources import load_face_images
+from ..devices import usable_device
 from ..errors import InputError, TrainingError
 from ..expressions import EXPRESSIONS
 from ..files import file_hash
@@ -19,7 +20,7 @@ from ..model.modeling_rmn import RMNModel
 from ..progress import Progress, silent
 from .feeding import Source, faces_for_training, share_of
 from .loop import Budget, TrainingResult, TrainingRun
-from .optimisation import precision_of, training_device
+from .optimisation import precision_of
 from .recipe import Recipe
 from .run_folder import command_line, public_name
 
@@ -84,7 +85,7 @@ def train(
         raise InputError(f"seed={seed} must be from 0 to {2**31 - 1}")
     recipe.check_model()
     start_hash = None if start_from is None else _hash_of(start_from)
-    chosen = training_device(device)
+    chosen = usable_device(device)
     accelerator = _accelerator(chosen)
     if accelerator.num_processes > 1:
         chosen = accelerator.device

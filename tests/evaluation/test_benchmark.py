@@ -7,9 +7,10 @@ import torch
 from cli_helpers import run
 
 from rmn_hub import BUNDLED_CHECKPOINT, RMNConfig, RMNModel
+from rmn_hub.cli.costs import start_table
 from rmn_hub.errors import InputError
 from rmn_hub.evaluation.benchmark import FORMS, benchmark, multiply_adds, take_turns
-from rmn_hub.evaluation.start import BARE, FIRST_RESULT, FRONT_DOOR, Start, measure_start, start_table
+from rmn_hub.evaluation.start import BARE, FIRST_RESULT, FRONT_DOOR, Start, measure_start
 from rmn_hub.hub.checkpoint import load_model
 
 
@@ -37,7 +38,12 @@ def test_calls_take_turns():
 
 
 def test_every_form_is_measured_at_every_batch_size(model):
-    numbers = benchmark(model, batch_sizes=(1, 2), forms=("plain", "folded"), seconds=0)
+    done = []
+    numbers = benchmark(
+        model, batch_sizes=(1, 2), forms=("plain", "folded"), seconds=0, progress=lambda *step: done.append(step)
+    )
+    assert sum(more for _, more, _ in done) == 2
+    assert {total for _, _, total in done} == {2}
     assert [(timing.form, timing.batch_size) for timing in numbers.timings] == [
         ("plain", 1),
         ("folded", 1),
@@ -79,6 +85,14 @@ def test_the_command_shows_them(tiny_checkpoint):
         assert words in shown.stdout
     numbers = json.loads(run(*command, "--json").stdout)
     assert {timing["batch_size"] for timing in numbers["timings"]} == {3}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_the_gpu_is_the_default(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    result = run("benchmark", tiny_checkpoint, "--no-compiled", "--seconds", 0, "--batch-size", 1)
+    assert result.exit_code == 2
+    assert "cuda" in result.stderr
 
 
 def test_the_bundled_checkpoint_is_small_enough_to_run_everywhere():

@@ -266,7 +266,8 @@ class _Reader:
         prefix = file.read(16)
         if not prefix:
             raise InputError(f"{self.shown} is empty: save or copy the image again")
-        image = self._opened(file, prefix)
+        # Pillow's own looks at the first bytes stumble over files of three.
+        image = self._opened(file, prefix.ljust(16, b"\0"))
         if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
             self._count_scans(file)
         # Closes the second handles that some plugins keep.

@@ -3,24 +3,24 @@
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
-from PIL import Image
 
 from .attention import attention_of_faces
-from .boxes import check_crops, checked_faces, iterable
+from .boxes import iterable
 from .checkpoints import BUNDLED_CHECKPOINT
-from .detection.detector import MARGIN, FaceDetector, crop_face
+from .detection.detector import MARGIN, FaceDetector
 from .engines.engine import Engine
 from .engines.pixels import PixelProcessor
-from .errors import CheckpointError, InputError, RMNError
-from .forking import call, is_forked
-from .images import MAX_PIXELS, LoadedImage, as_images, load_image, name_of, shown
+from .errors import CheckpointError, InputError
+from .forking import call
+from .images import MAX_PIXELS, as_images, name_of, shown
 from .loading import engine_of, load_engine
-from .results import Attention, Face, FaceExpression, ImageResult, reading_order
+from .preparing import OnError, Preparation, PreparedImage, failed
+from .results import Attention, Face, FaceExpression, ImageResult
 
 if TYPE_CHECKING:
     import torch
@@ -30,23 +30,8 @@ if TYPE_CHECKING:
     from .model.modeling_rmn import RMNModel
     from .video.recognize import FilmResults
 
-# What becomes of an image that cannot be used: it is left out and the function is called with the error, or `"keep"`
-# puts a result without faces in its place.
-OnError: TypeAlias = Callable[[InputError], object] | Literal["keep"] | None
-
 # Faces wait for a full batch as crops of their photo's resolution. Beyond this much of them the batch goes early.
 MAX_WAITING_BYTES = 64_000_000
-NO_FACE = "No face was found: look for smaller ones (min_face), or skip the detection if this is a face (faces_only)."
-NO_BOXES = "No box was given for this image."
-
-
-@dataclass
-class _Waiting:
-    """An image whose faces wait for the engine. Its pixels are not kept."""
-
-    result: ImageResult
-    faces: list[Face]
-    crops: list[Image.Image]
 
 
 class ExpressionRecognizer:
@@ -256,7 +241,7 @@ class ExpressionRecognizer:
         )
         if errors and callable(on_error):
             on_error(errors[0])
-            return _failed(name_of(images, "image 1"), errors[0], images)
+            return failed(name_of(images, "image 1"), errors[0], images)
         return results[0]
 
     def stream(
@@ -270,9 +255,11 @@ class ExpressionRecognizer:
         on_error: OnError = None,
     ) -> Iterator[ImageResult]:
         """
-        Yield the result of each image, in order, in memory that does not grow with their number: images are read when
-        it is their turn, up to `batch_size` of them ahead, and their pixels are not kept. What was recognized before
-        an error is yielded before it is raised.
+        Yield the result of each image, in order, in memory that does not grow with their number.
+
+        Images are read when it is their turn, in the thread that asks for results, and their pixels are not kept. Up
+        to `batch_size` of them are read ahead, and as many again (at most 8) where the detector gets them together.
+        What was recognized before an error is yielded before it is raised.
 
         Args:
             images: any iterable of what `__call__` takes for one image.
@@ -301,7 +288,11 @@ class ExpressionRecognizer:
         confidence = self.min_confidence
         if min_confidence is not None:
             confidence = _probability("min_confidence", min_confidence)
-        ready = self._prepared(several, boxes, faces_only, on_error)
+        preparation = Preparation(self.detector, self.device, self.margin, self.max_pixels, self.batch_size)
+        if boxes is None and not faces_only:
+            ready = preparation.searched(several, on_error)
+        else:
+            ready = preparation.given(several, boxes, on_error)
         return self._batched(ready, attention, confidence)
 
     def video(self, source: str | os.PathLike[str] | int, **settings: Any) -> "FilmResults":
@@ -316,9 +307,9 @@ class ExpressionRecognizer:
 
         return recognize(source, self, **settings)
 
-    def _batched(self, ready: Iterator[_Waiting], attention: bool, min_confidence: float) -> Iterator[ImageResult]:
+    def _batched(self, ready: Iterator[PreparedImage], attention: bool, min_confidence: float) -> Iterator[ImageResult]:
         """Collect images until their faces make a batch, and yield their results."""
-        waiting: list[_Waiting] = []
+        waiting: list[PreparedImage] = []
         faces = size = 0
         failure: Exception | None = None
         while failure is None:
@@ -339,77 +330,7 @@ class ExpressionRecognizer:
         if failure is not None:
             raise failure
 
-    def _prepared(
-        self, images: Iterable[Any], boxes: Iterable[Any] | None, faces_only: bool, on_error: OnError
-    ) -> Iterator[_Waiting]:
-        """Load each image, find its faces and cut them out."""
-        missing = object()
-        all_boxes = None if boxes is None else iter(iterable("boxes", boxes))
-        for number, image in enumerate(images, start=1):
-            name = f"image {number}"
-            own_boxes = None if all_boxes is None else next(all_boxes, missing)
-            if own_boxes is missing:
-                raise InputError(f"boxes has {number - 1} lists but must have one for each image")
-            try:
-                loaded = load_image(image, name, max_pixels=self.max_pixels)
-                whole = [Face((0.0, 0.0, float(loaded.width), float(loaded.height)))]
-                if faces_only:
-                    check_crops(whole, 0.0, loaded.source)
-            except InputError as error:
-                if on_error is None:
-                    raise
-                if callable(on_error):
-                    on_error(error)
-                else:
-                    yield _Waiting(_failed(name_of(image, name), error, image), [], [])
-                continue
-            message = None
-            if faces_only:
-                faces = whole
-            elif all_boxes is not None:
-                faces = checked_faces(own_boxes, loaded.width, loaded.height, f"boxes of {loaded.source}")
-                message = None if faces else NO_BOXES
-            else:
-                faces = self._detected(loaded)
-                message = None if faces else NO_FACE
-            yield self._cut_out(image, loaded, faces, 0.0 if faces_only else self.margin, message)
-        if all_boxes is not None and next(all_boxes, missing) is not missing:
-            raise InputError("boxes has more lists than there are images: give one for each image")
-
-    def _detected(self, loaded: LoadedImage) -> list[Face]:
-        """Return the detector's faces in pixels of the upright image."""
-        if is_forked() and self.device.startswith("cuda"):
-            raise InputError(f"device={self.device!r} cannot be used after fork: start processes with spawn")
-        try:
-            found = call(self.detector.detect, [loaded.image])
-        except RMNError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"detector failed on {loaded.source}: {type(error).__name__}: {shown(error, 200)}. Mend its detect()."
-            ) from error
-        if not isinstance(found, Sequence) or isinstance(found, str) or len(found) != 1:
-            raise InputError("detector.detect must return one list of faces for each image: see FaceDetector")
-        faces = checked_faces(found[0], *loaded.image.size, f"detector's boxes of {loaded.source}")
-        scale = (loaded.width / loaded.image.width, loaded.height / loaded.image.height)
-        return faces if scale == (1, 1) else [face.scaled(*scale) for face in faces]
-
-    def _cut_out(
-        self, image: Any, loaded: LoadedImage, faces: list[Face], margin: float, message: str | None
-    ) -> _Waiting:
-        """Sort the faces in reading order and cut them out."""
-        faces = [faces[place] for place in reading_order([face.box for face in faces])]
-        check_crops(faces, margin, loaded.source)
-        scale = (loaded.image.width / loaded.width, loaded.image.height / loaded.height)
-        boxes = [(face if scale == (1, 1) else face.scaled(*scale)).box for face in faces]
-        crops = [crop_face(loaded.image, box, margin) for box in boxes]
-        sentences = [sentence for sentence in (loaded.message, message) if sentence]
-        result = ImageResult(
-            loaded.source, loaded.width, loaded.height, (), message=" ".join(sentences) or None, image=image
-        )
-        return _Waiting(result, faces, crops)
-
-    def _classify(self, waiting: list[_Waiting], attention: bool, min_confidence: float) -> Iterator[ImageResult]:
+    def _classify(self, waiting: list[PreparedImage], attention: bool, min_confidence: float) -> Iterator[ImageResult]:
         """Yield the results of the images, whose faces go through the engine together."""
         crops = [crop for image in waiting for crop in image.crops]
         probabilities: list[list[float]] = []
@@ -452,10 +373,6 @@ class ExpressionRecognizer:
             attention=attention,
             index=index,
         )
-
-
-def _failed(source: str, error: InputError, image: Any) -> ImageResult:
-    return ImageResult(source, 0, 0, (), message=str(error), image=image)
 
 
 def _probability(name: str, value: Any) -> float:

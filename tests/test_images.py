@@ -407,6 +407,7 @@ def closed_file():
 
 BAD = {
     "empty bytes": (b"", "is empty"),
+    "one byte": (b"?", "is not an image"),
     "an empty path": ("", "empty"),
     "a file of text": (io.StringIO("words"), "opened for reading bytes"),
     "a closed file": (closed_file(), "closed"),

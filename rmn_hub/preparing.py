@@ -1,0 +1,214 @@
+"""From images to numbered face crops: read, detect several images together, cut out."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from PIL import Image
+
+from .boxes import check_crops, checked_faces, iterable
+from .detection.detector import FaceDetector, crop_face
+from .errors import InputError, RMNError
+from .forking import call, is_forked
+from .images import LoadedImage, load_image, name_of, shown
+from .results import Face, ImageResult, reading_order
+
+# What becomes of an image that cannot be used: it is left out and the function is called with the error, or `"keep"`
+# puts a result without faces in its place.
+OnError: TypeAlias = Callable[[InputError], object] | Literal["keep"] | None
+
+# Images that the detector gets together, and bytes of their pixels beyond which they go early. For GPUs and detectors
+# that work on batches: on two cores MTCNN takes 7.7 s of CPU for 60 images of 400 to 2,600 pixels, together or alone.
+# Decoding them takes 0.3 s of it: a thread that reads ahead could not gain more.
+IMAGES_AT_ONCE = 8
+BYTES_AT_ONCE = 64_000_000
+NO_FACE = "No face was found: look for smaller ones (min_face), or skip the detection if this is a face (faces_only)."
+NO_BOXES = "No box was given for this image."
+
+
+@dataclass
+class PreparedImage:
+    """
+    An image whose faces wait for the engine. Its pixels are not kept.
+
+    Args:
+        result: the image's result, still without faces.
+        faces: its faces in reading order, in pixels of the upright image.
+        crops: the square around each face.
+    """
+
+    result: ImageResult
+    faces: list[Face]
+    crops: list[Image.Image]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """An image of the caller's, decoded, or the error of one that cannot be used."""
+
+    image: Any
+    name: str
+    outcome: LoadedImage | InputError
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """
+    How images become crops; the settings are those of the recognizer.
+
+    Args:
+        detector: finds the faces.
+        device: where it runs, as far as the recognizer chose it.
+        margin: how much wider than a box the crop is.
+        max_pixels: most pixels that an image may have.
+        batch_size: most images that may wait for the detector.
+    """
+
+    detector: FaceDetector
+    device: str
+    margin: float
+    max_pixels: int
+    batch_size: int
+
+    def searched(self, images: Iterable[Any], on_error: OnError) -> Iterator[PreparedImage]:
+        """
+        Yield the images in order with the faces that the detector finds.
+
+        Raises:
+            InputError: an image cannot be used and `on_error` is `None`, or the detector failed. The images before it
+                are yielded first.
+        """
+        for group in self._groups(images, on_error):
+            found = self._detected([read.outcome for read in group if isinstance(read.outcome, LoadedImage)])
+            for read in group:
+                if isinstance(read.outcome, InputError):
+                    yield from _refused(read, read.outcome, on_error)
+                    continue
+                faces = next(found)
+                yield _cut_out(read.image, read.outcome, faces, self.margin, None if faces else NO_FACE)
+
+    def given(self, images: Iterable[Any], boxes: Iterable[Any] | None, on_error: OnError) -> Iterator[PreparedImage]:
+        """
+        Yield the images in order with the caller's boxes, or as faces themselves where `boxes` is `None`.
+
+        Raises:
+            InputError: an image cannot be used and `on_error` is `None`, or the boxes are wrong.
+        """
+        missing = object()
+        all_boxes = None if boxes is None else iter(iterable("boxes", boxes))
+        for number, image in enumerate(images, start=1):
+            own_boxes = None if all_boxes is None else next(all_boxes, missing)
+            if own_boxes is missing:
+                raise InputError(f"boxes has {number - 1} lists but must have one for each image")
+            read = self._read(image, f"image {number}", all_boxes is None, on_error)
+            loaded = read.outcome
+            if isinstance(loaded, InputError):
+                yield from _refused(read, loaded, on_error)
+            elif all_boxes is None:
+                yield _cut_out(image, loaded, [_whole(loaded)], 0.0, None)
+            else:
+                faces = checked_faces(own_boxes, loaded.width, loaded.height, f"boxes of {loaded.source}")
+                yield _cut_out(image, loaded, faces, self.margin, None if faces else NO_BOXES)
+        if all_boxes is not None and next(all_boxes, missing) is not missing:
+            raise InputError("boxes has more lists than there are images: give one for each image")
+
+    def _groups(self, images: Iterable[Any], on_error: OnError) -> Iterator[list[_Read]]:
+        """Yield the images that go to the detector together, and the rest of them before an error is raised."""
+        group: list[_Read] = []
+        size = 0
+        failure: Exception | None = None
+        try:
+            for number, image in enumerate(images, start=1):
+                read = self._read(image, f"image {number}", False, on_error)
+                group.append(read)
+                if isinstance(read.outcome, LoadedImage):
+                    size += 3 * read.outcome.image.width * read.outcome.image.height
+                if len(group) >= min(self.batch_size, IMAGES_AT_ONCE) or size >= BYTES_AT_ONCE:
+                    yield group
+                    group, size = [], 0
+        except Exception as error:  # whatever the caller's iterable raises
+            failure = error
+        if group:
+            yield group
+        if failure is not None:
+            raise failure
+
+    def _read(self, image: Any, name: str, is_face: bool, on_error: OnError) -> _Read:
+        outcome: LoadedImage | InputError
+        try:
+            outcome = load_image(image, name, max_pixels=self.max_pixels)
+            if is_face:
+                check_crops([_whole(outcome)], 0.0, outcome.source)
+        except InputError as error:
+            if on_error is None:
+                raise
+            outcome = error
+        return _Read(image, name, outcome)
+
+    def _detected(self, several: list[LoadedImage]) -> Iterator[list[Face]]:
+        """Yield the detector's faces of each image in pixels of the upright image."""
+        if is_forked() and self.device.startswith("cuda"):
+            raise InputError(f"device={self.device!r} cannot be used after fork: start processes with spawn")
+        found: Any
+        if len(several) > 1:
+            try:
+                found = call(self.detector.detect, [loaded.image for loaded in several])
+            except Exception:  # of one of them, or it takes one at a time: the calls below tell which
+                found = None
+            if _is_list_of(len(several), found):
+                yield from map(_in_own_pixels, several, found)
+                return
+        for loaded in several:
+            try:
+                found = call(self.detector.detect, [loaded.image])
+            except RMNError:
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {shown(error, 200)}"
+                raise InputError(f"detector failed on {loaded.source}: {reason}. Mend its detect().") from error
+            if not _is_list_of(1, found):
+                raise InputError("detector.detect must return one list of faces for each image: see FaceDetector")
+            yield _in_own_pixels(loaded, found[0])
+
+
+def failed(source: str, error: InputError, image: Any) -> ImageResult:
+    """Return the result of an image that cannot be used."""
+    return ImageResult(source, 0, 0, (), message=str(error), image=image)
+
+
+def _refused(read: _Read, error: InputError, on_error: OnError) -> Iterator[PreparedImage]:
+    if callable(on_error):
+        on_error(error)
+    else:
+        yield PreparedImage(failed(name_of(read.image, read.name), error, read.image), [], [])
+
+
+def _whole(loaded: LoadedImage) -> Face:
+    return Face((0.0, 0.0, float(loaded.width), float(loaded.height)))
+
+
+def _is_list_of(count: int, found: Any) -> bool:
+    return isinstance(found, Sequence) and not isinstance(found, str) and len(found) == count
+
+
+def _in_own_pixels(loaded: LoadedImage, found: Any) -> list[Face]:
+    faces = checked_faces(found, *loaded.image.size, f"detector's boxes of {loaded.source}")
+    scale = (loaded.width / loaded.image.width, loaded.height / loaded.image.height)
+    return faces if scale == (1, 1) else [face.scaled(*scale) for face in faces]
+
+
+def _cut_out(image: Any, loaded: LoadedImage, faces: list[Face], margin: float, message: str | None) -> PreparedImage:
+    """Sort the faces in reading order and cut them out."""
+    faces = [faces[place] for place in reading_order([face.box for face in faces])]
+    check_crops(faces, margin, loaded.source)
+    scale = (loaded.image.width / loaded.width, loaded.image.height / loaded.height)
+    boxes = [(face if scale == (1, 1) else face.scaled(*scale)).box for face in faces]
+    crops = [crop_face(loaded.image, box, margin) for box in boxes]
+    sentences = [sentence for sentence in (loaded.message, message) if sentence]
+    result = ImageResult(
+        loaded.source, loaded.width, loaded.height, (), message=" ".join(sentences) or None, image=image
+    )
+    return PreparedImage(result, faces, crops)
+
+
+__all__ = ["OnError", "Preparation", "PreparedImage", "failed"]

@@ -355,8 +355,8 @@ class RMNForImageClassification(RMNTrunk):
     The Residual Masking Network: the stages, global average pooling, dropout and a linear layer that makes the logits.
 
     `RMNModel` is another name of this class. Elsewhere in transformers a `...Model` has no head. Here
-    `RMNModel.from_pretrained("org/rmn-fer2013")` is the promised way to the classifier, and the checkpoints name that
-    class in their `architectures`. The network without its head is [`RMNBackbone`].
+    `RMNModel.from_pretrained("org/rmn-fer2013")` is the promised way to the classifier. New checkpoints name the class
+    `RMNForImageClassification` in `architectures` and `auto_map`. The network without its head is [`RMNBackbone`].
 
     Args:
         config ([`RMNConfig`]): sizes; the default is the original network.
@@ -393,7 +393,8 @@ class RMNForImageClassification(RMNTrunk):
             labels: class numbers `(batch,)` for the loss, or probabilities `(batch, num_labels)` for soft targets: both
                 make a cross-entropy. With one label, or `config.problem_type` `"regression"` or
                 `"multi_label_classification"`, they are what transformers' classifiers take.
-            output_masks: whether to return the masks of all stages; `config.output_masks`, off, when not given.
+            output_masks: whether to return the masks of all stages; when not given, the attribute `output_masks` of the
+                configuration (a common setting like `output_hidden_states`, off where it is not set).
             output_hidden_states: whether to return each stage's features before and after masking.
             return_dict: whether to return an [`RMNOutput`] (the default) or a tuple of its parts.
             kwargs: passed on to the loss.
@@ -431,7 +432,7 @@ class RMNForImageClassification(RMNTrunk):
         return self.loss_function(labels, logits, self.config, **kwargs)
 
 
-# The name that README, checkpoints (`architectures`) and published code (`auto_map`) use; see the class.
+# The name that README and the bundled checkpoint (`architectures`) use; see the class.
 RMNModel = RMNForImageClassification
 
 
@@ -463,6 +464,7 @@ class RMNBackbone(BackboneMixin, RMNTrunk):
     def forward(
         self,
         pixel_values: Tensor,
+        *,  # the decorators look at keywords only
         output_masks: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,

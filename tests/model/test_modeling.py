@@ -184,6 +184,17 @@ def test_a_backbone_has_the_features_of_the_classifier_that_was_saved(tiny, tmp_
     assert len(parts) == 1
 
 
+def test_a_backbone_takes_its_switches_by_name_or_from_the_configuration():
+    backbone = RMNBackbone(RMNConfig(**TINY, output_masks=True)).eval()
+    pixel_values = torch.rand(1, 3, 48, 48)
+    assert len(backbone(pixel_values).masks) == 4
+    outputs = backbone(pixel_values, output_masks=False, output_hidden_states=True)
+    assert outputs.masks is None
+    assert len(outputs.hidden_states) == 5
+    with pytest.raises(TypeError, match="positional"):
+        backbone(pixel_values, None, True)
+
+
 def test_a_backbone_gives_the_last_stage_when_nothing_else_is_asked_for(tiny):
     backbone = RMNBackbone(RMNConfig(**TINY))
     assert backbone.out_features == ["stage4"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .recognizer import ExpressionRecognizer
     from .results import Attention, Face, FaceExpression, ImageResult
     from .video.recognize import FilmResults
-    from .video.session import FrameResult
+    from .video.results import FrameResult
     from .video.tracking import FaceTracker, Track
 
 try:
@@ -45,7 +45,7 @@ _LAZY = {
     "FaceExpression": "results",
     "FaceTracker": "video.tracking",
     "FilmResults": "video.recognize",
-    "FrameResult": "video.session",
+    "FrameResult": "video.results",
     "ImageResult": "results",
     "MTCNNDetector": "detection.mtcnn",
     "RMNBackbone": "model.modeling_rmn",

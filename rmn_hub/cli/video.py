@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..recognizer import ExpressionRecognizer
     from ..video.frames import Film
-    from ..video.session import FrameResult
+    from ..video.results import FrameResult
     from ..video.timeline import Timeline
 
 OUTPUT, FRAMES, NETWORK = "Output", "Frames and faces", "Network"

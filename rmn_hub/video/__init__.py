@@ -1,7 +1,8 @@
 """Faces over time: a film in, who showed what when out."""
 
 from .recognize import FilmResults, recognize
-from .session import FrameResult, Session
+from .results import FrameResult
+from .session import Session
 from .timeline import Timeline, TrackSummary
 from .tracking import FaceTracker, Track
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from .cuts import CutDetector
 from .frames import Film, Frame
-from .session import DETECT_EVERY, SMOOTH, FrameResult, Session
+from .results import FrameResult
+from .session import DETECT_EVERY, SMOOTH, Session
 from .tables import CSVWriter, to_df
 from .tracking import REACH
 

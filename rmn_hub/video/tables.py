@@ -15,7 +15,7 @@ from ..files import replacing
 from ..packages import require
 from ..results import FaceExpression
 from ..tables import to_records as image_records
-from .session import FrameResult
+from .results import FrameResult
 
 if TYPE_CHECKING:
     import pandas

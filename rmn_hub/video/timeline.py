@@ -13,7 +13,7 @@ from PIL import Image
 from ..detection.detector import crop_face
 from ..expressions import EXPRESSIONS
 from ..results import Box, FaceExpression
-from .session import FrameResult
+from .results import FrameResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,8 @@ from rmn_hub import FaceExpression
 from rmn_hub.attention import place
 from rmn_hub.detection.detector import crop_box
 from rmn_hub.drawing.palette import label_of
-from rmn_hub.video.session import FrameResult, Session
+from rmn_hub.video.results import FrameResult
+from rmn_hub.video.session import Session
 
 from . import render
 from .inputs import FRAME_SIZE, CameraInput

@@ -19,7 +19,7 @@ from rmn_hub.drawing.photo import annotate
 from rmn_hub.errors import InputError
 from rmn_hub.video.frames import SUFFIXES, Film, Frame
 from rmn_hub.video.recognize import analyse, session_for
-from rmn_hub.video.session import FrameResult
+from rmn_hub.video.results import FrameResult
 from rmn_hub.video.tables import CSVWriter
 from rmn_hub.video.timeline import LEFT, RIGHT, Timeline
 from rmn_hub.video.writing import FilmWriter

@@ -1,9 +1,11 @@
 """Files that are never seen half-written, and their hashes."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +37,36 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def naming_failures(path: str | os.PathLike[str]) -> Iterator[None]:
+    """
+    Run a block that writes to `path`.
+
+    Raises:
+        InputError: the system does not let it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def prepare_place(path: Path) -> None:
+    """
+    Make the folder of a file, before the long work whose result goes there.
+
+    Raises:
+        InputError: the file cannot be written there.
+    """
+    with naming_failures(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.exists():
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+
+
 def file_hash(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
@@ -61,12 +93,10 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         InputError: the file cannot be written there.
     """
-    try:
+    with naming_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside:
             beside.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-__all__ = ["file_hash", "replacing", "write_json", "write_text"]
+__all__ = ["file_hash", "naming_failures", "prepare_place", "replacing", "write_json", "write_text"]

@@ -106,6 +106,7 @@ def teach(
         from ..data.sources import load_faces
         from ..devices import usable_device
         from ..expressions import EXPRESSIONS
+        from ..files import prepare_place
         from ..hub import checkpoint
         from ..training.distill import teach as run
         from ..training.recipe import Recipe
@@ -114,10 +115,10 @@ def teach(
         models = [checkpoint.load_model(member, device=chosen, expressions=EXPRESSIONS) for member in members]
         with progress_bars() as report:
             faces = load_faces(data, "train", progress=report)
+            prepare_place(output)
             teacher = run(
                 models, members, faces, Recipe.load(recipe).augmentation, views=views, seed=seed, progress=report
             )
-        output.parent.mkdir(parents=True, exist_ok=True)
         teacher.save(output)
     typer.echo(f"{output}: {views} views by {len(members)} networks, {output.stat().st_size / 1e6:.1f} MB")
 

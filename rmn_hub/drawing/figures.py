@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
+from ..errors import InputError
 from ..expressions import EXPRESSIONS
 from .palette import COLORS, ink_on, percent
 from .sheet import PLAIN, Sheet, as_image, name_width
@@ -42,11 +43,11 @@ def confusion_matrix_figure(
         theme: `"light"` or `"dark"`.
 
     Raises:
-        ValueError: the matrix is not N x N.
+        InputError: the matrix is not N x N.
     """
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.shape != (len(names), len(names)):
-        raise ValueError(f"matrix of shape {counts.shape} must be {len(names)} x {len(names)}, as there are names")
+        raise InputError(f"matrix of shape {counts.shape} must be {len(names)} x {len(names)}, as there are names")
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     margin, head, side = 0.55 + name_width(names, 10), 0.25 + 0.35 * (title is not None), 0.85 * len(names)
     sheet = Sheet(margin + side + 0.25, head + side + 0.7, theme, title)
@@ -88,11 +89,11 @@ def failure_cases_figure(
         theme: `"light"` or `"dark"`.
 
     Raises:
-        ValueError: there is no face, or the numbers of faces or expressions differ.
+        InputError: there is no face, or the numbers of faces or expressions differ.
     """
     probabilities = np.asarray(probabilities)
     if not len(images) or len(images) != len(labels) or probabilities.shape != (len(images), len(names)):
-        raise ValueError(
+        raise InputError(
             f"images, labels and probabilities must belong to the same faces, at least one: they are of {len(images)} "
             f"and {len(labels)} faces and of shape {probabilities.shape} for {len(names)} names"
         )

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from ..attention import attention_of, overlay, place
+from ..errors import InputError
 from ..expressions import EXPRESSIONS
 from ..results import Attention, FaceExpression
 from .palette import FAMILY, color_of, label_of, near_expressions, numbers_of
@@ -60,7 +61,7 @@ def attention_panel_figure(expression: FaceExpression, theme: str = "light") -> 
         theme: `"light"` or `"dark"`.
 
     Raises:
-        ValueError: the face has no attention maps.
+        InputError: the face has no attention maps.
     """
     attention = attention_of(expression)
     stages = len(attention.maps)
@@ -97,11 +98,11 @@ def group_panel_figure(faces: Iterable[FaceExpression], theme: str = "light") ->
         theme: `"light"` or `"dark"`.
 
     Raises:
-        ValueError: there is no face, or one without attention maps.
+        InputError: there is no face, or one without attention maps.
     """
     faces = tuple(faces)
     if not faces:
-        raise ValueError("faces must hold at least one face")
+        raise InputError("faces must hold at least one face")
     attentions = [attention_of(face) for face in faces]
     stages = max(len(attention.maps) for attention in attentions)
     tile, gap, edge, head, chart = 1.15, 0.1, 0.2, 0.42, 2.5
@@ -152,15 +153,15 @@ def timeline_figure(
         theme: `"light"` or `"dark"`.
 
     Raises:
-        ValueError: there is no moment, shapes do not fit, or times do not increase.
+        InputError: there is no moment, shapes do not fit, or times do not increase.
     """
     times, values = np.asarray(seconds, dtype=float), np.asarray(probabilities, dtype=float)
     if not len(times) or values.shape != (len(times), len(names)):
-        raise ValueError(
+        raise InputError(
             f"probabilities of shape {values.shape} must be {len(times)} moments (1 or more) x {len(names)}"
         )
     if (np.diff(times) <= 0).any():
-        raise ValueError("seconds must increase from moment to moment")
+        raise InputError("seconds must increase from moment to moment")
     head, strip, margin, right = 0.4 + 0.35 * (title is not None), 0.46, name_width(names, 10) + 0.3, 1.3
     row = strip + 0.1
     sheet = Sheet(9.3, head + len(names) * row + 0.55, theme, title)

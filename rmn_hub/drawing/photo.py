@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageDraw
 
 from ..attention import attention_of, overlay
+from ..errors import InputError
 from ..images import MAX_PIXELS, load_image
 from ..results import FaceExpression, ImageResult
 from .labels import Label, clipped, font, label_faces
@@ -56,7 +57,7 @@ def annotate(
 
     Raises:
         InputError: the image cannot be read.
-        ValueError: `stage` is given and a face has no such attention map.
+        InputError: `stage` is given and a face has no such attention map.
     """
     loaded = load_image(image, max_pixels=max_pixels)
     drawn = loaded.image.copy()  # an image that was upright RGB already is the caller's own
@@ -166,7 +167,7 @@ def _lay_over(image: Image.Image, face: FaceExpression, stage: int) -> None:
     """Lay a stage's map over a face, within its box."""
     attention = attention_of(face)
     if not 1 <= stage <= len(attention.maps):
-        raise ValueError(f"stage={stage} must be 1 to {len(attention.maps)}")
+        raise InputError(f"stage={stage} must be 1 to {len(attention.maps)}")
     shown = Image.fromarray(overlay(attention.crop, attention.maps[stage - 1]))
     # The crop and the box have the same centre.
     x0, y0, x1, y1 = face.box

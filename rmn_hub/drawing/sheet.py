@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from ..errors import InputError
 from .labels import font
 from .palette import FAMILY, THEMES, color_of
 
@@ -35,12 +36,12 @@ class Sheet:
         title: text above everything, in the upper left corner.
 
     Raises:
-        ValueError: the theme is unknown.
+        InputError: the theme is unknown.
     """
 
     def __init__(self, width: float, height: float, theme: str = "light", title: str | None = None) -> None:
         if theme not in THEMES:
-            raise ValueError(f"theme={theme!r} must be one of {', '.join(THEMES)}")
+            raise InputError(f"theme={theme!r} must be one of {', '.join(THEMES)}")
         # Whole pixels, or the last row would be half transparent.
         self.width, self.height = round(width * DPI) / DPI, round(height * DPI) / DPI
         self.theme = THEMES[theme]

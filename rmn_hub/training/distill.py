@@ -21,7 +21,7 @@ import torch
 from ..baselines.ensemble import Ensemble
 from ..data.faces import FaceSet
 from ..errors import InputError
-from ..files import replacing
+from ..files import naming_failures, replacing
 from ..model.modeling_rmn import RMNModel
 from ..progress import Progress, silent
 from .augment import Augmentation, augment
@@ -79,8 +79,13 @@ class Teacher:
         return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write an `.npz` file beside `path` and rename it."""
-        with replacing(Path(path)) as beside, beside.open("wb") as file:
+        """
+        Write an `.npz` file beside `path` and rename it.
+
+        Raises:
+            InputError: the file cannot be written there.
+        """
+        with naming_failures(path), replacing(Path(path)) as beside, beside.open("wb") as file:
             np.savez_compressed(
                 file,
                 probabilities=self.probabilities,

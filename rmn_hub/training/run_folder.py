@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import replacing
+from ..files import naming_failures, replacing
 from ..hub.checkpoint import CONFIG, WEIGHTS
 from ..model.image_processing_rmn import RMNImageProcessor
 from ..model.modeling_rmn import RMNModel
@@ -35,6 +36,9 @@ class RunFolder:
 
     Args:
         path: the folder; it is made when something is written.
+
+    Raises:
+        InputError: by whatever writes, when the folder cannot be written (it is a file, the disk is full, ...).
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,66 +47,77 @@ class RunFolder:
 
     def prepare_best(self, model: RMNModel, epoch: int) -> None:
         """Write configuration, weights and processor of a checkpoint beside the best one until now."""
-        beside = self._beside(epoch)
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        # What `save_pretrained` writes, without its progress bar on stderr.
-        model.config.architectures = [type(model).__name__]
-        model.config.dtype = model.dtype
-        model.config.save_pretrained(beside)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
-        # safetensors makes files that their owner alone can read.
-        (beside / WEIGHTS).chmod((beside / CONFIG).stat().st_mode)
-        size = model.config.image_size
-        RMNImageProcessor(size={"height": size, "width": size}).save_pretrained(beside)
+        with naming_failures(self.path):
+            beside = self._beside(epoch)
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            # What `save_pretrained` writes, without its progress bar on stderr.
+            model.config.architectures = [type(model).__name__]
+            model.config.dtype = model.dtype
+            model.config.save_pretrained(beside)
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+            try:
+                save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
+            except SafetensorError as error:  # its own writer, on a full disk
+                raise OSError(str(error)) from error
+            # safetensors makes files that their owner alone can read.
+            (beside / WEIGHTS).chmod((beside / CONFIG).stat().st_mode)
+            size = model.config.image_size
+            RMNImageProcessor(size={"height": size, "width": size}).save_pretrained(beside)
 
     def settle_best(self, epoch: int) -> None:
         """
         Make the checkpoint of an epoch the best one, where it is still beside it, and remove what a kill has left.
         """
-        beside, old = self._beside(epoch), self.path / "best.old"
-        if beside.is_dir():
-            if self.best.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                self.best.rename(old)
-            beside.rename(self.best)
-        elif old.is_dir() and not self.best.exists():
-            old.rename(self.best)
-        for rest in (old, *self.path.glob("best.part*")):
-            shutil.rmtree(rest, ignore_errors=True)
+        with naming_failures(self.path):
+            beside, old = self._beside(epoch), self.path / "best.old"
+            if beside.is_dir():
+                if self.best.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                    self.best.rename(old)
+                beside.rename(self.best)
+            elif old.is_dir() and not self.best.exists():
+                old.rename(self.best)
+            for rest in (old, *self.path.glob("best.part*")):
+                shutil.rmtree(rest, ignore_errors=True)
 
     def _beside(self, epoch: int) -> Path:
         return self.path / f"best.part-{epoch}"
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write one row per epoch."""
-        with replacing(self.path / "metrics.csv") as beside, beside.open("w", newline="") as file:
+        metrics = self.path / "metrics.csv"
+        with naming_failures(self.path), replacing(metrics) as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, METRICS)
             writer.writeheader()
             writer.writerows(history)
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write `run.json`: how the run is made again."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with replacing(self.path / "run.json") as beside:
-            beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        with naming_failures(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with replacing(self.path / "run.json") as beside:
+                beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Write what a resumed run needs."""
-        with replacing(self.state) as beside:
-            torch.save(dict(state), beside)
+        with naming_failures(self.path), replacing(self.state) as beside:
+            try:
+                torch.save(dict(state), beside)
+            except RuntimeError as error:  # torch's own writer, on a full disk
+                raise OSError(str(error)) from error
 
     def finish(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Draw the curves, and put record and curves beside the best checkpoint, for its model card."""
-        from ..drawing.figures import training_curves
+        with naming_failures(self.path):
+            from ..drawing.figures import training_curves
 
-        with replacing(self.path / "curves.png") as beside:
-            training_curves(history).save(beside)
-        if self.best.is_dir():
-            for name in ("run.json", "metrics.csv"):
-                with replacing(self.best / name) as beside:
-                    shutil.copyfile(self.path / name, beside)
+            with replacing(self.path / "curves.png") as beside:
+                training_curves(history).save(beside)
+            if self.best.is_dir():
+                for name in ("run.json", "metrics.csv"):
+                    with replacing(self.best / name) as beside:
+                        shutil.copyfile(self.path / name, beside)
 
     def read_state(
         self, device: torch.device, settings: Mapping[str, Any], shapes: Mapping[str, torch.Size]

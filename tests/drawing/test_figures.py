@@ -18,6 +18,7 @@ from rmn_hub.attention import place as place_map
 from rmn_hub.drawing import figures, panels, sheet
 from rmn_hub.drawing.palette import COLORS, THEMES
 from rmn_hub.drawing.photo import annotate
+from rmn_hub.errors import InputError
 from rmn_hub.evaluation.faithfulness import Faithfulness, Removal
 from rmn_hub.evaluation.metrics import Mean
 from rmn_hub.expressions import EXPRESSIONS
@@ -209,11 +210,11 @@ def test_the_group_panel_has_every_face(count: int) -> None:
 
 def test_faces_without_maps_are_refused_with_a_sentence() -> None:
     for draw in (panels.attention_panel, lambda face: panels.group_panel([face])):
-        with pytest.raises(ValueError, match="attention=True"):
+        with pytest.raises(InputError, match="attention=True"):
             draw(make_expression())
-    with pytest.raises(ValueError, match="at least one face"):
+    with pytest.raises(InputError, match="at least one face"):
         panels.group_panel(ImageResult("empty", 9, 9))
-    with pytest.raises(ValueError, match="theme='blue'"):
+    with pytest.raises(InputError, match="theme='blue'"):
         panels.probability_chart(make_expression(), theme="blue")
 
 
@@ -236,7 +237,7 @@ def test_the_confusion_matrix_has_counts_and_shares_of_rows() -> None:
         column, row = round(text.get_position()[0]), round(text.get_position()[1])
         shade = matplotlib.colors.to_hex(picture.cmap(picture.norm(picture.get_array()[row, column])))
         assert contrast(shade, text.get_color()) >= 4.5
-    with pytest.raises(ValueError, match=r"\(6, 7\).*7 x 7"):
+    with pytest.raises(InputError, match=r"\(6, 7\).*7 x 7"):
         figures.confusion_matrix(matrix[:6])
 
 
@@ -250,7 +251,7 @@ def test_failure_cases_say_what_was_predicted_and_what_is_labelled() -> None:
     assert "labelled surprise 5%" in words
     assert [int(axes.images[0].get_array().max()) for axes in figure.axes if axes.images] == [0, 40, 80, 120, 160]
     for images, labels in ((faces[:4], [0] * 5), ([], [])):
-        with pytest.raises(ValueError, match="at least one"):
+        with pytest.raises(InputError, match="at least one"):
             figures.failure_cases(images, labels, probabilities)
 
 
@@ -295,9 +296,9 @@ def test_the_timeline_leaves_gaps_where_there_was_no_face() -> None:
         assert len(axes.collections[0].get_paths()) == 2
         assert axes.get_ylim() == (0, 1)
     for seconds, values in ((np.arange(19), probabilities), ([], np.zeros((0, 7)))):
-        with pytest.raises(ValueError, match="moments"):
+        with pytest.raises(InputError, match="moments"):
             panels.timeline(seconds, values)
-    with pytest.raises(ValueError, match="must increase"):
+    with pytest.raises(InputError, match="must increase"):
         panels.timeline(np.zeros(20), probabilities)
     assert panels.timeline([0.0], np.full((1, 7), np.nan)).width > 0
 

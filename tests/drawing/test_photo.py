@@ -232,9 +232,9 @@ def test_an_attention_map_can_be_laid_over_the_photo() -> None:
         assert changed[70:160, 175:265].mean() > 50
         changed[60:170, 165:275] = 0
         assert not changed.any()
-    with pytest.raises(ValueError, match="stage=5"):
+    with pytest.raises(InputError, match="stage=5"):
         annotate(picture, [face], stage=5)
-    with pytest.raises(ValueError, match="attention=True"):
+    with pytest.raises(InputError, match="attention=True"):
         annotate(picture, [make_expression(box)], stage=1)
 
 

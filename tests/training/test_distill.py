@@ -76,6 +76,19 @@ def test_a_student_learns_what_the_labels_alone_do_not_teach(tmp_path, monkeypat
     assert student.accuracy > alone.accuracy + 0.1
 
 
+def test_a_place_for_the_teacher_is_checked_before_the_views(made, tiny_checkpoint, teacher, tmp_path, monkeypatch):
+    from cli_helpers import run
+
+    monkeypatch.delattr("rmn_hub.training.distill.make_view")  # no view is made
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path, tmp_path / "file" / "teacher.npz"):
+        result = run("teach", tiny_checkpoint, "--data", made, "--output", output, "--device", "cpu")
+        assert result.exit_code == 2, result.output
+        assert str(output) in result.stderr
+    with pytest.raises(InputError, match="cannot be written"):
+        teacher.save(tmp_path / "file" / "teacher.npz")
+
+
 def test_a_student_needs_its_teachers_faces(made, tmp_path, teacher):
     with pytest.raises(InputError, match="data"):
         distill(teacher, made, tmp_path / "other", RECIPE, epochs=1, train_split="val", device="cpu")

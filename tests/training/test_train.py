@@ -342,6 +342,13 @@ def test_what_a_run_refuses(made, tmp_path, settings, named):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_cannot_be_written_is_refused(made, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(InputError, match="run cannot be written"):
+        train(made, tmp_path / "run", RECIPE, epochs=1, device="cpu")
+    assert (tmp_path / "run").read_text() == "a file"
+
+
 def test_bad_settings_of_the_command_end_with_a_sentence(made, tmp_path):
     from typer.testing import CliRunner
 

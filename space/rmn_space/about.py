@@ -5,10 +5,9 @@ from html import escape
 
 import gradio as gr
 
-from rmn_hub import EXPRESSIONS
+from rmn_hub import EXPRESSIONS, ImageResult
 from rmn_hub.drawing.palette import color_of, percent
 from rmn_hub.evaluation.measured import Measured, SetScores
-from rmn_hub.results import ImageResult
 
 from . import render
 from .service import Service

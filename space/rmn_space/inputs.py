@@ -112,7 +112,7 @@ def read(payload: ImageData) -> bytes:
         data = _decode(payload.url)
     elif payload.path and not payload.path.lower().startswith(("http:", "https:")):
         path = Path(payload.path).resolve()
-        # Gradio looks at files that say they are gradio's, and lets any other path through.
+        # Gradio looks at files that are marked as gradio's, and lets any other path through.
         if not path.is_relative_to(Path(get_upload_folder()).resolve()):
             raise ValueError(NOT_UPLOADED)
         if not path.is_file():

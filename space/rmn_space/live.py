@@ -10,12 +10,11 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from rmn_hub import FaceExpression
+from rmn_hub import FaceExpression, FrameResult
 from rmn_hub.attention import place
 from rmn_hub.detection.detector import crop_box
 from rmn_hub.drawing.palette import label_of
-from rmn_hub.video.results import FrameResult
-from rmn_hub.video.session import Session
+from rmn_hub.video import Session
 
 from . import render
 from .inputs import FRAME_SIZE, CameraInput

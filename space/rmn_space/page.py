@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from rmn_hub.errors import InputError
+from rmn_hub import InputError
 
 from . import about, live, photo, video
 from .folder import PrivateFolder
@@ -130,7 +130,7 @@ def serve(
     service: Service, folder: PrivateFolder, host: str, port: int | None, share: bool, open_browser: bool
 ) -> None:
     """
-    Start the page, and return when the process is told to stop (SIGTERM, SIGINT); then nothing of it is left.
+    Start the page, and return when the process receives a signal to stop (SIGTERM, SIGINT); then nothing of it is left.
 
     Args:
         service: recognizer and limits.

@@ -7,8 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image, ImageOps
 
-from rmn_hub.errors import InputError
-from rmn_hub.results import ImageResult
+from rmn_hub import ImageResult, InputError
 
 from . import render
 from .about import faithfulness
@@ -215,7 +214,7 @@ const spoken = document.createElement('p');
 spoken.className = 'rmn-hidden';
 spoken.setAttribute('role', 'status');
 element.after(spoken);
-// Gradio would say so in its own words, and only after it has begun to send the file.
+// Gradio would report it in its own words, and only after it has begun to send the file.
 const refuse = event => {
   const files = [...(event.target.files ?? event.dataTransfer?.files ?? [])];
   if (!event.target.closest?.('#photo, #result') || !files.some(file => file.size > MAX_BYTES)) return;

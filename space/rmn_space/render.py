@@ -9,12 +9,11 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from rmn_hub import FaceExpression
+from rmn_hub import Attention, FaceExpression, ImageResult, annotate
 from rmn_hub.attention import overlay
 from rmn_hub.attention import place as place_map
 from rmn_hub.drawing.palette import color_of, ink_on, long_label_of, near_expressions, percent
-from rmn_hub.drawing.photo import annotate, to_srgb
-from rmn_hub.results import Attention, ImageResult
+from rmn_hub.drawing.photo import to_srgb
 
 # Long side of the shown photo, of the photo to download, and of a shown crop, in pixels.
 SHOWN_SIZE = 1200

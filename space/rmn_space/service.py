@@ -11,12 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer
-from rmn_hub.detection.mtcnn import MTCNNDetector
-from rmn_hub.errors import InputError
+from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer, ImageResult, InputError, MTCNNDetector
 from rmn_hub.evaluation.measured import read_measured
 from rmn_hub.images import load_image
-from rmn_hub.results import ImageResult
 
 from .inputs import Photo
 from .safety import MAX_FACES

@@ -17,7 +17,7 @@ def main(
     open_browser: bool = False,
 ) -> None:
     """
-    Serve the page until the process is told to stop.
+    Serve the page until the process receives a signal to stop.
 
     Args:
         checkpoint: folder or Hub id; the bundled checkpoint when not given.

@@ -15,11 +15,9 @@ import gradio as gr
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 
-from rmn_hub.drawing.photo import annotate
-from rmn_hub.errors import InputError
+from rmn_hub import FrameResult, InputError, annotate
 from rmn_hub.video.frames import SUFFIXES, Film, Frame
 from rmn_hub.video.recognize import analyse, session_for
-from rmn_hub.video.results import FrameResult
 from rmn_hub.video.tables import CSVWriter
 from rmn_hub.video.timeline import LEFT, RIGHT, Timeline
 from rmn_hub.video.writing import FilmWriter
@@ -228,10 +226,10 @@ def html_of(service: Service, upload: Upload, report: Report) -> str:
 def result_html(name: str, timeline: Timeline, film: bytes, table: bytes, note: str | None) -> str:
     """Return everything about one film: the player, the timeline below it, a row for each face, and the downloads."""
     stem = escape(PurePath(name).stem)
-    picture = io.BytesIO()
-    timeline.draw().save(picture, "PNG")
+    drawn = io.BytesIO()
+    timeline.draw().save(drawn, "PNG")
     film_url, table_url = _data_url("video/mp4", film), _data_url("text/csv", table)
-    picture_url = _data_url("image/png", picture.getvalue())
+    image_url = _data_url("image/png", drawn.getvalue())
     begin, end = timeline.span
     count = len(timeline.tracks)
     faces = "no face" if not count else "1 face" if count == 1 else f"{count} faces"
@@ -249,13 +247,13 @@ def result_html(name: str, timeline: Timeline, film: bytes, table: bytes, note: 
 <div class="rmn-card">
 <video controls playsinline preload="auto" src="{film_url}" aria-label="Your film with {faces}"></video>
 <div class="rmn-strip" data-begin="{begin}" data-end="{end}" data-left="{LEFT}" data-right="{RIGHT}"
-  title="Click to go to a moment"><img src="{picture_url}"
+  title="Click to go to a moment"><img src="{image_url}"
   alt="The probabilities of {faces} over time; the table below has the seconds of each expression"><i></i></div>
 {listed if count else ""}
 <div class="rmn-downloads"><span class="rmn-muted">Save</span>
 <a class="rmn-button" download="{stem}-expressions.mp4" href="{film_url}">Annotated film</a>
 <a class="rmn-button" download="{stem}-expressions.csv" href="{table_url}">Table</a>
-<a class="rmn-button" download="{stem}-timeline.png" href="{picture_url}">Timeline</a></div>
+<a class="rmn-button" download="{stem}-timeline.png" href="{image_url}">Timeline</a></div>
 </div></section>"""
 
 

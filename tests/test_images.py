@@ -1,4 +1,4 @@
-"""Pictures in: every form of a picture gives the same pixels, and what is no picture gives one sentence."""
+"""Images in: every form of an image gives the same pixels, and anything else gives one sentence."""
 
 import base64
 import io

@@ -7,7 +7,7 @@ The Residual Masking Network: expressions of faces in images, and where the mask
     print(recognizer("photo.jpg").to_dict())
 
 Importing this package is cheap: it imports neither torch nor transformers. A name is loaded when it is first used, and
-transformers' Auto classes learn about RMN when transformers is imported, before or after this package.
+RMN joins transformers' Auto classes when transformers is imported, before or after this package.
 """
 
 from importlib import import_module

@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import TextIO
 
-# What writing to stdout or stderr fails with when there is no room left, or nobody reads.
+# What writing to stdout or stderr fails with when there is no room left, or the reader has gone.
 _STREAM_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 

@@ -123,7 +123,7 @@ def as_images(images: Any) -> Iterable[Any] | None:
             images, or an array of paths.
 
     Raises:
-        InputError: it is a table or a dictionary, which do not say where their images are.
+        InputError: it is a table or a dictionary, whose images have no agreed place.
     """
     if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(images, "read"):
         return None

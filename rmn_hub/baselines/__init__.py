@@ -1,0 +1,1 @@
+"""Baselines: other networks in the recognizer's form, and ensembles of networks."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Panels of the help.
 OUTPUT, FACES, NETWORK = "Output", "Faces", "Network"
-# A progress bar is no use for a handful of files that take a second.
+# A progress bar does not help with a handful of files that take a second.
 PROGRESS_FROM = 10
 
 
@@ -51,7 +51,7 @@ class Counts:
         warn(str(error))
 
     def add(self, result: "ImageResult", quiet: bool = False) -> None:
-        """Count a result; report what it has to say, unless `quiet`, once in the run and not once for each image."""
+        """Count a result; report its message, unless `quiet`, once in the run and not once for each image."""
         self.images += 1
         self.faces += len(result)
         if result.message and not quiet and result.message not in self.messages:

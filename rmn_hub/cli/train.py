@@ -1,4 +1,4 @@
-"""`rmn-hub train`, `teach` and `distill`: networks and what they learn from."""
+"""`rmn-hub train`, `teach` and `distill`: networks and what they are trained on."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
-"""Sets of labelled faces: FER2013 in the forms in which people have it, and own sets of photos.
+"""
+Sets of labelled faces: FER2013 in the forms in which people have it, and own sets of photos.
 
 What is read, and how it is recognised:
 
@@ -92,7 +93,7 @@ class OpenedSet:
         Find out what a path holds, in one of the forms that this module lists.
 
         Raises:
-            InputError: the set does not exist or is none.
+            InputError: the path does not exist, or holds none of these forms.
         """
         return cls(Path(data), _parts_of(Path(data)))
 

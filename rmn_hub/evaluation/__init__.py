@@ -1,0 +1,1 @@
+"""Evaluation: scores, calibration, robustness, faithfulness of the maps, and speed."""

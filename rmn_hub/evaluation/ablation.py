@@ -1,4 +1,5 @@
-"""The ablation: networks that differ in their masks only, compared face by face. `rmn-hub card --ablation`.
+"""
+The ablation: networks that differ in their masks only, compared face by face. `rmn-hub card --ablation`.
 
 `ablation.json` in a checkpoint's folder holds `runs`, one for each network, and `differences`, one for each set of
 which all of them scored the same faces: the accuracy with masks less that without, single view, as `paired_difference`

@@ -1,4 +1,5 @@
-"""What a checkpoint costs: parameters, multiply-adds, milliseconds and memory. `rmn-hub benchmark`.
+"""
+What a checkpoint costs: parameters, multiply-adds, milliseconds and memory. `rmn-hub benchmark`.
 
 `take_turns` is the one way in which the project measures time: every number of milliseconds comes from it.
 """

@@ -1,4 +1,5 @@
-"""Calibration: `rmn-hub calibrate`. One temperature per expression, folded into the classifier.
+"""
+Calibration: `rmn-hub calibrate`. One temperature per expression, folded into the classifier.
 
 A network's probabilities are too bold or too shy, and not to the same degree for every expression: label smoothing
 leaves the easy ones too shy and the hard ones too bold, which one temperature for all cannot mend. So each expression's

@@ -1,4 +1,5 @@
-"""Evaluation: `rmn-hub evaluate`. What a checkpoint is worth on a set of labelled faces, with the doubt that remains.
+"""
+Evaluation: `rmn-hub evaluate`. What a checkpoint is worth on a set of labelled faces, with the doubt that remains.
 
 The numbers are made in the way in which people get their expressions: the checkpoint's own image processing on the
 faces as they are stored. The network runs in torch, on a CPU too, where the recognizer prefers onnxruntime: the two

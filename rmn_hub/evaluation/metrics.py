@@ -1,4 +1,5 @@
-"""Numbers from probabilities and labels: accuracy, calibration, coverage, per expression, paired differences.
+"""
+Numbers from probabilities and labels: accuracy, calibration, coverage, per expression, paired differences.
 
 `probabilities` are floats `(N, 7)` in the order of `EXPRESSIONS`, `labels` are int64 `(N,)`, everywhere.
 """
@@ -146,7 +147,7 @@ def per_expression(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, A
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "faces": int(count)}
             for name, p, r, f, count in zip(EXPRESSIONS, *values)
         },
-        # Over the expressions that the set has: a set without fear is no measure of fear.
+        # Over the expressions that the set has: a set without fear does not measure fear.
         "mean_recall": float(values[1][present].mean()),
         "mean_f1": float(values[2][present].mean()),
         "confusion_matrix": confusion_matrix(labels, predicted, labels=classes).tolist(),

@@ -1,4 +1,5 @@
-"""The form of `eval.json`, what a terminal shows of it, and its figures.
+"""
+The form of `eval.json`, what a terminal shows of it, and its figures.
 
 `eval.json` holds
 

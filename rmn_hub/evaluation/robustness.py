@@ -1,8 +1,9 @@
-"""Robustness: `rmn-hub evaluate --robustness`. What a checkpoint is worth when the image is not as it should be.
+"""
+Robustness: `rmn-hub evaluate --robustness`. What a checkpoint is worth when the image is not as it should be.
 
-Each face is changed in one way at a time, and the network predicts the changed faces. Two numbers say what that did:
-the accuracy, and the share of faces whose predicted expression is another one than on the unchanged face, right or
-wrong. Some changes a viewer hardly sees (mirrored, JPEG at quality 75, a box shifted by 5%): these ought to change
+Each face is changed in one way at a time, and the network predicts the changed faces. Two numbers measure the
+effect: the accuracy, and the share of faces whose predicted expression is another one than on the unchanged face, right
+or wrong. Some changes a viewer hardly sees (mirrored, JPEG at quality 75, a box shifted by 5%): these ought to change
 nothing. Others take information away, and show how gracefully the network fails.
 
 A face of a set is a crop without the image around it. A shifted, scaled or tilted box shows what lies outside of it as

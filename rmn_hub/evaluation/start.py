@@ -1,4 +1,5 @@
-"""What a start costs: `rmn-hub benchmark --start`. Processes of their own, from their start to their end.
+"""
+What a start costs: `rmn-hub benchmark --start`. Processes of their own, from their start to their end.
 
 Compared are the help of the command line with that of a typer program of one command, which does the same with nothing
 behind it, and one `predict` of one face, which is the way to the first result.

@@ -1,0 +1,1 @@
+"""Checkpoints: found, loaded, converted, described by a card, and published."""

@@ -248,10 +248,10 @@ def _main(title: str, numbers: dict[str, Any]) -> dict[str, Any]:
     expressions, speed = numbers["per_expression"], numbers["milliseconds_per_face"]
     present = {name: row for name, row in expressions.items() if row["faces"]}
     weakest = sorted(present, key=lambda name: present[name]["recall"])[:2]
-    told = " and ".join(f"{name} ({_percent(present[name]['recall'])}% of its faces are found)" for name in weakest)
+    shown = " and ".join(f"{name} ({_percent(present[name]['recall'])}% of its faces are found)" for name in weakest)
     return {
         "title": title,
-        "weakest": f"The expressions that it recognises least are {told}, on {title}.",
+        "weakest": f"The expressions that it recognises least are {shown}, on {title}.",
         "per_expression": [
             {
                 "name": name,
@@ -367,7 +367,7 @@ def _ablation(ablation: dict[str, Any] | None) -> dict[str, Any] | None:
 def _masks_verdict(values: dict[str, Any]) -> str:
     """Put into words how two networks, with masks and without, differ on the same faces of one set."""
     low, high = values["interval"]
-    chance = "This is no difference that one could tell from chance."
+    chance = "Chance over these faces may explain it."
     verdict = chance if low <= 0 <= high else "Chance over these faces does not explain it."
     title, change, first, second = (
         _title(values["set"]),

@@ -38,9 +38,9 @@ PROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 COPY = "Copy or download it again"
-# The form of an id on the Hub: whatever else is no folder is a path that was mistyped.
+# The form of an id on the Hub: anything else that is not a folder is a mistyped path.
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-# How long the Hub may take to answer for the first time.
+# How long the Hub may take to respond for the first time.
 REACH_SECONDS = 3.0
 
 
@@ -191,7 +191,7 @@ def check_reachable(
     try:
         get_hf_file_metadata(hf_hub_url(repo_id, filename, revision=revision), token=token, timeout=REACH_SECONDS)
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
-        return  # an answer; what it means shows in the download
+        return  # the Hub responded; what that means shows in the download
     except Exception as error:  # of the network library under the client
         raise LocalEntryNotFoundError(f"{repo_id} cannot be reached: {one_line(error)}") from error
 

@@ -1,4 +1,5 @@
-"""Upload a checkpoint to the Hub with its card and its code, as a repository that needs no rmn_hub: `rmn-hub publish`.
+"""
+Upload a checkpoint to the Hub with its card and its code, as a repository that needs no rmn_hub: `rmn-hub publish`.
 
 `model.push_to_hub` of transformers uploads configuration and weights alone, with an automatic card.
 """

@@ -1,0 +1,1 @@
+"""Training: recipes, runs, and the distillation of an ensemble into one network."""

@@ -1,4 +1,5 @@
-"""What a run trains on: which faces each step takes, from memory or decoded by workers while the network computes.
+"""
+What a run trains on: which faces each step takes, from memory or decoded by workers while the network computes.
 
 Decoded in every epoch, images in folders and in sets saved by the `datasets` library stay on the disk until then; those
 of parquet files stay in memory as they are stored there, which takes a fraction of their pixels.

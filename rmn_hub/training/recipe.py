@@ -98,7 +98,7 @@ class Recipe:
 
         Raises:
             InputError: there is no such recipe, or the file has a field that a recipe does not have, a value out of
-                range, or a network that cannot be.
+                range, or a network that `RMNConfig` refuses.
         """
         path = _find(name, Path())
         recipe = cls.from_dict(_merged(path, ()), path)
@@ -111,7 +111,7 @@ class Recipe:
         Return the recipe that [`to_dict`] wrote down.
 
         Raises:
-            InputError: there is an unknown field, or a value that cannot be; the message begins with `where`.
+            InputError: there is an unknown field, or a value out of range; the message begins with `where`.
         """
         try:
             _refuse_unknown(values, [item.name for item in fields(cls)])
@@ -134,7 +134,7 @@ class Recipe:
         Check the network's settings, which takes an import of transformers.
 
         Raises:
-            InputError: `model` has an unknown field or describes a network that cannot be.
+            InputError: `model` has an unknown field or describes a network that `RMNConfig` refuses.
         """
         from ..model.configuration_rmn import RMNConfig
 

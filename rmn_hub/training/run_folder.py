@@ -1,4 +1,5 @@
-"""The folder of a run: its best checkpoint, its state to go on from, its record and its curves.
+"""
+The folder of a run: its best checkpoint, its state to go on from, its record and its curves.
 
 Whatever is written is written beside and renamed. The order is: new checkpoint beside the old one, state, exchange of
 the checkpoints. So the state always shows which of two checkpoints is the best one, and a kill at any point loses no

@@ -172,7 +172,7 @@ def train(
 
 
 def _hash_of(start_from: str | Path) -> str:
-    """Return a hash that tells checkpoints apart: of the weights, or of their index when they are in several files."""
+    """Return a hash of a checkpoint: of its weights, or of their index when they are in several files."""
     folder = checkpoint.find(start_from)
     weights = folder / checkpoint.WEIGHTS
     return file_hash(weights if weights.is_file() else folder / checkpoint.INDEX)

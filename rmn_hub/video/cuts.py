@@ -21,8 +21,8 @@ class CutDetector:
     Find camera cuts: frames that show another scene, or the same from another place, than the frame before.
 
     A frame is a cut when its thumbnail of 32 x 24 pixels differs from the last one by much more than the motion of the
-    last frames, and does not correlate with it. Fades and slow pans are no cuts. It costs less than a millisecond a
-    frame.
+    last frames, and does not correlate with it. Fades and slow pans do not count as cuts. It costs less than a
+    millisecond a frame.
 
     Example:
         >>> detector = CutDetector()
@@ -42,7 +42,7 @@ class CutDetector:
             frame: an RGB image of any size.
 
         Returns:
-            Whether there is a cut between the last frame and this one. The first frame is no cut.
+            Whether there is a cut between the last frame and this one; `False` for the first frame.
         """
         # `draft` aside, the box filter with a gap reads every pixel once.
         small = frame.resize((WIDTH, HEIGHT), Image.Resampling.BOX, reducing_gap=1.0)
@@ -55,7 +55,7 @@ class CutDetector:
             change > max(LEAST_CHANGE, AGAINST_MOTION * self._motion)
             and _correlation(thumbnail, last) < MOST_CORRELATION
         )
-        # The scene after a cut moves as it likes: its motion is not yet known.
+        # The scene after a cut moves as it likes: its motion was not measured yet.
         self._motion = 0.0 if cut else self._motion + _NEWEST * (change - self._motion)
         return cut
 

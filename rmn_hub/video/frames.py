@@ -364,7 +364,7 @@ def _open(source: str | os.PathLike[str] | int) -> tuple[str, "InputContainer"]:
     options: dict[str, Any] = {}
     if not is_stream(source):
         _check_file(Path(name))
-        # A path with a colon in it is no address: "file:" keeps FFmpeg from taking it for one.
+        # A path with a colon in it is not an address: "file:" keeps FFmpeg from taking it for one.
         where = f"file:{name}"
         options = {"container_options": {"format_whitelist": FORMATS, "protocol_whitelist": "file"}}
     elif "://" in name:

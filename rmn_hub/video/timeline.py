@@ -205,7 +205,7 @@ class _Gathered:
             return
         area = (face.box[2] - face.box[0]) * (face.box[3] - face.box[1])
         quality = (face.score if face.score is not None else 1.0) ** 2 * math.sqrt(area)
-        # A little better is no reason to cut the crop out again in every frame.
+        # A little better does not justify cutting the crop out again in every frame.
         if self.best is None or quality > 1.05 * self.best[0]:
             self.best = (quality, result.time, face.box, _crop(image, face.box, BEST_SIZE))
         if self.pending is None or self.pending[1] != face.expression:

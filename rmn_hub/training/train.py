@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from ..data.faces import FER_SIZE, FaceSet, looks_like_fer2013, split_role
-from ..data.sources import load_face_images
+from ..data.sources import OpenedSet
 from ..devices import usable_device
 from ..errors import InputError, TrainingError
 from ..expressions import EXPRESSIONS
@@ -95,7 +95,8 @@ def train(
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     # FER2013's 48 pixels are resized on the training device; photos are read at the size that is trained.
-    stored, held_out = load_face_images(data, train_split), load_face_images(data, validation_split)
+    opened = OpenedSet.open(data)
+    stored, held_out = opened.split(train_split), opened.split(validation_split)
     size = FER_SIZE if looks_like_fer2013(stored) else max(max(size for _, size in recipe.sizes), FER_SIZE)
     faces, validation = (faces_for_training(each, size, in_memory) for each in (stored, held_out))
     for note in (*faces.notes, *validation.notes):

@@ -9,9 +9,8 @@ from made_faces import RECIPE, TINY, write
 
 from rmn_hub import RMNConfig, RMNModel
 from rmn_hub.data.faces import FaceImages
-from rmn_hub.data.sources import load_face_images, load_faces
+from rmn_hub.data.sources import OpenedSet, load_face_images, load_faces
 from rmn_hub.errors import InputError
-from rmn_hub.training import train as room
 from rmn_hub.training.augment import Augmentation
 from rmn_hub.training.distill import Teacher, distill, make_view, student_source, teach
 from rmn_hub.training.train import train
@@ -61,12 +60,14 @@ def test_a_student_learns_what_the_labels_alone_do_not_teach(tmp_path, monkeypat
     right = load_face_images(data, "train").labels
     wrong = np.where(np.random.default_rng(0).random(280) < 0.75, np.random.default_rng(1).integers(0, 7, 280), right)
 
-    def mislabelled(path, split):
-        stored = load_face_images(path, split)
-        return stored if split != "train" else FaceImages(stored.images, wrong, None, stored.names)
+    split = OpenedSet.split
 
-    monkeypatch.setattr(room, "load_face_images", mislabelled)
-    faces = mislabelled(data, "train").reduced()
+    def mislabelled(opened, name):
+        stored = split(opened, name)
+        return stored if name != "train" else FaceImages(stored.images, wrong, None, stored.names)
+
+    monkeypatch.setattr(OpenedSet, "split", mislabelled)
+    faces = OpenedSet.open(data).split("train").reduced()
     certain = np.eye(7, dtype=np.float32)[right] * 0.93 + 0.01
     teacher = Teacher(
         np.stack([certain / certain.sum(1, keepdims=True)] * 2), faces.fingerprint(), 48, 0, HOW, ("one",)

@@ -103,16 +103,18 @@ def test_the_share_of_mixed_batches():
 
 def test_votes_follow_their_faces_in_training(made, tmp_path, monkeypatch):
     """A vote's target has to be mixed as its face's label is: here votes are the labels, in other columns."""
-    from rmn_hub.data.sources import load_face_images
+    from rmn_hub.data.sources import OpenedSet
     from rmn_hub.training import loop, train
 
-    def with_votes(data, split):
-        stored = load_face_images(data, split)
+    split = OpenedSet.split
+
+    def with_votes(opened, name):
+        stored = split(opened, name)
         return stored.__class__(stored.images, stored.labels, np.eye(10, dtype=np.float32)[stored.labels], stored.names)
 
     pairs = []
     real = torch.nn.functional.cross_entropy
-    monkeypatch.setattr(train, "load_face_images", with_votes)
+    monkeypatch.setattr(OpenedSet, "split", with_votes)
     monkeypatch.setattr(
         loop.F, "cross_entropy", lambda logits, target, **how: pairs.append(target) or real(logits, target, **how)
     )

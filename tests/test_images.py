@@ -472,7 +472,7 @@ def test_bad_files_are_one_sentence_with_their_name(tmp_path, photo):
     for name, words in expected.items():
         with pytest.raises(InputError, match=words) as caught:
             load_image(tmp_path / name)
-        assert str(caught.value).startswith(str(tmp_path / name))
+        assert str(caught.value).startswith(shown(tmp_path / name))
         assert "\n" not in str(caught.value)
 
 

@@ -195,8 +195,8 @@ def find_images(
                 continue
             file = Path(folder) / name
             suffix = file.suffix.lower()
-            if suffix in SUFFIXES:
-                found.append(file)
+            if suffix in SUFFIXES and (file.is_file() or not file.exists()):
+                found.append(file)  # a broken link is reported when it is opened; a pipe would never end
             else:
                 others[suffix] += 1
     for problem in problems:

@@ -123,7 +123,9 @@ def _records(results: Results, every_image: bool) -> Iterator[dict[str, Any]]:
         if not isinstance(item, ImageResult):
             yield _face_record(item)
             continue
-        image: dict[str, Any] = {"source": item.source, "width": int(item.width), "height": int(item.height)}
+        # A file name may hold bytes that are no UTF-8 (Python keeps them as surrogates, which no table takes).
+        source = item.source.encode("utf-8", "backslashreplace").decode("utf-8")
+        image: dict[str, Any] = {"source": source, "width": int(item.width), "height": int(item.height)}
         message = {"message": item.message} if every_image else {}
         for face in item.faces:
             yield image | _face_record(face) | message
@@ -159,12 +161,6 @@ def _columns(every_image: bool) -> list[str]:
 
 
 def _write_csv(results: Results, file: IO[str], every_image: bool) -> None:
-    def write(record: dict[str, Any]) -> None:
-        # A file name may hold bytes that are no UTF-8 (Python keeps them as surrogates, which no file takes).
-        if "source" in record:
-            record["source"] = record["source"].encode("utf-8", "backslashreplace").decode("utf-8")
-        writer.writerow(record)
-
     writer: csv.DictWriter[str] = csv.DictWriter(file, [])
     waiting: list[dict[str, Any]] = []  # rows without a face, before the first face has named the columns
     for record in _records(results, every_image):
@@ -174,14 +170,12 @@ def _write_csv(results: Results, file: IO[str], every_image: bool) -> None:
         if not writer.fieldnames:
             writer.fieldnames = list(record)
             writer.writeheader()
-            for earlier in waiting:
-                write(earlier)
-        write(record)
+            writer.writerows(waiting)
+        writer.writerow(record)
     if not writer.fieldnames:
         writer.fieldnames = _columns(every_image)
         writer.writeheader()
-        for earlier in waiting:
-            write(earlier)
+        writer.writerows(waiting)
 
 
 __all__ = ["to_csv", "to_frame", "to_json_lines", "to_records", "to_supervision"]

@@ -51,9 +51,9 @@ def convert(
 )
 def card(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint, with its eval.json.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The card, besides the checkpoint's README.md.")] = Path(
-        "model_card.md"
-    ),
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the card here as well as to the checkpoint's README.md.")
+    ] = None,
     ablation: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="Results of networks with and without masks to compare; give it twice."),

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from made_faces import write
 
 
@@ -16,3 +17,16 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps the first precision of a process, and other tests of the same process may have had another."""
+
+    def reset():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    reset()  # another room's test may have come first
+    yield
+    reset()

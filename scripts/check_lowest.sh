@@ -12,7 +12,7 @@ trap 'rm -rf "$environment"' EXIT
 uv venv --quiet --python "${1:-3.11}" "$environment"
 uv pip install --quiet --python "$environment/bin/python" --resolution lowest-direct -e '.[train]'
 # The tools of the tests themselves may be of today.
-uv pip install --quiet --python "$environment/bin/python" pytest pytest-xdist psutil parameterized pip filelock 'scikit-image>=0.23' 'gradio-client>=2.0'
+uv pip install --quiet --python "$environment/bin/python" pytest pytest-xdist psutil parameterized pip filelock 'scikit-image>=0.23'
 "$environment/bin/python" -m pytest -p no:cacheprovider \
   tests/model/test_configuration.py tests/model/test_modeling.py tests/model/test_image_processing.py \
   tests/test_recognizer.py

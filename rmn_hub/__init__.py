@@ -11,13 +11,13 @@ RMN joins transformers' Auto classes when transformers is imported, before or af
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from . import _auto
 from .checkpoints import BUNDLED_CHECKPOINT
 from .errors import CheckpointError, InputError, MissingPackageError, RMNError, TrainingError
 from .expressions import EXPRESSIONS
+from .packages import VERSION as __version__
 
 if TYPE_CHECKING:
     from .detection.detector import FaceDetector
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from .video.recognize import FilmResults
     from .video.results import FrameResult
     from .video.tracking import FaceTracker, Track
-
-try:
-    __version__ = version("rmn-hub")
-except PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0+unknown"
 
 _LAZY = {
     "Attention": "results",

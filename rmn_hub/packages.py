@@ -1,8 +1,14 @@
-"""Optional packages: what needs one asks for it here, so that a missing one is the same sentence everywhere."""
+"""Packages: the version of this one, and the same sentence everywhere for an optional one that is missing."""
 
 import importlib
+from importlib.metadata import PackageNotFoundError, version
 
 from .errors import MissingPackageError
+
+try:
+    VERSION = version("rmn-hub")
+except PackageNotFoundError:  # a checkout that is not installed
+    VERSION = "0+unknown"
 
 
 def require(package: str, purpose: str, *, extra: str | None = None, otherwise: str = "") -> None:
@@ -27,4 +33,4 @@ def require(package: str, purpose: str, *, extra: str | None = None, otherwise: 
         ) from error
 
 
-__all__ = ["require"]
+__all__ = ["VERSION", "require"]

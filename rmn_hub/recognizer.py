@@ -13,7 +13,7 @@ from .attention import attention_of_faces
 from .boxes import iterable
 from .checkpoints import BUNDLED_CHECKPOINT
 from .detection.detector import MARGIN, FaceDetector
-from .engines.engine import Engine
+from .engines.engine import Engine, softmax
 from .engines.pixels import PixelProcessor
 from .errors import CheckpointError, InputError
 from .forking import call
@@ -341,9 +341,7 @@ class ExpressionRecognizer:
             if not np.isfinite(output.logits).all():
                 raise CheckpointError("the network's logits are not finite numbers: its weights are damaged")
             # In double precision the probabilities sum to 1 within 1e-15.
-            logits = output.logits.astype(np.float64)
-            powers = np.exp(logits - logits.max(1, keepdims=True))
-            probabilities += (powers / powers.sum(1, keepdims=True)).tolist()
+            probabilities += softmax(output.logits).tolist()
             pixels = [np.asarray(crop) for crop in batch] if attention else []
             maps += (
                 attention_of_faces(output.maps, output.before, output.after, pixels)

@@ -52,4 +52,10 @@ class Engine(Protocol):
         ...
 
 
-__all__ = ["Engine", "EngineOutput"]
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities of logits: the softmax over the last axis, in double precision."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+__all__ = ["Engine", "EngineOutput", "softmax"]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from ..data.faces import FaceImages
+from ..engines.engine import softmax
 from ..expressions import EXPRESSIONS
 
 CALIBRATION_BINS = 15
@@ -41,11 +41,6 @@ class Mean:
         mean = float(values.mean())
         half = _Z * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
         return cls(mean, (mean - half, mean + half))
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax over the last axis, in double precision."""
-    return special.softmax(logits.astype(np.float64), axis=-1)
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -12,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import reduce_mask
+from ..engines.engine import softmax
 from ..errors import CheckpointError, InputError
 from ..files import replacing
 from ..model.modeling_rmn import RMNModel
+from ..packages import VERSION
 from ..sessions import OnnxSession
 from .graph import write_graph
 
@@ -159,7 +160,7 @@ def _write(model: RMNModel, path: Path, form: Form, calibration: np.ndarray, wei
         "has_masks": json.dumps(module.has_masks),
         "stages": str(len(config.depths)),
         "form": form,
-        "rmn_hub_version": _version(),
+        "rmn_hub_version": VERSION,
         "weights_sha256": weights_hash,
     }
     write_graph(
@@ -173,13 +174,6 @@ def _write(model: RMNModel, path: Path, form: Form, calibration: np.ndarray, wei
     )
     if form == "int8":
         _quantize(path, calibration)
-
-
-def _version() -> str:
-    try:
-        return version("rmn-hub")
-    except PackageNotFoundError:  # a checkout that is not installed
-        return "0+unknown"
 
 
 def _quantize(path: Path, calibration: np.ndarray) -> None:
@@ -230,8 +224,8 @@ def _compare(
                 raise CheckpointError(
                     f"{path} cannot be written: its attention maps differ from torch's. Try another version of torch."
                 )
-        expected.append(_softmax(logits))
-        found.append(_softmax(outputs[0]))
+        expected.append(softmax(logits))
+        found.append(softmax(outputs[0]))
     theirs, ours = np.concatenate(expected), np.concatenate(found)
 
     def accuracy(probabilities: np.ndarray) -> float | None:
@@ -243,11 +237,6 @@ def _compare(
         "accuracy": accuracy(ours),
         "torch_accuracy": accuracy(theirs),
     }
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits.astype(float) - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
 
 
 __all__ = ["FILES", "ExportReport", "Form", "export", "output_names"]

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import InputError
+from ..devices import usable_device
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
 from ..model.modeling_rmn import RMNModel
@@ -184,13 +184,7 @@ def _processor(name: str | os.PathLike[str], folder: Path, config: RMNConfig) ->
 
 
 def _moved(model: RMNModel, device: str | torch.device | None) -> RMNModel:
-    if device is None:
-        return model
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device={str(device)!r} must be a device of this machine: {reason}") from error
+    return model if device is None else model.to(usable_device(device))
 
 
 __all__ = [

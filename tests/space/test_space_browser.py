@@ -167,6 +167,9 @@ def test_the_stages_stand_in_whole_rows(browser, server, width, columns):
 
 
 def test_settings_change_the_answer(visit):
+    # Gradio mounts an accordion's sliders when it opens, and for a moment puts their first values back.
+    visit.get_by_text("Settings", exact=True).click()
+    visit.get_by_label("number input for Uncertain below").wait_for()
     upload(visit, EXAMPLES / "collage.jpg", ".rmn-chooser")
     # Which of the eight are doubtful depends on the weights.
     faces = json.loads(
@@ -174,7 +177,6 @@ def test_settings_change_the_answer(visit):
     )
     assert [face["index"] for face in faces["faces"]] == list(range(1, 9))
     doubtful = [face["index"] for face in faces["faces"] if face["probability"] < 0.9]
-    visit.get_by_text("Settings", exact=True).click()
     for name, value in (("Uncertain below", "90"), ("Smallest face", "200")):
         number = visit.get_by_label(f"number input for {name}")
         number.fill(value)

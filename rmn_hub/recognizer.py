@@ -20,7 +20,7 @@ from .forking import call
 from .images import MAX_PIXELS, as_images, name_of, shown
 from .loading import engine_of, load_engine
 from .preparing import OnError, Preparation, PreparedImage, failed
-from .results import Attention, Face, FaceExpression, ImageResult
+from .results import MIN_CONFIDENCE, Attention, Face, FaceExpression, ImageResult
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,8 @@ class ExpressionRecognizer:
         min_face: the smallest face that MTCNN looks for, in pixels of the photo (see `MTCNNDetector`).
         threshold: score in 0..1 below which MTCNN's faces are dropped; 0.9 when not given.
         max_faces: most faces that MTCNN returns per image, the largest; all when not given.
-        min_confidence: probability in 0..1 below which a face is marked `uncertain`.
+        min_confidence: probability in 0..1 below which a face is marked `uncertain`; its `expression` stays the most
+            probable one. With 0, no face is.
         batch_size: most faces that go through the network at once.
         margin: how much wider the square crop is than the longer side of the face's box; when not given, the `margin`
             of the detector, or `MARGIN` where it has none.
@@ -75,7 +76,7 @@ class ExpressionRecognizer:
         min_face: int | None = None,
         threshold: float | None = None,
         max_faces: int | None = None,
-        min_confidence: float = 0.0,
+        min_confidence: float = MIN_CONFIDENCE,
         batch_size: int = 32,
         margin: float | None = None,
         max_pixels: int = MAX_PIXELS,

@@ -158,7 +158,7 @@ def test_a_loaded_model_and_processor(tiny_checkpoint, crops, recognizer):
 
 
 def test_uncertain_answers_keep_the_best_guess(recognizer, crops):
-    sure = recognizer(crops, faces_only=True)
+    sure = recognizer(crops, faces_only=True, min_confidence=0)
     limit = float(np.median([result[0].probability for result in sure]))
     unsure = recognizer(crops, faces_only=True, min_confidence=limit)
     marked = [result[0].uncertain for result in unsure]
@@ -166,6 +166,15 @@ def test_uncertain_answers_keep_the_best_guess(recognizer, crops):
     assert marked == [result[0].probability < limit for result in sure]
     assert [result[0].expression for result in unsure] == [result[0].expression for result in sure]
     assert not any(result[0].uncertain for result in sure)
+
+
+def test_an_expression_is_uncertain_below_one_half(recognizer, crops, tiny_checkpoint):
+    """Without a setting: in a recognizer of its own and in one that a call sets back."""
+    assert recognizer.min_confidence == 0.5
+    own = ExpressionRecognizer.from_pretrained(tiny_checkpoint, device="cpu", min_confidence=0.9)
+    for asked, limit in ((recognizer(crops, faces_only=True), 0.5), (own(crops, faces_only=True), 0.9)):
+        assert [result[0].uncertain for result in asked] == [result[0].probability < limit for result in asked]
+    assert any(result[0].uncertain for result in own(crops, faces_only=True))
 
 
 def test_attention_is_of_each_face_of_its_own(recognizer, collage, astronaut):

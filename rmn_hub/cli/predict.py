@@ -126,7 +126,10 @@ def predict(
     min_confidence: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, rich_help_panel=NETWORK, help="Mark expressions less probable than this as uncertain."
+            min=0,
+            max=1,
+            rich_help_panel=NETWORK,
+            help="Mark expressions less probable than this as uncertain; 0.5 when not given.",
         ),
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, rich_help_panel=FACES, help="Refuse larger images.")] = None,

@@ -117,9 +117,14 @@ def video(
         int | None, typer.Option(min=12, rich_help_panel=FRAMES, help="Smallest face in pixels; 40 when not given.")
     ] = None,
     min_confidence: Annotated[
-        float,
-        typer.Option(min=0, max=1, rich_help_panel=FRAMES, help="Below this probability a face is marked uncertain."),
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            rich_help_panel=FRAMES,
+            help="Below this probability a face is marked uncertain; 0.5 when not given.",
+        ),
+    ] = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
 ) -> None:

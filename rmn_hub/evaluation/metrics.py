@@ -80,16 +80,30 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIB
 
 
 def coverage(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    """Return the share of the faces whose top probability reaches each threshold, and the accuracy on those alone."""
+    """
+    Return what each threshold on the top probability divides: rows with the `threshold`, the `coverage` (share of the
+    faces that reach it), the `accuracy` on those, and on the others `accuracy_below` and `two_below`, the share whose
+    label is one of the two most probable expressions. Shares of no faces are `None`.
+    """
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    of_two = (np.argsort(-probabilities, axis=1, kind="stable")[:, :2] == labels[:, None]).any(1)
     rows = []
     for threshold in THRESHOLDS:
         reached = confidence >= threshold
-        share = float(reached.mean())
         rows.append(
-            {"threshold": threshold, "coverage": share, "accuracy": float(right[reached].mean()) if share else None}
+            {
+                "threshold": threshold,
+                "coverage": float(reached.mean()),
+                "accuracy": _share(right[reached]),
+                "accuracy_below": _share(right[~reached]),
+                "two_below": _share(of_two[~reached]),
+            }
         )
     return rows
+
+
+def _share(hits: np.ndarray) -> float | None:
+    return float(hits.mean()) if len(hits) else None
 
 
 def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

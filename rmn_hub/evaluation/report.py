@@ -11,8 +11,8 @@ The form of `eval.json`, what a terminal shows of it, and its figures.
       null) and `notes`;
     * `single_view` and `flip_averaged`: `accuracy` (0..1) with its 95% `interval`, `correct`, `faces`,
       `negative_log_likelihood` in nats and `expected_calibration_error`; and of the single view `per_expression`,
-      `mean_recall`, `mean_f1`, `confusion_matrix` (rows are labels), `calibration`, `coverage`, and `right`, a digit
-      per face;
+      `mean_recall`, `mean_f1`, `confusion_matrix` (rows are labels), `calibration`, `coverage` (see
+      [`rmn_hub.evaluation.metrics.coverage`]), and `right`, a digit per face;
     * `without_duplicates`: null, or the number of `duplicates` of training faces and both views without them;
     * `milliseconds_per_face`: `device`, `threads`, and for `batch_1` and `batch_32` the `network` alone and
       `with_processor`;
@@ -35,6 +35,7 @@ from ..data.faces import FaceImages
 from ..errors import InputError
 from ..files import file_hash, replacing
 from ..hub.checkpoint import WEIGHTS
+from ..results import MIN_CONFIDENCE
 
 FAILURES = 24
 _PACKAGES = ("torch", "transformers", "numpy", "scikit-learn", "pillow")
@@ -70,6 +71,12 @@ def summary(document: dict[str, Any]) -> str:
                         f"  {view.replace('_', ' ')}{suffix}: {values['accuracy']:.2%} ({low:.2%} to {high:.2%}), "
                         f"expected calibration error {values['expected_calibration_error']:.3f}"
                     )
+        lines += [
+            f"  from {row['threshold']:.0%} or more: {row['coverage']:.1%} of the faces, {row['accuracy']:.1%} "
+            f"right; the others {row['accuracy_below']:.1%}, {row['two_below']:.1%} with the second expression"
+            for row in numbers.get("coverage", ())
+            if row["threshold"] == MIN_CONFIDENCE and None not in map(row.get, ("accuracy", "two_below"))
+        ]
         speed = numbers["milliseconds_per_face"]
         lines.append(
             f"  milliseconds per face: {speed['batch_1']['with_processor']:.2f} alone, "

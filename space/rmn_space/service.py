@@ -103,7 +103,7 @@ class Service:
         self,
         photo: Photo,
         min_face: int | None = None,
-        min_confidence: float = 0.0,
+        min_confidence: float | None = None,
         attention: bool = False,
         between: int = 1,
     ) -> tuple[ImageResult, Image.Image]:
@@ -113,7 +113,7 @@ class Service:
         Args:
             photo: what a visitor sent.
             min_face: smallest face in pixels; the recognizer's own choice when `None`.
-            min_confidence: probability below which a face is marked uncertain.
+            min_confidence: probability below which a face is marked uncertain; the recognizer's own when `None`.
             attention: whether to add attention maps, where the checkpoint has masks.
             between: requests to share the cores with at least (see `Cores`). With 1, a request that is alone runs as
                 the command line does, and the numbers agree to the last digit.
@@ -133,7 +133,7 @@ class Service:
         return replace(result, source=loaded.source, message=message), loaded.image
 
     def _recognize_here(
-        self, image: Image.Image, min_face: int | None, min_confidence: float, attention: bool
+        self, image: Image.Image, min_face: int | None, min_confidence: float | None, attention: bool
     ) -> ImageResult:
         boxes = None if min_face is None else self._detector(min_face).detect([image])[0]
         return self.recognizer(image, boxes=boxes, min_confidence=min_confidence, attention=attention)

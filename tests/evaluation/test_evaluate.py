@@ -124,9 +124,12 @@ def test_per_expression_and_confusion_matrix(world, numbers):
 
 def test_coverage(world, numbers):
     right, confidence = world["single"].argmax(1) == world["labels"], world["single"].max(1)
+    of_two = (np.argsort(-world["single"], axis=1)[:, :2] == world["labels"][:, None]).any(1)
     for row in numbers["coverage"]:
         answered = confidence >= row["threshold"]
         assert row["coverage"] == pytest.approx(answered.mean())
+        for key, hits in (("accuracy_below", right), ("two_below", of_two)):
+            assert row[key] == (None if answered.all() else pytest.approx(hits[~answered].mean()))
         assert row["accuracy"] == (pytest.approx(right[answered].mean()) if answered.any() else None)
     shares = [row["coverage"] for row in numbers["coverage"]]
     assert shares[0] == 1

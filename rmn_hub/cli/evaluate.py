@@ -71,6 +71,73 @@ def evaluate(
         typer.echo(summary(document))
 
 
+@main.command(
+    "cross-validate",
+    rich_help_panel=TRAIN,
+    epilog=examples("rmn-hub cross-validate runs/mine/best --data faces/ --epochs 30 --output runs/folds"),
+)
+def cross_validate(
+    checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id of the checkpoint to start from.")],
+    data: Annotated[Path, typer.Option(help="Your own labelled faces: a folder per expression, or parquet.")],
+    output: Annotated[Path, typer.Option(help="Folder of the runs and the numbers. Runs found there go on.")],
+    recipe: Annotated[str, typer.Option(help="How to fine-tune: a recipe's name or a YAML file.")] = "fine-tune",
+    folds: Annotated[
+        int, typer.Option(min=3, help="Parts: each is scored by a network that was not trained on it.")
+    ] = 5,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Budget of a fold in epochs.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Budget of a fold in minutes.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the parts and of the training.")] = 0,
+    device: Device = None,
+    batch_size: BatchSize = 32,
+) -> None:
+    """Fine-tune a checkpoint on your own faces and score it, each face by a network that has not seen it."""
+    with failing_on_bad_input("train"):
+        from rich.console import Console
+
+        from ..evaluation.crossvalidation import RESULTS, cross_validate, summary
+        from ..training.recipe import Recipe
+
+        with progress_bars() as report:
+            document = cross_validate(
+                checkpoint,
+                data,
+                output,
+                Recipe.load(recipe),
+                recipe_name=recipe,
+                number=folds,
+                epochs=epochs,
+                minutes=minutes,
+                seed=seed,
+                device=device,
+                batch_size=batch_size,
+                console=Console(stderr=True),
+                progress=report,
+            )
+    typer.echo(summary(document))
+    typer.echo(f"{output / RESULTS}")
+
+
+@main.command(
+    rich_help_panel=TRAIN,
+    epilog=examples("rmn-hub members runs/a/best runs/b/best --data fer2013/ --output members.md"),
+)
+def members(
+    checkpoints: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="The networks.")],
+    data: Data,
+    output: Annotated[Path, typer.Option(help="Markdown file; the curves go beside it.")] = Path("members.md"),
+    split: Annotated[str, typer.Option(help="The split to choose on.")] = "public_test",
+    device: Device = None,
+    batch_size: BatchSize = 32,
+) -> None:
+    """Write a table of networks: how each was trained, what it is worth, and what they are worth together."""
+    with failing_on_bad_input("train"):
+        from ..evaluation.members import write_members
+
+        with progress_bars() as report:
+            write_members(checkpoints, data, output, split=split, device=device, batch_size=batch_size, progress=report)
+    typer.echo(output.read_text(encoding="utf-8"))
+
+
 @main.command(rich_help_panel=TRAIN, epilog=examples("rmn-hub calibrate runs/mine/best --data fer2013/"))
 def calibrate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint; its weights are changed.")],

@@ -18,6 +18,9 @@ Minutes = Annotated[
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Budget in epochs instead.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of weights, order, augmentation and dropout.")]
+StartFrom = Annotated[str | None, typer.Option(help="Checkpoint (folder or Hub id) to start from.")]
+BatchSize = Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's.")]
+LearningRate = Annotated[float | None, typer.Option(min=0, help="Instead of the recipe's.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, to try a recipe out.")]
 InMemory = Annotated[
     bool | None,
@@ -47,16 +50,16 @@ def train(
     data: Data,
     output: RunFolder = Path("runs/rmn"),
     recipe: Annotated[
-        str, typer.Option(help="cpu, gpu, strong, face-trunk, original, cpu-no-masks, or a YAML file.")
+        str, typer.Option(help="cpu, gpu, strong, face-trunk, fine-tune, original, or a YAML file.")
     ] = "cpu",
     minutes: Minutes = None,
     epochs: Epochs = None,
     seed: Seed = 0,
-    start_from: Annotated[str | None, typer.Option(help="Checkpoint (folder or Hub id) to start from.")] = None,
+    start_from: StartFrom = None,
     train_split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
     validation_split: Annotated[str, typer.Option(help="Split that chooses the checkpoint.")] = "public_test",
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
     steps: Steps = None,
     in_memory: InMemory = None,
     device: Device = None,
@@ -134,6 +137,9 @@ def distill(
     minutes: Minutes = None,
     epochs: Epochs = None,
     seed: Seed = 0,
+    start_from: StartFrom = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
     steps: Steps = None,
     device: Device = None,
 ) -> None:
@@ -150,10 +156,11 @@ def distill(
                 Teacher.load(teacher),
                 data,
                 output,
-                Recipe.load(recipe),
+                Recipe.load(recipe).changed(batch_size=batch_size, learning_rate=learning_rate),
                 minutes=minutes,
                 epochs=epochs,
                 seed=seed,
+                start_from=start_from,
                 limit_steps=steps,
                 device=device,
                 console=Console(stderr=True),

@@ -297,6 +297,41 @@ def training_curves_figure(
     return sheet.figure
 
 
+def accuracy_curves_figure(
+    curves: Mapping[str, Sequence[tuple[int, float]]], title: str | None = None, theme: str = "light"
+) -> Figure:
+    """
+    Draw the accuracy of several training runs over their epochs.
+
+    Args:
+        curves: by name of the run, pairs of an epoch and the accuracy (0..1) after it.
+        title: text above the curves.
+        theme: `"light"` or `"dark"`.
+
+    Raises:
+        InputError: there are no curves.
+    """
+    if not any(curves.values()):
+        raise InputError("curves must hold at least one pair of an epoch and an accuracy")
+    sheet = Sheet(7.6, 4.4, theme, title)
+    axes, colors = sheet.axes(0.8, 0.95, 6.5, 2.8), list(COLORS.values())
+    axes.grid(color=sheet.theme.line, linewidth=0.6)
+    handles = []
+    for index, (name, points) in enumerate(curves.items()):
+        if points:
+            line = "-" if index < len(colors) else "--"
+            style: dict[str, Any] = {"color": colors[index % len(colors)], "linestyle": line, "linewidth": 1.8}
+            handles += axes.plot(*zip(*points), label=f"{name}, {points[-1][1]:.1%}", **style)
+            axes.plot(*points[-1], color=style["color"], marker="o", markersize=5)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    sheet.frame(axes, x="epoch", y="validation accuracy")
+    sheet.legend(axes, handles, loc="lower left", bbox_to_anchor=(0, 1.02), borderaxespad=0, ncols=3)
+    return sheet.figure
+
+
+accuracy_curves = as_image(accuracy_curves_figure)
 confusion_matrix = as_image(confusion_matrix_figure)
 failure_cases = as_image(failure_cases_figure)
 reliability_diagram = as_image(reliability_diagram_figure)
@@ -312,6 +347,8 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 __all__ = [
+    "accuracy_curves",
+    "accuracy_curves_figure",
     "confusion_matrix",
     "confusion_matrix_figure",
     "coverage_curve",

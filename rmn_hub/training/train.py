@@ -26,7 +26,7 @@ from .run_folder import command_line, public_name
 
 
 def train(
-    data: str | Path,
+    data: str | Path | OpenedSet,
     output: str | Path,
     recipe: Recipe,
     *,
@@ -52,7 +52,7 @@ def train(
     epoch only.
 
     Args:
-        data: file or folder, see [`load_faces`].
+        data: file or folder, see [`load_faces`], or an opened set.
         output: folder of the run.
         recipe: see [`Recipe`].
         minutes: wall-clock budget over all sittings; the recipe's when neither this nor `epochs` is given. A finished
@@ -95,7 +95,7 @@ def train(
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     # FER2013's 48 pixels are resized on the training device; photos are read at the size that is trained.
-    opened = OpenedSet.open(data)
+    opened = data if isinstance(data, OpenedSet) else OpenedSet.open(data)
     stored, held_out = opened.split(train_split), opened.split(validation_split)
     size = FER_SIZE if looks_like_fer2013(stored) else max(max(size for _, size in recipe.sizes), FER_SIZE)
     faces, validation = (faces_for_training(each, size, in_memory) for each in (stored, held_out))
@@ -125,7 +125,7 @@ def train(
             source.program if source else "train",
             recipe,
             {
-                "--data": public_name(data),
+                "--data": public_name(opened.where),
                 "--minutes": budget.minutes,
                 "--epochs": budget.epochs,
                 "--seed": seed,
@@ -141,7 +141,7 @@ def train(
         "start_from": shown_start,
         "start_from_sha256": start_hash,
         "data": {
-            "name": public_name(data),
+            "name": public_name(opened.where),
             "split": train_split,
             "faces": len(faces),
             "fingerprint": faces.fingerprint(),
@@ -154,8 +154,15 @@ def train(
     # The caller's random numbers go on as if there had been no training.
     with torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else []):
         torch.manual_seed(seed)
+        model = RMNModel(RMNConfig(**recipe.model)) if start_from is None else _starting_model(start_from, say)
+        size, last = model.config.image_size, recipe.sizes[-1][1]
+        if start_from is not None and size != last:
+            raise InputError(
+                f"start_from={str(start_from)!r} is a network for {size} px, and the recipe ends at {last} px: give a "
+                f"recipe whose sizes end at {size}"
+            )
         run = TrainingRun(
-            RMNModel(RMNConfig(**recipe.model)) if start_from is None else _starting_model(start_from, say),
+            model,
             faces,
             validation,
             Path(output),

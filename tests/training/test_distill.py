@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from made_faces import RECIPE, TINY, write
+from safetensors.torch import load_file
 
 from rmn_hub import RMNConfig, RMNModel
 from rmn_hub.data.faces import FaceImages
@@ -88,6 +89,22 @@ def test_a_place_for_the_teacher_is_checked_before_the_views(made, tiny_checkpoi
         assert str(output) in result.stderr
     with pytest.raises(InputError, match="cannot be written"):
         teacher.save(tmp_path / "file" / "teacher.npz")
+
+
+def test_a_student_starts_from_a_checkpoint(made, tiny_checkpoint, teacher, tmp_path):
+    from cli_helpers import run
+
+    teacher.save(tmp_path / "teacher.npz")
+    (tmp_path / "recipe.yaml").write_text("sizes: [[1.0, 32]]\nbatch_size: 32\n")
+    words = ["--data", made, "--recipe", tmp_path / "recipe.yaml", "--epochs", "1", "--device", "cpu"]
+    words += ["--start-from", tiny_checkpoint, "--learning-rate", "1e-9", "--output", tmp_path / "student"]
+    result = run("distill", tmp_path / "teacher.npz", *words)
+    assert result.exit_code == 0, result.output
+    start, student = (
+        load_file(folder / "model.safetensors") for folder in (tiny_checkpoint, tmp_path / "student/best")
+    )
+    # With steps of nothing it still is what it started from.
+    torch.testing.assert_close(student["classifier.weight"], start["classifier.weight"], atol=1e-6, rtol=0)
 
 
 def test_a_student_needs_its_teachers_faces(made, tmp_path, teacher):

@@ -12,6 +12,7 @@ from .errors import InputError, RMNError
 from .forking import call, is_forked
 from .images import LoadedImage, load_image, name_of, shown
 from .results import Face, ImageResult, reading_order
+from .turning import found_turned, is_doubtful, turn, turned_sentence
 
 # What becomes of an image that cannot be used: it is left out and the function is called with the error, or `"keep"`
 # puts a result without faces in its place.
@@ -72,7 +73,8 @@ class Preparation:
 
     def searched(self, images: Iterable[Any], on_error: OnError) -> Iterator[PreparedImage]:
         """
-        Yield the images in order with the faces that the detector finds.
+        Yield the images in order with the faces that the detector finds. Where it finds none, or only doubtful ones, it
+        also gets the image turned: it may lie on its side or stand upside down.
 
         Raises:
             InputError: an image cannot be used and `on_error` is `None`, or the detector failed. The images before it
@@ -84,8 +86,12 @@ class Preparation:
                 if isinstance(read.outcome, InputError):
                     yield from _refused(read, read.outcome, on_error)
                     continue
-                faces = next(found)
-                yield _cut_out(read.image, read.outcome, faces, self.margin, None if faces else NO_FACE)
+                faces, degrees = next(found), 0
+                if is_doubtful(faces):
+                    degrees, turned = found_turned(read.outcome, lambda loaded: next(self._detected([loaded])))
+                    faces = turned or faces
+                message = None if faces else NO_FACE
+                yield _cut_out(read.image, read.outcome, faces, self.margin, message, degrees)
 
     def given(self, images: Iterable[Any], boxes: Iterable[Any] | None, on_error: OnError) -> Iterator[PreparedImage]:
         """
@@ -197,17 +203,18 @@ def _in_own_pixels(loaded: LoadedImage, found: Any) -> list[Face]:
     return faces if scale == (1, 1) else [face.scaled(*scale) for face in faces]
 
 
-def _cut_out(image: Any, loaded: LoadedImage, faces: list[Face], margin: float, message: str | None) -> PreparedImage:
-    """Sort the faces in reading order and cut them out."""
+def _cut_out(
+    image: Any, loaded: LoadedImage, faces: list[Face], margin: float, message: str | None, turned: int = 0
+) -> PreparedImage:
+    """Sort the faces in reading order and cut them out, upright where the image had to be turned to find them."""
     faces = [faces[place] for place in reading_order([face.box for face in faces])]
     check_crops(faces, margin, loaded.source)
     scale = (loaded.image.width / loaded.width, loaded.image.height / loaded.height)
     boxes = [(face if scale == (1, 1) else face.scaled(*scale)).box for face in faces]
-    crops = [crop_face(loaded.image, box, margin) for box in boxes]
-    sentences = [sentence for sentence in (loaded.message, message) if sentence]
-    result = ImageResult(
-        loaded.source, loaded.width, loaded.height, (), message=" ".join(sentences) or None, image=image
-    )
+    crops = [turn(crop_face(loaded.image, box, margin), turned) for box in boxes]
+    parts = (loaded.message, message, turned_sentence(turned) if turned else None)
+    sentences = " ".join(sentence for sentence in parts if sentence)
+    result = ImageResult(loaded.source, loaded.width, loaded.height, (), sentences or None, turned, image)
     return PreparedImage(result, faces, crops)
 
 

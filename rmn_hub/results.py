@@ -146,6 +146,8 @@ class ImageResult:
         height: its height in pixels.
         faces: one `FaceExpression` per face, numbered from 1 by their `index`; empty when no face was found.
         message: a sentence about what the caller may not expect (no face was found, only the first frame was read).
+        turned: how far the image had to be turned clockwise for its faces to be found: 0, 90, 180 or 270 degrees. Boxes
+            and landmarks are in the image as it came; crops and attention maps show the face upright.
         image: the image as it was handed over (a path stays a path), which `plot`, `save` and Jupyter draw on.
     """
 
@@ -154,6 +156,7 @@ class ImageResult:
     height: int
     faces: tuple[FaceExpression, ...] = ()
     message: str | None = None
+    turned: int = 0
     image: Any = field(default=None, compare=False)
 
     def __len__(self) -> int:
@@ -192,7 +195,7 @@ class ImageResult:
         return replace(self, width=width, height=height, faces=faces, image=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the line of `rmn-hub predict --json`; it has a `message` only when there is one."""
+        """Return the line of `rmn-hub predict --json`. It has `message` and `turned` only where there is one."""
         line: dict[str, Any] = {
             "source": self.source,
             "width": int(self.width),
@@ -201,6 +204,8 @@ class ImageResult:
         }
         if self.message is not None:
             line["message"] = self.message
+        if self.turned:
+            line["turned"] = int(self.turned)
         return line
 
     def to_json(self, indent: int | None = None) -> str:

@@ -12,6 +12,7 @@ from ..attention import attention_of, overlay
 from ..errors import InputError
 from ..images import MAX_PIXELS, load_image
 from ..results import FaceExpression, ImageResult
+from ..turning import turn
 from .labels import Label, clipped, font, label_faces
 from .palette import color_of, ink_on
 
@@ -64,10 +65,11 @@ def annotate(
     # A huge JPEG is decoded at half its size, and a result may be of the image before it was made smaller.
     whole = faces if isinstance(faces, ImageResult) and not faces.failed else loaded
     x_scale, y_scale = drawn.width / whole.width, drawn.height / whole.height
+    turned = faces.turned if isinstance(faces, ImageResult) else 0
     faces = tuple(face if x_scale == y_scale == 1 else face.scaled(x_scale, y_scale) for face in faces)
     if stage is not None:
         for face in faces:
-            _lay_over(drawn, face, stage)
+            _lay_over(drawn, face, stage, turned)
     drawn = to_srgb(drawn)
     numbers = len(faces) > 1 if numbers is None else numbers
     factor = max(1, math.ceil(MIN_ANNOTATED / max(drawn.size))) if enlarge else 1
@@ -163,12 +165,12 @@ def _draw_box(
         draw.rectangle(dash, fill=color)
 
 
-def _lay_over(image: Image.Image, face: FaceExpression, stage: int) -> None:
-    """Lay a stage's map over a face, within its box."""
+def _lay_over(image: Image.Image, face: FaceExpression, stage: int, turned: int) -> None:
+    """Lay a stage's map over a face, within its box. The crop of a `turned` image is turned back."""
     attention = attention_of(face)
     if not 1 <= stage <= len(attention.maps):
         raise InputError(f"stage={stage} must be 1 to {len(attention.maps)}")
-    shown = Image.fromarray(overlay(attention.crop, attention.maps[stage - 1]))
+    shown = turn(Image.fromarray(overlay(attention.crop, attention.maps[stage - 1])), -turned % 360)
     # The crop and the box have the same centre.
     x0, y0, x1, y1 = face.box
     left, top = round((x0 + x1 - shown.width) / 2), round((y0 + y1 - shown.height) / 2)

@@ -54,6 +54,8 @@ class RMNImageProcessor(PilBackend):
             `False`. Without `do_convert_rgb`, an image that is neither RGB nor grey keeps its channels.
         do_normalize (`bool`, defaults to `False`): whether to subtract `image_mean` and divide by `image_std`, one
             number for each channel, after the scaling to 0..1.
+        image_mean, image_std (`list[float]`, default to `[0, 0, 0]` and `[1, 1, 1]`): values that change nothing, which
+            torchvision's `Normalize(processor.image_mean, processor.image_std)` takes.
 
     Example:
         >>> processor = RMNImageProcessor(size={"height": 48, "width": 48})
@@ -73,6 +75,8 @@ class RMNImageProcessor(PilBackend):
     do_resize = True
     do_rescale = True
     do_normalize = False
+    image_mean = [0.0, 0.0, 0.0]  # noqa: RUF012
+    image_std = [1.0, 1.0, 1.0]  # noqa: RUF012
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """Return a flat list of single images. Grey arrays of two dimensions are images, unlike in the base class."""

@@ -167,8 +167,7 @@ def test_mean_and_deviation_when_asked_for(colours):
     found = pixels(RMNImageProcessor(do_normalize=True, image_mean=mean, image_std=deviation), colours)
     expected = (plain - torch.tensor(mean)[:, None, None]) / torch.tensor(deviation)[:, None, None]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="image_mean"):
-        pixels(RMNImageProcessor(do_normalize=True), colours)
+    assert torch.equal(pixels(RMNImageProcessor(do_normalize=True), colours), plain)
 
 
 def test_steps_can_be_switched_off(processor, colours, luma):
@@ -202,3 +201,16 @@ def test_saved_and_loaded_also_by_transformers(processor, colours, tmp_path):
         assert type(loaded) is RMNImageProcessor
         assert loaded.to_dict() == processor.to_dict()
         assert torch.equal(pixels(loaded, colours), pixels(processor, colours))
+
+
+def test_the_mean_and_deviation_of_example_scripts_change_nothing(processor, tmp_path):
+    from torchvision import transforms
+
+    pixels = torch.rand(3, 8, 8)
+    assert torch.equal(transforms.Normalize(processor.image_mean, processor.image_std)(pixels), pixels)
+    image = Image.fromarray(np.arange(64 * 64, dtype=np.uint16).astype(np.uint8).reshape(64, 64))
+    values = processor(image, return_tensors="pt")["pixel_values"]
+    assert torch.equal(processor(image, do_normalize=True, return_tensors="pt")["pixel_values"], values)
+    processor.save_pretrained(tmp_path)
+    again = type(processor).from_pretrained(tmp_path)
+    assert (again.image_mean, again.image_std, again.do_normalize) == ((0, 0, 0), (1, 1, 1), False)

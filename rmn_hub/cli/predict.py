@@ -11,6 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import (
+    BatchSize,
+    EngineName,
+    FacesOnly,
+    LocalFilesOnly,
+    Margin,
+    MaxFaces,
+    MaxPixels,
+    MinConfidence,
+    MinFace,
+    Revision,
+    Threshold,
+)
 from .shared import USE, Checkpoint, Device, examples, fail, failing_on_bad_input, in_options, main, warn
 
 if TYPE_CHECKING:
@@ -20,8 +33,7 @@ if TYPE_CHECKING:
     from .inputs import Input
     from .outputs import Writer
 
-# Panels of the help.
-OUTPUT, FACES, NETWORK = "Output", "Faces", "Network"
+OUTPUT = "Output"  # a panel of the help
 # A progress bar does not help with a handful of files that take a second.
 PROGRESS_FROM = 10
 
@@ -99,50 +111,19 @@ def predict(
     attention: Annotated[
         Path | None, typer.Option(metavar="DIR", rich_help_panel=OUTPUT, help="Write each image's attention maps.")
     ] = None,
-    faces_only: Annotated[
-        bool, typer.Option("--faces-only", rich_help_panel=FACES, help="Each image is a face: no detection.")
-    ] = False,
-    min_face: Annotated[
-        int | None,
-        typer.Option(
-            min=12,
-            rich_help_panel=FACES,
-            help="Smallest face in pixels. 40 when not given, more on photos above 2560 pixels.",
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, rich_help_panel=FACES, help="Drop faces of which the detector is less sure than this."
-        ),
-    ] = None,
-    max_faces: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=FACES, help="Most faces per image, the largest.")
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option(rich_help_panel=FACES, help="How much wider than its box a face is cut out, as a share of it."),
-    ] = None,
-    min_confidence: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            rich_help_panel=NETWORK,
-            help="Mark expressions less probable than this as uncertain; 0.5 when not given.",
-        ),
-    ] = None,
-    max_pixels: Annotated[int | None, typer.Option(min=1, rich_help_panel=FACES, help="Refuse larger images.")] = None,
+    faces_only: FacesOnly = False,
+    min_face: MinFace = None,
+    threshold: Threshold = None,
+    max_faces: MaxFaces = None,
+    margin: Margin = None,
+    min_confidence: MinConfidence = None,
+    max_pixels: MaxPixels = None,
     checkpoint: Checkpoint = None,
-    revision: Annotated[
-        str | None, typer.Option(rich_help_panel=NETWORK, help="Branch, tag or commit of the checkpoint on the Hub.")
-    ] = None,
-    local_files_only: Annotated[
-        bool, typer.Option("--local-files-only", rich_help_panel=NETWORK, help="Never ask the Hub.")
-    ] = False,
-    engine: Annotated[str | None, typer.Option(rich_help_panel=NETWORK, help="auto, torch or onnx.")] = None,
+    revision: Revision = None,
+    local_files_only: LocalFilesOnly = False,
+    engine: EngineName = None,
     device: Device = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, rich_help_panel=NETWORK, help="Most faces at once.")] = None,
+    batch_size: BatchSize = None,
 ) -> None:
     """
     Find the faces of images and print the expression that each one shows.

@@ -1,0 +1,45 @@
+"""The recognizer's settings as options, for the commands that take images: `predict` and `batch`."""
+
+from typing import Annotated
+
+import typer
+
+# Panels of the help.
+FACES, NETWORK = "Faces", "Network"
+
+FacesOnly = Annotated[
+    bool, typer.Option("--faces-only", rich_help_panel=FACES, help="Each image is a face: no detection.")
+]
+MinFace = Annotated[
+    int | None,
+    typer.Option(
+        min=12,
+        rich_help_panel=FACES,
+        help="Smallest face in pixels. 40 when not given, more on photos above 2560 pixels.",
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, rich_help_panel=FACES, help="Drop faces of which the detector is less sure than this."),
+]
+MaxFaces = Annotated[int | None, typer.Option(min=1, rich_help_panel=FACES, help="Most faces per image, the largest.")]
+Margin = Annotated[
+    float | None,
+    typer.Option(rich_help_panel=FACES, help="How much wider than its box a face is cut out, as a share of it."),
+]
+MaxPixels = Annotated[int | None, typer.Option(min=1, rich_help_panel=FACES, help="Refuse larger images.")]
+MinConfidence = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        rich_help_panel=NETWORK,
+        help="Mark expressions less probable than this as uncertain; 0.5 when not given.",
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option(rich_help_panel=NETWORK, help="Branch, tag or commit of the checkpoint on the Hub.")
+]
+LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", rich_help_panel=NETWORK, help="Never ask the Hub.")]
+EngineName = Annotated[str | None, typer.Option(rich_help_panel=NETWORK, help="auto, torch or onnx.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, rich_help_panel=NETWORK, help="Most faces at once.")]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
+from typer.models import ArgumentInfo
 
 from ..progress import Progress
 
@@ -85,11 +86,17 @@ def in_options(sentence: str) -> str:
         return flag if value in (None, "True", "False", "None") else f"{flag} {value.strip(chr(39))}"
 
     callbacks = [command.callback for command in main.registered_commands if command.callback]
-    names = {name for callback in callbacks for name in inspect.signature(callback).parameters}
+    parameters = [item for callback in callbacks for item in inspect.signature(callback).parameters.values()]
+    names = {item.name for item in parameters if not _is_argument(item)}
     # Not in the middle of a path.
     return re.sub(
         r"(?<![\w/\\.=-])(?P<name>[a-z]+(?:_[a-z]+)*)(?:=(?P<value>'[^']*'|[^\s,;:)]+))?(?![\w/\\=])", option, sentence
     )
+
+
+def _is_argument(parameter: inspect.Parameter) -> bool:
+    """Return whether a parameter of a command stands without a flag on the command line."""
+    return any(isinstance(item, ArgumentInfo) for item in getattr(parameter.annotation, "__metadata__", ()))
 
 
 class OptionalJsonFile(TyperCommand):

@@ -179,22 +179,37 @@ def _cell_of(column: Any, index: int) -> Any:
 
 
 def _image_of(cell: Callable[[int], Any], where: Path, row: int) -> StoredImage:
-    """Return an image cell as `datasets` writes it: `{"bytes", "path"}`, or bytes alone, or a path alone."""
+    """Return the image in a row."""
     try:
         value = cell(row)
     except Exception as error:  # see _read_parquet
         raise InputError(f"row {row} of {where} cannot be read: {_one_line(error)}") from error
+    return stored_image(value, where, f"row {row} of {where}")
+
+
+def stored_image(value: Any, where: Path, name: str) -> StoredImage:
+    """
+    Return what an image cell holds, as `datasets` writes it: `{"bytes", "path"}`, or bytes alone, or a path alone.
+
+    Args:
+        value: the cell.
+        where: the file or folder of the table, from which paths are taken.
+        name: what to call the image.
+
+    Raises:
+        InputError: it holds something else.
+    """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
         return (where if where.is_dir() else where.parent) / value
-    raise InputError(f"row {row} of {where} holds no image: give an encoded image or a path")
+    raise InputError(f"{name} holds no image: give an encoded image or a path")
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-__all__ = ["read_parquet_files", "read_saved"]
+__all__ = ["IMAGE_COLUMNS", "read_parquet_files", "read_saved", "stored_image"]

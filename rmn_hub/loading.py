@@ -4,10 +4,12 @@ import ctypes
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .engines.engine import Engine
+from .engines.ensemble import Processor, combined
 from .engines.onnx import ONNX_FILE, OnnxEngine
 from .engines.pixels import PixelProcessor
 from .errors import CheckpointError, InputError
@@ -92,6 +94,33 @@ def load_engine(
     return TorchEngine(loaded.model, device), PixelProcessor.from_settings(loaded.processor.to_dict(), checkpoint)
 
 
+def load_ensemble(
+    checkpoints: Sequence[str],
+    where: dict[str, Any],
+    engine: str,
+    device: "str | torch.device | None",
+    threads: int | None = None,
+) -> tuple[Engine, Processor]:
+    """
+    Return the engine and the processor of one checkpoint, or of the unweighted ensemble of several.
+
+    Args:
+        checkpoints: folders or Hub ids.
+        where: as [`load_engine`] takes it, for each of them.
+        engine: as [`load_engine`] takes it.
+        device: as [`load_engine`] takes it.
+        threads: as [`load_engine`] takes it.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be loaded.
+        InputError: there are no checkpoints, they predict different expressions, or the engine or the device does not
+            exist here.
+    """
+    if not checkpoints:
+        raise InputError("checkpoints=[] must hold at least one folder or Hub id")
+    return combined([load_engine(checkpoint, where, engine, device, threads) for checkpoint in checkpoints])
+
+
 def _takes_onnx(engine: str, device: "str | torch.device | None") -> bool:
     """Return whether an ONNX file is looked for: on a CPU it is the faster engine, and starts without torch."""
     if engine != "auto":
@@ -115,4 +144,4 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-__all__ = ["engine_of", "load_engine"]
+__all__ = ["engine_of", "load_engine", "load_ensemble"]

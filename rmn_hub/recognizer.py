@@ -14,11 +14,12 @@ from .boxes import iterable
 from .checkpoints import BUNDLED_CHECKPOINT
 from .detection.detector import MARGIN, FaceDetector
 from .engines.engine import Engine, softmax
+from .engines.ensemble import EnsembleProcessor
 from .engines.pixels import PixelProcessor
 from .errors import CheckpointError, InputError
 from .forking import call
 from .images import MAX_PIXELS, as_images, name_of, shown
-from .loading import engine_of, load_engine
+from .loading import engine_of, load_ensemble
 from .preparing import OnError, Preparation, PreparedImage, failed
 from .results import MIN_CONFIDENCE, Attention, Face, FaceExpression, ImageResult
 
@@ -42,7 +43,7 @@ class ExpressionRecognizer:
 
     Args:
         model: the network, of which a copy in its inference form is used, or any `Engine`.
-        processor: the image processor that belongs to the network, or a `PixelProcessor`.
+        processor: the image processor that belongs to the network, or a `PixelProcessor`, or that of an ensemble.
         device: where networks run: `"cpu"`, `"cuda"`, `"cuda:1"`, ...; the GPU if there is one when not given.
         detector: any `FaceDetector`; MTCNN when not given.
         min_face: the smallest face that MTCNN looks for, in pixels of the photo (see `MTCNNDetector`).
@@ -69,7 +70,7 @@ class ExpressionRecognizer:
     def __init__(
         self,
         model: "RMNModel | Engine",
-        processor: "RMNImageProcessor | PixelProcessor",
+        processor: "RMNImageProcessor | PixelProcessor | EnsembleProcessor",
         *,
         device: "str | torch.device | None" = None,
         detector: FaceDetector | None = None,
@@ -98,7 +99,7 @@ class ExpressionRecognizer:
         self.has_masks = self.engine.has_masks
         self.processor = (
             processor
-            if isinstance(processor, PixelProcessor)
+            if isinstance(processor, (PixelProcessor, EnsembleProcessor))
             else PixelProcessor.from_settings(processor.to_dict(), "the processor")
         )
         if detector is None:
@@ -111,7 +112,7 @@ class ExpressionRecognizer:
     @classmethod
     def from_pretrained(
         cls,
-        checkpoint: str | os.PathLike[str] = BUNDLED_CHECKPOINT,
+        checkpoint: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]" = BUNDLED_CHECKPOINT,
         *,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -126,7 +127,8 @@ class ExpressionRecognizer:
         Load the network and the image processor of a checkpoint.
 
         Args:
-            checkpoint: a folder or a Hub id; the bundled checkpoint, which needs no network, when not given.
+            checkpoint: a folder or a Hub id; the bundled checkpoint, which needs no network, when not given. Several
+                are an ensemble: the probabilities are the means of theirs, and there are no attention maps.
             revision: branch, tag or commit on the Hub.
             cache_dir: where downloads are kept, when not in Hugging Face's own place.
             local_files_only: never ask the Hub.
@@ -150,7 +152,9 @@ class ExpressionRecognizer:
             "token": token,
         }
         threads = None if threads is None else _count("threads", threads)
-        model, processor = call(load_engine, os.fspath(checkpoint), where, engine, device, threads)
+        several = [checkpoint] if isinstance(checkpoint, (str, os.PathLike)) else list(checkpoint)
+        names = [os.fspath(each) for each in several]
+        model, processor = call(load_ensemble, names, where, engine, device, threads)
         return cls(model, processor, device=device, threads=threads, **settings)
 
     @overload
@@ -276,7 +280,7 @@ class ExpressionRecognizer:
         if boxes is not None and faces_only:
             raise InputError("boxes and faces_only exclude each other: an image that is a face needs no box")
         if attention and not self.has_masks:
-            raise InputError("attention=True must have a checkpoint with masks: this one has them switched off")
+            raise InputError("attention=True must have a checkpoint with masks: this one has none")
         if not (on_error is None or on_error == "keep" or callable(on_error)):
             raise InputError(f"on_error={shown(on_error)} must be a function, 'keep' or None")
         several = as_images(images)

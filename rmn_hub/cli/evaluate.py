@@ -16,11 +16,14 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Faces at once.")]
     cls=OptionalJsonFile,
     rich_help_panel=TRAIN,
     epilog=examples(
-        "rmn-hub evaluate runs/mine/best --data fer2013/ --json runs/mine/best/eval.json --figures figures/"
+        "rmn-hub evaluate runs/mine/best --data fer2013/ --json runs/mine/best/eval.json --figures figures/",
+        "rmn-hub evaluate runs/a/best runs/b/best --data fer2013/ --json ensemble.json",
     ),
 )
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint.")],
+    checkpoints: Annotated[
+        list[Path], typer.Argument(metavar="CHECKPOINT...", help="Folder of the checkpoint; several are an ensemble.")
+    ],
     data: Data,
     split: Annotated[
         str, typer.Option(help="train, public_test, private_test, a name of its own, or all.")
@@ -41,16 +44,16 @@ def evaluate(
     device: Device = None,
     batch_size: BatchSize = 32,
 ) -> None:
-    """Score a checkpoint on labelled faces: accuracy with intervals, calibration, speed."""
+    """Score a checkpoint, or the unweighted ensemble of several, on labelled faces: accuracy, calibration, speed."""
     with failing_on_bad_input("train"):
         from ..evaluation.evaluate import evaluate as score
         from ..evaluation.report import replaces_results, summary
 
         file = None if json in (None, "-") else json
-        replaced = file is not None and replaces_results(file, checkpoint)
+        replaced = file is not None and replaces_results(file, checkpoints)
         with progress_bars() as report:
             document = score(
-                checkpoint,
+                checkpoints,
                 data,
                 split,
                 name=name,

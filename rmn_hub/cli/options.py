@@ -27,6 +27,12 @@ Margin = Annotated[
     float | None,
     typer.Option(rich_help_panel=FACES, help="How much wider than its box a face is cut out, as a share of it."),
 ]
+Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        rich_help_panel=NETWORK, help="Folder or Hub id; the bundled one when not given. Give it again for an ensemble."
+    ),
+]
 MaxPixels = Annotated[int | None, typer.Option(min=1, rich_help_panel=FACES, help="Refuse larger images.")]
 MinConfidence = Annotated[
     float | None,

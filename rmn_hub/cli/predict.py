@@ -13,6 +13,7 @@ import typer
 
 from .options import (
     BatchSize,
+    Checkpoints,
     EngineName,
     FacesOnly,
     LocalFilesOnly,
@@ -24,7 +25,7 @@ from .options import (
     Revision,
     Threshold,
 )
-from .shared import USE, Checkpoint, Device, examples, fail, failing_on_bad_input, in_options, main, warn
+from .shared import USE, Device, examples, fail, failing_on_bad_input, in_options, main, warn
 
 if TYPE_CHECKING:
     from ..errors import InputError
@@ -118,7 +119,7 @@ def predict(
     margin: Margin = None,
     min_confidence: MinConfidence = None,
     max_pixels: MaxPixels = None,
-    checkpoint: Checkpoint = None,
+    checkpoint: Checkpoints = None,
     revision: Revision = None,
     local_files_only: LocalFilesOnly = False,
     engine: EngineName = None,
@@ -195,7 +196,7 @@ def _format(chosen: Format, json: bool, csv: Path | None) -> Format:
 
 
 def _load(
-    checkpoint: str | None, revision: str | None, local_files_only: bool, settings: dict[str, Any]
+    checkpoint: list[str] | None, revision: str | None, local_files_only: bool, settings: dict[str, Any]
 ) -> "ExpressionRecognizer":
     """Return the recognizer; settings that are not given are the library's."""
     from .. import BUNDLED_CHECKPOINT

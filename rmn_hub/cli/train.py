@@ -107,21 +107,17 @@ def teach(
     """Write an ensemble's probabilities for augmented views of the training faces, for `distill`."""
     with _resumable():
         from ..data.sources import load_faces
-        from ..devices import usable_device
-        from ..expressions import EXPRESSIONS
         from ..files import prepare_place
-        from ..hub import checkpoint
+        from ..loading import load_ensemble
         from ..training.distill import teach as run
         from ..training.recipe import Recipe
 
-        chosen = usable_device(device)
-        models = [checkpoint.load_model(member, device=chosen, expressions=EXPRESSIONS) for member in members]
+        engine, processor = load_ensemble(members, {}, "torch", device)
         with progress_bars() as report:
             faces = load_faces(data, "train", progress=report)
             prepare_place(output)
-            teacher = run(
-                models, members, faces, Recipe.load(recipe).augmentation, views=views, seed=seed, progress=report
-            )
+            how = Recipe.load(recipe).augmentation
+            teacher = run(engine, processor, members, faces, how, views=views, seed=seed, progress=report)
         teacher.save(output)
     typer.echo(f"{output}: {views} views by {len(members)} networks, {output.stat().st_size / 1e6:.1f} MB")
 

@@ -164,8 +164,19 @@ class PixelProcessor:
         return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
 
 
+def mirrored(pixel_values: np.ndarray) -> np.ndarray:
+    """Return pixel values, a network's or an ensemble's, with left and right exchanged."""
+    if pixel_values.dtype.names is None:
+        return np.ascontiguousarray(pixel_values[..., ::-1])
+    # A record per face: the last axis of the array itself is that of the faces.
+    records = np.empty_like(pixel_values)
+    for name in pixel_values.dtype.names:
+        records[name] = pixel_values[name][..., ::-1]
+    return records
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
 
 
-__all__ = ["CONFIG", "MAX_SIDE", "PixelProcessor"]
+__all__ = ["CONFIG", "MAX_SIDE", "PixelProcessor", "mirrored"]

@@ -6,11 +6,11 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
-from ..engines.pixels import PixelProcessor
+from ..engines.ensemble import Processor
 
 
-def pixel_batches(processor: PixelProcessor, faces: Iterable[Image.Image], batch_size: int) -> Iterator[np.ndarray]:
-    """Yield the pixel values of all faces in their order, float32 `(batch, 3, S, S)`."""
+def pixel_batches(processor: Processor, faces: Iterable[Image.Image], batch_size: int) -> Iterator[np.ndarray]:
+    """Yield the pixel values of all faces in their order, float32 `(batch, 3, S, S)`, or the records of an ensemble."""
     images = iter(faces)
     while batch := list(islice(images, batch_size)):
         yield processor(batch)

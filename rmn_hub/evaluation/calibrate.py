@@ -132,7 +132,7 @@ def calibrate(
         "after": scores(softmax(predicted.logits * previous / temperatures), faces.labels),
         "sha256_before": before,
         "sha256": file_hash(folder / WEIGHTS),
-        "command": command_line("calibrate", checkpoint, {"--data": data, "--split": split, "--device": device}),
+        "command": command_line("calibrate", [checkpoint], {"--data": data, "--split": split, "--device": device}),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "versions": package_versions(),
     }

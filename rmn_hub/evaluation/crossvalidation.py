@@ -127,7 +127,7 @@ def cross_validate(
     }
     old, new = _numbers(before), _numbers(after)
     document = {
-        "command": command_line("cross-validate", checkpoint, options),
+        "command": command_line("cross-validate", [checkpoint], options),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "versions": versions(),
         "data": {

@@ -1,5 +1,6 @@
 """
-Evaluation: `rmn-hub evaluate`. What a checkpoint is worth on a set of labelled faces, with the doubt that remains.
+Evaluation: `rmn-hub evaluate`. What a checkpoint, or an ensemble of several, is worth on a set of labelled faces, with
+the doubt that remains.
 
 The numbers are made in the way in which people get their expressions: the checkpoint's own image processing on the
 faces as they are stored. The network runs in torch, on a CPU too, where the recognizer prefers onnxruntime: the two
@@ -8,7 +9,7 @@ command that made it, the SHA-256 of the weights and of the faces, the versions 
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,20 +20,23 @@ import torch
 
 from ..data.faces import FaceImages, FaceSet, duplicates_of, looks_like_fer2013, split_role
 from ..data.sources import OpenedSet
+from ..devices import usable_device
 from ..engines.engine import Engine
+from ..engines.ensemble import Processor, combined
 from ..engines.pixels import PixelProcessor
+from ..engines.pixels import mirrored as mirror
 from ..engines.torch import TorchEngine
 from ..errors import InputError
 from ..expressions import EXPRESSIONS
-from ..files import file_hash, write_json
+from ..files import write_json
 from ..hub import checkpoint as checkpoints
-from ..hub.checkpoint import WEIGHTS
+from ..hub.checkpoint import LoadedCheckpoint, weights_hash, weights_megabytes
 from ..progress import Progress, silent
 from .batches import pixel_batches
 from .benchmark import multiply_adds, take_turns
 from .faithfulness import faithfulness
 from .metrics import calibration, coverage, per_expression, scores, softmax, votes_agreement
-from .report import command_line, read_results, versions, write_figures
+from .report import command_line, identity, read_results, versions, write_figures
 from .robustness import robustness
 
 # How long each batch size is timed.
@@ -64,7 +68,7 @@ class Predictions:
 
 
 def predict(
-    engine: Engine, processor: PixelProcessor, faces: FaceImages, batch_size: int = 32, progress: Progress = silent
+    engine: Engine, processor: Processor, faces: FaceImages, batch_size: int = 32, progress: Progress = silent
 ) -> Predictions:
     """
     Return the logits for every face and its mirror image.
@@ -79,14 +83,14 @@ def predict(
     logits, mirrored = [], []
     for pixel_values in pixel_batches(processor, faces, batch_size):
         logits.append(engine(pixel_values).logits)
-        mirrored.append(engine(np.ascontiguousarray(pixel_values[..., ::-1])).logits)
+        mirrored.append(engine(mirror(pixel_values)).logits)
         progress("predicting", len(pixel_values), len(faces))
     return Predictions(np.concatenate(logits), np.concatenate(mirrored))
 
 
-def milliseconds(engine: TorchEngine, processor: PixelProcessor, faces: FaceImages) -> dict[str, Any]:
+def milliseconds(engine: Engine, device: torch.device, processor: Processor, faces: FaceImages) -> dict[str, Any]:
     """Return the milliseconds per face at batch 1 and 32: the network alone, and with the image processing."""
-    result: dict[str, Any] = {"device": _device_name(engine.device), "threads": torch.get_num_threads()}
+    result: dict[str, Any] = {"device": _device_name(device), "threads": torch.get_num_threads()}
     for batch_size in (1, 32):
         images = [faces[index % len(faces)] for index in range(batch_size)]
         pixel_values = processor(images)
@@ -109,7 +113,7 @@ def _device_name(device: torch.device) -> str:
 
 # A whole evaluation
 def evaluate(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Sequence[str | Path],
     data: str | Path,
     split: str = "public_test",
     *,
@@ -127,7 +131,9 @@ def evaluate(
     Score a checkpoint on one split of a set of faces, and return all that the model card repeats about it.
 
     Args:
-        checkpoint: folder of the checkpoint, or its id on the Hub.
+        checkpoint: folder of the checkpoint, or its id on the Hub. Of several, the unweighted ensemble is scored: each
+            member sees the faces at its own size, through its own image processing, and their probabilities are
+            averaged.
         data: file or folder of the faces, see [`rmn_hub.data.sources`].
         split: the split to score on.
         name: name of the set in the result; else `public_test` and so on for FER2013, and the data's name for others.
@@ -149,23 +155,23 @@ def evaluate(
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1")
-    folder = checkpoints.find(checkpoint)
-    document = read_results(json_file, file_hash(folder / WEIGHTS))
+    names = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
+    if not names:
+        raise InputError("checkpoint=[] must name at least one")
+    folders = [checkpoints.find(name) for name in names]
+    document = read_results(json_file, identity([weights_hash(folder) for folder in folders]))
     if figures is not None and Path(figures).exists() and not Path(figures).is_dir():
         raise InputError(f"figures={str(figures)!r} must be a folder")
     opened = OpenedSet.open(data)
     faces = opened.split(split)
-    loaded = checkpoints.load(folder, expressions=EXPRESSIONS)
-    engine, processor = TorchEngine(loaded.model, device), PixelProcessor.from_folder(folder)
-    document["checkpoint"].update(
-        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
-        multiply_adds=multiply_adds(loaded.model),
-        megabytes=(folder / WEIGHTS).stat().st_size / 1e6,
-        image_size=loaded.model.config.image_size,
-        masks=engine.has_masks,
+    place = usable_device(device)
+    members = [checkpoints.load(folder, expressions=EXPRESSIONS) for folder in folders]
+    engine, processor = combined(
+        [(TorchEngine(member.model, place), PixelProcessor.from_folder(member.folder)) for member in members]
     )
     if with_faithfulness and not engine.has_masks:
-        raise InputError(f"with_faithfulness=True needs masks, and {checkpoint} has none: leave it out")
+        raise InputError(f"with_faithfulness=True needs masks, and {' '.join(map(str, names))} has none: leave it out")
+    document["checkpoint"].update(_described(names, members))
     if with_faithfulness and len(faces) < 2:
         raise InputError("with_faithfulness=True needs at least two faces, because it is a mean over faces")
     own_name = _set_name(faces, data, split)
@@ -185,7 +191,7 @@ def evaluate(
     }
     flags = [f"--{word}" for word, on in (("faithfulness", with_faithfulness), ("robustness", with_robustness)) if on]
     numbers: dict[str, Any] = {
-        "command": command_line("evaluate", checkpoint, options, flags),
+        "command": command_line("evaluate", names, options, flags),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "versions": versions(),
         "data": {
@@ -204,7 +210,7 @@ def evaluate(
         "coverage": coverage(single, labels),
         # A digit per face, in the set's order: two networks compare far more sharply face by face than by their means.
         "right": "".join(str(int(right)) for right in single.argmax(1) == labels),
-        "milliseconds_per_face": milliseconds(engine, processor, faces),
+        "milliseconds_per_face": milliseconds(engine, place, processor, faces),
         "faithfulness": None,
     }
     training = _training_faces(opened, training_data, split, progress)
@@ -216,9 +222,9 @@ def evaluate(
             "flip_averaged": scores(averaged[kept], labels[kept]) if kept.any() else None,
         }
     if with_faithfulness:
-        model = loaded.model.for_inference().to(engine.device)
+        model = members[0].model.for_inference().to(place)
         batches = pixel_batches(processor, faces, batch_size)
-        numbers["faithfulness"] = faithfulness(model, _tensors(batches, engine.device, len(faces), progress)).to_dict()
+        numbers["faithfulness"] = faithfulness(model, _tensors(batches, place, len(faces), progress)).to_dict()
 
     if with_robustness:
         numbers["robustness"] = robustness(engine, processor, faces, batch_size=batch_size, progress=progress)
@@ -229,6 +235,31 @@ def evaluate(
     if json_file is not None:
         write_json(Path(json_file), document)
     return document
+
+
+def _described(names: Sequence[str | Path], members: Sequence[LoadedCheckpoint]) -> dict[str, Any]:
+    """Return the `checkpoint` of `eval.json` but for its hash, see `report`."""
+    blocks: list[dict[str, Any]] = [
+        {
+            "parameters": sum(parameter.numel() for parameter in member.model.parameters()),
+            "multiply_adds": multiply_adds(member.model),
+            "megabytes": weights_megabytes(member.folder),
+            "image_size": member.model.config.image_size,
+            "masks": len(member.model.masking_blocks) > 0,
+        }
+        for member in members
+    ]
+    if len(blocks) == 1:
+        return blocks[0]
+    described: dict[str, Any] = {
+        key: sum(block[key] for block in blocks) for key in ("parameters", "multiply_adds", "megabytes")
+    }
+    described |= {"image_size": max(block["image_size"] for block in blocks), "masks": False}
+    described["members"] = [
+        {"name": str(name), "sha256": weights_hash(member.folder), **block}
+        for name, member, block in zip(names, members, blocks)
+    ]
+    return described
 
 
 def _training_faces(

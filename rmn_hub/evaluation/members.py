@@ -116,12 +116,8 @@ def write_members(
 
             with replacing(figure) as beside:
                 accuracy_curves(curves).save(beside, format="png")
-        command = command_line(
-            "members",
-            str(checkpoints_[0]),
-            {"--data": data, "--split": split if split != "public_test" else None, "--output": output},
-            [],
-        ).replace(str(checkpoints_[0]), " ".join(map(str, checkpoints_)), 1)
+        options = {"--data": data, "--split": split if split != "public_test" else None, "--output": output}
+        command = command_line("members", checkpoints_, options)
         with replacing(output) as beside:
             text = members_table(members, faces.labels, split, command, figure.name if curves else None)
             beside.write_text(text, encoding="utf-8")

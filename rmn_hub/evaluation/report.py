@@ -4,7 +4,8 @@ The form of `eval.json`, what a terminal shows of it, and its figures.
 `eval.json` holds
 
 * `checkpoint`: `sha256` of the weights, `parameters`, `multiply_adds` (of one image), `megabytes`, `image_size` in
-  pixels, and whether the network has `masks`;
+  pixels, and whether the network has `masks`. Of an ensemble these are the sums, the largest `image_size` and a
+  `sha256` of the members' hashes, and `members` holds one such block for each, with its `name`;
 * `sets`: by name of the set
     * `command`, `date` and `versions`, which make the numbers again;
     * `data`: `split`, number of `faces`, `per_expression`, `sha256` of images and labels, `ferplus_agreement` (0..1 or
@@ -20,6 +21,7 @@ The form of `eval.json`, what a terminal shows of it, and its figures.
     * `robustness`: absent, or what [`rmn_hub.evaluation.robustness.robustness`] returns.
 """
 
+import hashlib
 import json
 import platform
 import shlex
@@ -33,17 +35,21 @@ import numpy as np
 from .. import __version__
 from ..data.faces import FaceImages
 from ..errors import InputError
-from ..files import file_hash, replacing
-from ..hub.checkpoint import WEIGHTS
+from ..files import replacing
+from ..hub.checkpoint import WEIGHTS, weights_hash
 from ..results import MIN_CONFIDENCE
 
 FAILURES = 24
 _PACKAGES = ("torch", "transformers", "numpy", "scikit-learn", "pillow")
 
 
-def command_line(command: str, checkpoint: str | Path, options: Mapping[str, object], flags: Sequence[str] = ()) -> str:
-    """Return the command line that does it again: `rmn-hub COMMAND CHECKPOINT` and the options that are not `None`."""
-    words = ["rmn-hub", command, str(checkpoint)]
+def command_line(
+    command: str, checkpoints: Sequence[str | Path], options: Mapping[str, object], flags: Sequence[str] = ()
+) -> str:
+    """
+    Return the command line that does it again: `rmn-hub COMMAND CHECKPOINT...` and the options that are not `None`.
+    """
+    words = ["rmn-hub", command, *map(str, checkpoints)]
     for option, value in options.items():
         words += [option, str(value)] if value is not None else []
     return shlex.join([*words, *flags])
@@ -117,15 +123,22 @@ def _results(path: Path) -> dict[str, Any]:
     raise InputError(f"{path} must hold results of rmn-hub evaluate, because it exists: give another file")
 
 
-def replaces_results(json_file: str | Path, checkpoint: str | Path) -> bool:
+def replaces_results(json_file: str | Path, checkpoints: Sequence[str | Path]) -> bool:
     """Return whether a file holds results that `evaluate` would drop, because they are about other weights."""
-    path, weights = Path(json_file), Path(checkpoint) / WEIGHTS
-    return (
-        path.is_file()
-        and weights.is_file()
-        and bool(_results(path)["sets"])
-        and (_results(path)["checkpoint"]["sha256"] != file_hash(weights))
+    path, folders = Path(json_file), [Path(checkpoint) for checkpoint in checkpoints]
+    if not path.is_file() or not all((folder / WEIGHTS).is_file() for folder in folders):
+        return False
+    document = _results(path)
+    return bool(document["sets"]) and document["checkpoint"]["sha256"] != identity(
+        [weights_hash(folder) for folder in folders]
     )
+
+
+def identity(hashes: Sequence[str]) -> str:
+    """Return the hash of a checkpoint as it is, and one of an ensemble from its members' hashes, in any order."""
+    if len(hashes) == 1:
+        return hashes[0]
+    return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
 
 
 def write_figures(
@@ -169,6 +182,7 @@ def write_figures(
 __all__ = [
     "FAILURES",
     "command_line",
+    "identity",
     "read_results",
     "replaces_results",
     "summary",

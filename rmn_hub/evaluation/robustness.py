@@ -21,7 +21,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from ..data.faces import FaceImages
 from ..engines.engine import Engine
-from ..engines.pixels import PixelProcessor
+from ..engines.ensemble import Processor
 from ..progress import Progress, silent
 from .batches import pixel_batches
 from .metrics import accuracy
@@ -135,7 +135,7 @@ class _Changed:
 
 def robustness(
     engine: Engine,
-    processor: PixelProcessor,
+    processor: Processor,
     faces: FaceImages,
     *,
     batch_size: int = 32,

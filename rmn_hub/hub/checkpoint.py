@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..devices import usable_device
+from ..files import file_hash
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
 from ..model.modeling_rmn import RMNModel
@@ -98,6 +99,18 @@ def load_model(
     Arguments and errors are those of [`load`], with its `revision`, `cache_dir`, `local_files_only` and `token`.
     """
     return _moved(_model(checkpoint, find(checkpoint, **where), expressions), device)
+
+
+def weights_hash(folder: Path) -> str:
+    """Return the SHA-256 of a checkpoint's weights, or of their index where they are in several files."""
+    weights = folder / WEIGHTS
+    return file_hash(weights if weights.is_file() else folder / INDEX)
+
+
+def weights_megabytes(folder: Path) -> float:
+    """Return the size of a checkpoint's weights in megabytes (1e6 bytes)."""
+    files = [WEIGHTS] if (folder / WEIGHTS).is_file() else shards(folder, folder / INDEX)
+    return sum((folder / file).stat().st_size for file in files) / 1e6
 
 
 def _class_names(config: RMNConfig) -> tuple[str, ...]:
@@ -195,4 +208,6 @@ __all__ = [
     "find",
     "load",
     "load_model",
+    "weights_hash",
+    "weights_megabytes",
 ]

@@ -196,4 +196,14 @@ def cutmix(faces: Tensor, targets: Sequence[Tensor], generator: torch.Generator)
     return mixed, [target.lerp(target[order], share) for target in targets]
 
 
-__all__ = ["Augmentation", "augment", "check_number", "cutmix", "mix", "mixup"]
+def resized(faces: Tensor, size: int) -> Tensor:
+    """
+    Return grey uint8 faces `(B, 1, S, S)` as floats in 0..1 `(B, 1, size, size)`, resized as the image processor does.
+    """
+    scaled = faces.float() / 255
+    if faces.shape[-1] == size:
+        return scaled
+    return F.interpolate(scaled, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+__all__ = ["Augmentation", "augment", "check_number", "cutmix", "mix", "mixup", "resized"]

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from ..baselines.ensemble import Ensemble
 from ..data.faces import FaceSet
+from ..engines.engine import Engine, softmax
+from ..engines.ensemble import Processor
 from ..errors import InputError
+from ..expressions import EXPRESSIONS
 from ..files import naming_failures, replacing
-from ..model.modeling_rmn import RMNModel
 from ..progress import Progress, silent
 from .augment import Augmentation, augment
 from .feeding import EpochFaces, Epochs, Source
@@ -31,6 +33,7 @@ from .recipe import MAX_SIZE, Recipe
 from .train import train
 
 CHUNK = 1024  # faces augmented at a time; a part of what makes a view reproducible, so it is fixed
+BATCH = 256  # faces that the teacher's networks see at once
 MAX_VALUES = 2_000_000_000  # probabilities in a file: 4 GB in memory
 
 
@@ -156,7 +159,8 @@ def make_view(images: np.ndarray, view: int, size: int, how: Augmentation, seed:
 
 
 def teach(
-    models: Sequence[RMNModel],
+    engine: Engine,
+    processor: Processor,
     names: Sequence[str],
     faces: FaceSet,
     how: Augmentation,
@@ -166,11 +170,12 @@ def teach(
     progress: Progress = silent,
 ) -> Teacher:
     """
-    Keep what an unweighted ensemble predicts for `views` augmented views of a training split.
+    Keep what a network or an unweighted ensemble predicts for `views` augmented views of a training split.
 
     Args:
-        models: the members.
-        names: their names, for the record.
+        engine: the network or the ensemble.
+        processor: the image processing that belongs to it.
+        names: names of the members, for the record.
         faces: the training split.
         how: augmentation of the views; a recipe's, as a rule. Mixup and CutMix have no part in it.
         views: how many; a student sees them in turn.
@@ -178,16 +183,19 @@ def teach(
         progress: called after every view.
 
     Raises:
-        InputError: there are no models, their classes differ, or `views` is not positive.
+        InputError: `views` is not positive, or the network predicts other expressions.
     """
+    if engine.expressions != EXPRESSIONS:
+        raise InputError(f"engine must predict {', '.join(EXPRESSIONS)}, not {', '.join(engine.expressions)}")
     if views < 1:
         raise InputError(f"views={views} must be at least 1")
     size = faces.images.shape[-1]
-    ensemble = Ensemble(models)
     probabilities = []
     for view in range(views):
         images = make_view(faces.images, view, size, how, seed)
-        probabilities.append(ensemble.probabilities(images).astype(np.float16))
+        parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        logits = [engine(processor([Image.fromarray(image) for image in part])).logits for part in parts]
+        probabilities.append(softmax(np.concatenate(logits)).astype(np.float16))
         progress("views", 1, views)
     return Teacher(np.stack(probabilities), faces.fingerprint(), size, seed, how, tuple(names))
 

@@ -15,12 +15,11 @@ from accelerate.utils import broadcast
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..baselines.ensemble import resized
 from ..data.faces import FaceSet
 from ..errors import InputError, TrainingError
 from ..model.modeling_rmn import RMNModel
 from ..progress import Progress
-from .augment import augment, mix
+from .augment import augment, mix, resized
 from .feeding import EpochFaces, Faces, Source, batches, faces_of_every_epoch, image_batches, steps_per_epoch
 from .objective import FaceTrainer, distillation_loss
 from .optimisation import Clock, MovingAverage, make_optimizer, schedule

@@ -13,7 +13,6 @@ from ..data.sources import OpenedSet
 from ..devices import usable_device
 from ..errors import InputError, TrainingError
 from ..expressions import EXPRESSIONS
-from ..files import file_hash
 from ..hub import checkpoint
 from ..model.configuration_rmn import RMNConfig
 from ..model.modeling_rmn import RMNModel
@@ -84,7 +83,7 @@ def train(
     if not 0 <= seed < 2**31:
         raise InputError(f"seed={seed} must be from 0 to {2**31 - 1}")
     recipe.check_model()
-    start_hash = None if start_from is None else _hash_of(start_from)
+    start_hash = None if start_from is None else checkpoint.weights_hash(checkpoint.find(start_from))
     chosen = usable_device(device)
     accelerator = _accelerator(chosen)
     if accelerator.num_processes > 1:
@@ -177,13 +176,6 @@ def train(
             progress=progress,
         )
         return run.run(record, limit_steps)
-
-
-def _hash_of(start_from: str | Path) -> str:
-    """Return a hash of a checkpoint: of its weights, or of their index when they are in several files."""
-    folder = checkpoint.find(start_from)
-    weights = folder / checkpoint.WEIGHTS
-    return file_hash(weights if weights.is_file() else folder / checkpoint.INDEX)
 
 
 def _accelerator(device: torch.device) -> Accelerator:

@@ -291,6 +291,54 @@ def test_a_file_of_something_else_stays_as_it_is(world, tmp_path, text):
     assert (tmp_path / "eval.json").read_text() == text
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Another member, of another size."""
+    folder = save_checkpoint(tmp_path_factory.mktemp("other") / "checkpoint", sharpness=1.0, depths=(1, 1, 1, 2))
+    processor = folder / "preprocessor_config.json"
+    processor.write_text(json.dumps({**json.loads(processor.read_text()), "size": {"height": 40, "width": 40}}))
+    return folder
+
+
+def test_an_ensemble(world, document, other, tmp_path):
+    """Two members at sizes of their own: the mean of their probabilities, in the form of one checkpoint's results."""
+    file = tmp_path / "ensemble.json"
+    words = ("--data", world["data"], "--split", "public_test", "--json", file, "--device", "cpu")
+    assert run("evaluate", world["checkpoint"], other, *words).exit_code == 0
+    found = json.loads(file.read_text())
+    pictures = faces(COUNT, seed=3)
+    mean = (world["single"] + softmax(answers_of(other, pictures))) / 2
+    others_averaged = (softmax(answers_of(other, pictures)) + softmax(answers_of(other, pictures, flip=True))) / 2
+    averaged = (world["averaged"] + others_averaged) / 2
+    numbers = found["sets"]["public_test"]
+    for view, probabilities in (("single_view", mean), ("flip_averaged", averaged)):
+        assert numbers[view]["correct"] == (probabilities.argmax(1) == world["labels"]).sum()
+        own = probabilities[np.arange(COUNT), world["labels"]]
+        assert numbers[view]["negative_log_likelihood"] == pytest.approx(-np.log(own).mean(), rel=1e-3)
+    assert set(numbers) == set(document["sets"]["public_test"])
+    assert shlex.split(numbers["command"])[:4] == ["rmn-hub", "evaluate", str(world["checkpoint"]), str(other)]
+
+    described = found["checkpoint"]
+    alone = document["checkpoint"]
+    assert described["members"][0] == {"name": str(world["checkpoint"]), **alone}
+    assert described["members"][1]["sha256"] == hashlib.sha256((other / "model.safetensors").read_bytes()).hexdigest()
+    for key in ("parameters", "multiply_adds", "megabytes"):
+        assert described[key] == sum(member[key] for member in described["members"]) > alone[key]
+    assert described["masks"] is False
+
+    # The order of the members does not matter; other members do.
+    assert "held results" not in run("evaluate", other, world["checkpoint"], *words, "--name", "again").stderr
+    assert list(json.loads(file.read_text())["sets"]) == ["public_test", "again"]
+    assert "held results" in run("evaluate", other, *words).stderr
+
+
+def test_an_ensemble_has_no_attention_maps(world, other):
+    with pytest.raises(InputError, match="with_faithfulness"):
+        evaluate([world["checkpoint"], other], world["data"], with_faithfulness=True)
+    with pytest.raises(InputError, match="checkpoint"):
+        evaluate([], world["data"])
+
+
 def test_the_data_is_opened_once(world, monkeypatch):
     from rmn_hub.data import sources
 

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 from made_faces import RECIPE, TINY, write
+from PIL import Image
 from safetensors.torch import load_file
 
 from rmn_hub import RMNConfig, RMNModel
 from rmn_hub.data.faces import FaceImages
 from rmn_hub.data.sources import OpenedSet, load_face_images, load_faces
+from rmn_hub.engines.ensemble import combined
+from rmn_hub.engines.pixels import PixelProcessor
+from rmn_hub.engines.torch import TorchEngine
 from rmn_hub.errors import InputError
 from rmn_hub.training.augment import Augmentation
 from rmn_hub.training.distill import Teacher, distill, make_view, student_source, teach
@@ -27,7 +31,11 @@ def models():
 
 @pytest.fixture(scope="module")
 def teacher(made, models):
-    return teach(models, ["1", "2"], load_faces(made, "train"), HOW, views=2)
+    return teach(*ensemble(models), ["1", "2"], load_faces(made, "train"), HOW, views=2)
+
+
+def ensemble(models):
+    return combined([(TorchEngine(model, "cpu"), PixelProcessor(32, 32)) for model in models])
 
 
 def test_a_teachers_file_is_the_ensembles_mean(made, models, teacher, tmp_path):
@@ -37,9 +45,7 @@ def test_a_teachers_file_is_the_ensembles_mean(made, models, teacher, tmp_path):
     assert loaded.probabilities.dtype == np.float16
     assert (loaded.augmentation, loaded.members, loaded.identity) == (HOW, ("1", "2"), teacher.identity)
     view = make_view(load_faces(made, "train").images, 1, 48, HOW, 0)[:20]
-    pixel_values = torch.nn.functional.interpolate(
-        torch.from_numpy(view)[:, None] / 255, (32, 32), mode="bilinear", antialias=True
-    ).expand(-1, 3, -1, -1)
+    pixel_values = torch.from_numpy(PixelProcessor(32, 32)([Image.fromarray(face) for face in view]))
     with torch.no_grad():
         expected = sum(model(pixel_values).logits.softmax(1) for model in models) / 2
     np.testing.assert_allclose(loaded.probabilities[1, :20], expected, atol=2e-3)
@@ -50,7 +56,8 @@ def test_teaching_folds_its_members_once(made, models, monkeypatch):
     real = RMNModel.for_inference
     monkeypatch.setattr(RMNModel, "for_inference", lambda self: folded.append(self) or real(self))
     told = []
-    teach(models, ["1", "2"], load_faces(made, "val"), HOW, views=3, progress=lambda *words: told.append(words))
+    data = load_faces(made, "val")
+    teach(*ensemble(models), ["1", "2"], data, HOW, views=3, progress=lambda *words: told.append(words))
     assert len(folded) == 2
     assert told == [("views", 1, 3)] * 3
 
@@ -115,7 +122,7 @@ def test_a_student_needs_its_teachers_faces(made, tmp_path, teacher):
 
 def test_a_student_does_not_go_on_with_another_teacher(made, models, tmp_path, teacher):
     distill(teacher, made, tmp_path, RECIPE, epochs=2, limit_steps=1, device="cpu")
-    other = teach(models[:1], ["1"], load_faces(made, "train"), HOW, views=2)
+    other = teach(*ensemble(models[:1]), ["1"], load_faces(made, "train"), HOW, views=2)
     with pytest.raises(InputError, match="source"):
         distill(other, made, tmp_path, RECIPE, epochs=2, device="cpu")
 

@@ -13,9 +13,11 @@ from .attention import attention_of_faces
 from .boxes import iterable
 from .checkpoints import BUNDLED_CHECKPOINT
 from .detection.detector import MARGIN, FaceDetector
-from .engines.engine import Engine, softmax
+from .engines.engine import Engine
 from .engines.ensemble import EnsembleProcessor
 from .engines.pixels import PixelProcessor
+from .engines.views import VIEWS, averaged, check_views
+from .engines.views import run as run_views
 from .errors import CheckpointError, InputError
 from .forking import call
 from .images import MAX_PIXELS, as_images, name_of, shown
@@ -51,7 +53,10 @@ class ExpressionRecognizer:
         max_faces: most faces that MTCNN returns per image, the largest; all when not given.
         min_confidence: probability in 0..1 below which a face is marked `uncertain`; its `expression` stays the most
             probable one. With 0, no face is.
-        batch_size: most faces that go through the network at once.
+        views: over how many views of a face the probabilities are averaged: 1 is the face as it is, 2 (unless given)
+            adds its mirror image, 6 both moved up and down by a 48th (see `engines.views`). The network works that many
+            times. Attention maps are those of the face as it is.
+        batch_size: most views of faces that go through the network at once.
         margin: how much wider the square crop is than the longer side of the face's box; when not given, the `margin`
             of the detector, or `MARGIN` where it has none.
         max_pixels: most pixels that an image may have; see `load_image`.
@@ -78,6 +83,7 @@ class ExpressionRecognizer:
         threshold: float | None = None,
         max_faces: int | None = None,
         min_confidence: float = MIN_CONFIDENCE,
+        views: int = VIEWS,
         batch_size: int = 32,
         margin: float | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -90,6 +96,7 @@ class ExpressionRecognizer:
         if detector is not None and not callable(getattr(detector, "detect", None)):
             raise InputError(f"detector of type {type(detector).__name__} must have a method detect(images)")
         self.min_confidence = _probability("min_confidence", min_confidence)
+        self.views = check_views(views)
         self.batch_size = _count("batch_size", batch_size)
         self.max_pixels = _count("max_pixels", max_pixels)
         threads = None if threads is None else _count("threads", threads)
@@ -138,8 +145,8 @@ class ExpressionRecognizer:
             device: as the class takes it.
             threads: threads of onnxruntime that work on one call, of the network's and of MTCNN's; all cores when not
                 given. torch keeps its own setting, which is the whole process's: see `torch.set_num_threads`.
-            **settings: `detector`, `min_face`, `threshold`, `max_faces`, `min_confidence`, `batch_size`, `margin` and
-                `max_pixels`, as the class takes them.
+            **settings: `detector`, `min_face`, `threshold`, `max_faces`, `min_confidence`, `views`, `batch_size`,
+                `margin` and `max_pixels`, as the class takes them.
 
         Raises:
             CheckpointError: the checkpoint cannot be loaded.
@@ -340,13 +347,14 @@ class ExpressionRecognizer:
         crops = [crop for image in waiting for crop in image.crops]
         probabilities: list[list[float]] = []
         maps: list[Attention | None] = []
-        for start in range(0, len(crops), self.batch_size):
-            batch = crops[start : start + self.batch_size]
-            output = call(self.engine, self.processor(batch), attention=attention)
-            if not np.isfinite(output.logits).all():
+        at_once = max(1, self.batch_size // self.views)
+        for start in range(0, len(crops), at_once):
+            batch = crops[start : start + at_once]
+            output, logits = call(run_views, self.engine, self.processor(batch), self.views, attention=attention)
+            if not np.isfinite(logits).all():
                 raise CheckpointError("the network's logits are not finite numbers: its weights are damaged")
             # In double precision the probabilities sum to 1 within 1e-15.
-            probabilities += softmax(output.logits).tolist()
+            probabilities += averaged(logits).tolist()
             pixels = [np.asarray(crop) for crop in batch] if attention else []
             maps += (
                 attention_of_faces(output.maps, output.before, output.after, pixels)

@@ -22,6 +22,7 @@ from .options import (
     MinFace,
     Revision,
     Threshold,
+    Views,
 )
 from .shared import USE, Checkpoint, Device, examples, failing_on_bad_input, main, warn
 
@@ -77,6 +78,7 @@ def batch(
     local_files_only: LocalFilesOnly = False,
     engine: EngineName = None,
     device: Device = None,
+    views: Views = None,
     batch_size: BatchSize = None,
 ) -> None:
     """
@@ -95,6 +97,7 @@ def batch(
         "margin": margin,
         "min_confidence": min_confidence,
         "max_pixels": max_pixels,
+        "views": views,
         "batch_size": batch_size,
         "revision": revision,
         "local_files_only": local_files_only or None,

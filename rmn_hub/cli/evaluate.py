@@ -41,6 +41,9 @@ def evaluate(
     robustness: Annotated[
         bool, typer.Option("--robustness", help="Measure blur, noise, tilt, ... too: takes twenty times as long.")
     ] = False,
+    views: Annotated[
+        int | None, typer.Option(help="With --robustness: 2 or 6 views are averaged, as predict --views does it.")
+    ] = None,
     device: Device = None,
     batch_size: BatchSize = 32,
 ) -> None:
@@ -62,6 +65,7 @@ def evaluate(
                 figures=figures,
                 with_faithfulness=faithfulness,
                 with_robustness=robustness,
+                **({} if views is None else {"views": views}),
                 device=device,
                 batch_size=batch_size,
                 progress=report,

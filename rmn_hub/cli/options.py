@@ -48,4 +48,10 @@ Revision = Annotated[
 ]
 LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", rich_help_panel=NETWORK, help="Never ask the Hub.")]
 EngineName = Annotated[str | None, typer.Option(rich_help_panel=NETWORK, help="auto, torch or onnx.")]
+Views = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=NETWORK, help="Average the face alone (1), with its mirror image (2, the default), or 6 views."
+    ),
+]
 BatchSize = Annotated[int | None, typer.Option(min=1, rich_help_panel=NETWORK, help="Most faces at once.")]

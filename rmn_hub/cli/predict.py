@@ -24,6 +24,7 @@ from .options import (
     MinFace,
     Revision,
     Threshold,
+    Views,
 )
 from .shared import USE, Device, examples, fail, failing_on_bad_input, in_options, main, warn
 
@@ -124,6 +125,7 @@ def predict(
     local_files_only: LocalFilesOnly = False,
     engine: EngineName = None,
     device: Device = None,
+    views: Views = None,
     batch_size: BatchSize = None,
 ) -> None:
     """
@@ -157,6 +159,7 @@ def predict(
             "max_faces": max_faces,
             "margin": margin,
             "min_confidence": min_confidence,
+            "views": views,
             "max_pixels": max_pixels,
             "batch_size": batch_size,
         }

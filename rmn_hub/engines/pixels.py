@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,19 +164,24 @@ class PixelProcessor:
         return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
 
 
-def mirrored(pixel_values: np.ndarray) -> np.ndarray:
-    """Return pixel values, a network's or an ensemble's, with left and right exchanged."""
+def mapped(pixel_values: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return pixel values, a network's or an ensemble's, with a change of their arrays `(N, 3, S, S)`."""
     if pixel_values.dtype.names is None:
-        return np.ascontiguousarray(pixel_values[..., ::-1])
+        return np.ascontiguousarray(change(pixel_values))
     # A record per face: the last axis of the array itself is that of the faces.
     records = np.empty_like(pixel_values)
     for name in pixel_values.dtype.names:
-        records[name] = pixel_values[name][..., ::-1]
+        records[name] = change(pixel_values[name])
     return records
+
+
+def mirrored(pixel_values: np.ndarray) -> np.ndarray:
+    """Return pixel values, a network's or an ensemble's, with left and right exchanged."""
+    return mapped(pixel_values, lambda values: values[..., ::-1])
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
 
 
-__all__ = ["CONFIG", "MAX_SIDE", "PixelProcessor", "mirrored"]
+__all__ = ["CONFIG", "MAX_SIDE", "PixelProcessor", "mapped", "mirrored"]

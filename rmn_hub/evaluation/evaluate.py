@@ -24,8 +24,9 @@ from ..devices import usable_device
 from ..engines.engine import Engine
 from ..engines.ensemble import Processor, combined
 from ..engines.pixels import PixelProcessor
-from ..engines.pixels import mirrored as mirror
 from ..engines.torch import TorchEngine
+from ..engines.views import VIEWS, averaged, check_views
+from ..engines.views import run as run_views
 from ..errors import InputError
 from ..expressions import EXPRESSIONS
 from ..files import write_json
@@ -64,7 +65,7 @@ class Predictions:
     @property
     def flip_averaged(self) -> np.ndarray:
         """Mean of the probabilities `(N, 7)` for each face and for its mirror image."""
-        return (softmax(self.logits) + softmax(self.mirrored)) / 2
+        return averaged(np.stack([self.logits, self.mirrored]))
 
 
 def predict(
@@ -82,14 +83,15 @@ def predict(
     """
     logits, mirrored = [], []
     for pixel_values in pixel_batches(processor, faces, batch_size):
-        logits.append(engine(pixel_values).logits)
-        mirrored.append(engine(mirror(pixel_values)).logits)
+        _, (plain, flipped) = run_views(engine, pixel_values, 2)
+        logits.append(plain)
+        mirrored.append(flipped)
         progress("predicting", len(pixel_values), len(faces))
     return Predictions(np.concatenate(logits), np.concatenate(mirrored))
 
 
 def milliseconds(engine: Engine, device: torch.device, processor: Processor, faces: FaceImages) -> dict[str, Any]:
-    """Return the milliseconds per face at batch 1 and 32: the network alone, and with the image processing."""
+    """Return the milliseconds per face at batch 1 and 32: the network, with the image processing, two views."""
     result: dict[str, Any] = {"device": _device_name(device), "threads": torch.get_num_threads()}
     for batch_size in (1, 32):
         images = [faces[index % len(faces)] for index in range(batch_size)]
@@ -97,6 +99,7 @@ def milliseconds(engine: Engine, device: torch.device, processor: Processor, fac
         calls = {
             "network": lambda pixel_values=pixel_values: engine(pixel_values),
             "with_processor": lambda images=images: engine(processor(images)),
+            "two_views": lambda images=images: run_views(engine, processor(images), 2),
         }
         times = take_turns(calls, seconds=TIMING_SECONDS)
         result[f"batch_{batch_size}"] = {name: timing.milliseconds / batch_size for name, timing in times.items()}
@@ -123,6 +126,7 @@ def evaluate(
     figures: str | Path | None = None,
     with_faithfulness: bool = False,
     with_robustness: bool = False,
+    views: int = VIEWS,
     device: str | None = None,
     batch_size: int = 32,
     progress: Progress = silent,
@@ -143,6 +147,7 @@ def evaluate(
         figures: folder for the confusion matrix, the reliability diagram, coverage and failure cases, as PNG.
         with_faithfulness: whether to measure the faithfulness of the attention maps too, which takes longer.
         with_robustness: whether to measure what changes of the image do, which takes twenty times as long.
+        views: views of a face whose average is compared with the single view then.
         device: where to compute; the GPU if there is one when not given.
         batch_size: faces at once.
         progress: called while faces are read and predicted.
@@ -155,6 +160,7 @@ def evaluate(
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1")
+    check_views(views)
     names = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
     if not names:
         raise InputError("checkpoint=[] must name at least one")
@@ -187,6 +193,7 @@ def evaluate(
         "--training-data": training_data if training_data != data else None,
         "--json": json_file,
         "--figures": figures,
+        "--views": views if with_robustness and views != VIEWS else None,
         "--device": device,
     }
     flags = [f"--{word}" for word, on in (("faithfulness", with_faithfulness), ("robustness", with_robustness)) if on]
@@ -227,7 +234,9 @@ def evaluate(
         numbers["faithfulness"] = faithfulness(model, _tensors(batches, place, len(faces), progress)).to_dict()
 
     if with_robustness:
-        numbers["robustness"] = robustness(engine, processor, faces, batch_size=batch_size, progress=progress)
+        numbers["robustness"] = robustness(
+            engine, processor, faces, views=views, batch_size=batch_size, progress=progress
+        )
 
     document["sets"][name] = numbers
     if figures is not None:

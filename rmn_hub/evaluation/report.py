@@ -15,8 +15,8 @@ The form of `eval.json`, what a terminal shows of it, and its figures.
       `mean_recall`, `mean_f1`, `confusion_matrix` (rows are labels), `calibration`, `coverage` (see
       [`rmn_hub.evaluation.metrics.coverage`]), and `right`, a digit per face;
     * `without_duplicates`: null, or the number of `duplicates` of training faces and both views without them;
-    * `milliseconds_per_face`: `device`, `threads`, and for `batch_1` and `batch_32` the `network` alone and
-      `with_processor`;
+    * `milliseconds_per_face`: `device`, `threads`, and for `batch_1` and `batch_32` the `network` alone,
+      `with_processor`, and `two_views` with it;
     * `faithfulness`: null, or what [`Faithfulness.to_dict`] returns;
     * `robustness`: absent, or what [`rmn_hub.evaluation.robustness.robustness`] returns.
 """
@@ -78,7 +78,7 @@ def summary(document: dict[str, Any]) -> str:
                         f"expected calibration error {values['expected_calibration_error']:.3f}"
                     )
         lines += [
-            f"  from {row['threshold']:.0%} or more: {row['coverage']:.1%} of the faces, {row['accuracy']:.1%} "
+            f"  predictions with {row['threshold']:.0%}: {row['coverage']:.1%} of the faces, {row['accuracy']:.1%} "
             f"right; the others {row['accuracy_below']:.1%}, {row['two_below']:.1%} with the second expression"
             for row in numbers.get("coverage", ())
             if row["threshold"] == MIN_CONFIDENCE and None not in map(row.get, ("accuracy", "two_below"))
@@ -89,11 +89,14 @@ def summary(document: dict[str, Any]) -> str:
             f"{speed['batch_32']['with_processor']:.2f} in batches of 32"
         )
         if "robustness" in numbers:
-            lines.append("  under changes of the image: accuracy, share of changed expressions")
-            lines += [
-                f"    {row['change']:<22} {row['accuracy']:6.1%}  {row['changed']:6.1%}"
-                for row in numbers["robustness"]["changes"]
-            ]
+            robust = numbers["robustness"]
+            lines.append("  under changes of the image: accuracy, share of changed expressions, of certain ones")
+            lines.append(f"    {'':<22} {'single view':^22}    {robust.get('views', 1)} views averaged")
+            for row in robust["changes"]:
+                kinds = [kind for kind in (row, row.get("averaged")) if kind]
+                keys = ("accuracy", "changed", "changed_certain")
+                cells = ["  ".join(f"{kind[key]:6.1%}" for key in keys if key in kind) for kind in kinds]
+                lines.append(f"    {row['change']:<22} {'    '.join(cells)}")
     return "\n".join(lines)
 
 

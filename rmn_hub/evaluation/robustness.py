@@ -1,10 +1,11 @@
 """
 Robustness: `rmn-hub evaluate --robustness`. What a checkpoint is worth when the image is not as it should be.
 
-Each face is changed in one way at a time, and the network predicts the changed faces. Two numbers measure the
-effect: the accuracy, and the share of faces whose predicted expression is another one than on the unchanged face, right
-or wrong. Some changes a viewer hardly sees (mirrored, JPEG at quality 75, a box shifted by 5%): these ought to change
-nothing. Others take information away, and show how gracefully the network fails.
+Each face is changed in one way at a time, and the network predicts the changed faces, seen once and in several views
+(see `engines.views`). Two numbers measure the effect: the accuracy, and the share of faces whose predicted expression
+is another one than on the unchanged face, right or wrong. Some changes a viewer hardly sees (mirrored, JPEG at quality
+75, a box shifted by 5%): these ought to change nothing. Others take information away, and show how gracefully the
+network fails.
 
 A face of a set is a crop without the image around it. A shifted, scaled or tilted box shows what lies outside of it as
 the crop's edge, repeated.
@@ -22,7 +23,10 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from ..data.faces import FaceImages
 from ..engines.engine import Engine
 from ..engines.ensemble import Processor
+from ..engines.views import VIEWS, averaged, check_views
+from ..engines.views import run as run_views
 from ..progress import Progress, silent
+from ..results import MIN_CONFIDENCE
 from .batches import pixel_batches
 from .metrics import accuracy
 
@@ -138,48 +142,60 @@ def robustness(
     processor: Processor,
     faces: FaceImages,
     *,
+    views: int = VIEWS,
     batch_size: int = 32,
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """
-    Return accuracy and share of changed expressions under each of `CHANGES`, single view.
+    Return accuracy and share of changed expressions under each of `CHANGES`.
 
     Args:
         engine: the network.
         processor: the image processing that belongs to it.
         faces: the faces.
+        views: views that are averaged, beside the single one.
         batch_size: faces at once.
         seed: of noise, directions and tilts.
         progress: called for every batch.
 
     Returns:
-        `seed`, `faces`, and `changes`: for `unchanged` and each change a row with its name (`change`), `accuracy` in
-        0..1 with its 95% `interval`, and `changed`, the share of faces in 0..1 whose expression is another one than
-        unchanged.
+        `seed`, `faces`, `views`, and `changes`: for `unchanged` and each change a row with its name (`change`),
+        `accuracy` in 0..1 with its 95% `interval`, `changed`, the share of faces in 0..1 whose expression is another
+        one than unchanged, and `changed_certain`, the share of those that are so and certain (50%) before and after.
+        These are of the single view; `averaged` holds the same numbers of all views.
+
+    Raises:
+        InputError: there are no such views.
     """
+    views = check_views(views)
     total = len(faces) * (1 + len(CHANGES))
-    unchanged: np.ndarray | None = None
+    unchanged: list[np.ndarray] = []
     rows = []
     changes: dict[str, Change] = {"unchanged": lambda image, _: image, **CHANGES}
     for name, change in changes.items():
         logits = []
         for pixel_values in pixel_batches(processor, _Changed(faces, change, seed), batch_size):
-            logits.append(engine(pixel_values).logits)
+            logits.append(run_views(engine, pixel_values, views)[1])
             progress("measuring robustness", len(pixel_values), total)
-        values = np.concatenate(logits)
-        predicted = values.argmax(1)
-        unchanged = predicted if unchanged is None else unchanged
-        measured = accuracy(values, faces.labels)
-        rows.append(
-            {
-                "change": name,
-                "accuracy": measured["accuracy"],
-                "interval": measured["interval"],
-                "changed": float((predicted != unchanged).mean()),
-            }
-        )
-    return {"seed": seed, "faces": len(faces), "changes": rows}
+        together = np.concatenate(logits, axis=1)
+        predicted = [averaged(together[:1]), averaged(together)]
+        unchanged = unchanged or predicted
+        single, several = (_row(*pair, faces.labels) for pair in zip(predicted, unchanged))
+        rows.append({"change": name, **single, "averaged": several})
+    return {"seed": seed, "faces": len(faces), "views": views, "changes": rows}
+
+
+def _row(probabilities: np.ndarray, unchanged: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    measured = accuracy(probabilities, labels)
+    changed = probabilities.argmax(1) != unchanged.argmax(1)
+    certain = np.minimum(probabilities.max(1), unchanged.max(1)) >= MIN_CONFIDENCE
+    return {
+        "accuracy": measured["accuracy"],
+        "interval": measured["interval"],
+        "changed": float(changed.mean()),
+        "changed_certain": float((changed & certain).mean()),
+    }
 
 
 def _framed(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> Image.Image:

@@ -148,7 +148,7 @@ def test_every_number_has_its_origin(world, numbers):
     assert numbers["data"]["faces"] == COUNT
     assert sum(numbers["data"]["per_expression"].values()) == COUNT
     assert any("3,589" in note for note in numbers["data"]["notes"])
-    assert set(numbers["milliseconds_per_face"]["batch_32"]) == {"network", "with_processor"}
+    assert set(numbers["milliseconds_per_face"]["batch_32"]) == {"network", "with_processor", "two_views"}
 
 
 def test_checkpoint_is_described(world, document):

@@ -10,6 +10,7 @@ from rmn_hub.data.sources import load_face_images
 from rmn_hub.engines.pixels import PixelProcessor
 from rmn_hub.engines.torch import TorchEngine
 from rmn_hub.evaluation import evaluate as room
+from rmn_hub.evaluation.evaluate import predict
 from rmn_hub.evaluation.robustness import CHANGES, EYES, MOUTH, robustness
 from rmn_hub.hub import checkpoint as checkpoints
 
@@ -53,6 +54,7 @@ def test_unchanged_faces_are_the_measure(measured):
     assert (unchanged["accuracy"], unchanged["changed"]) == (0.75, 0)
     low, high = unchanged["interval"]
     assert low < 0.75 < high
+    assert unchanged["averaged"]["changed"] == unchanged["changed_certain"] == 0
 
 
 def test_mirrored_faces_by_another_way(world, measured):
@@ -61,6 +63,23 @@ def test_mirrored_faces_by_another_way(world, measured):
     assert 0 < row["changed"] < 1
     assert row["changed"] == pytest.approx((predicted != world["predicted"]).mean())
     assert row["accuracy"] == pytest.approx((predicted == world["labels"]).mean())
+
+
+def test_the_average_of_two_views_has_no_side(world, measured):
+    mirrored, unchanged = rows(measured)["mirrored"]["averaged"], rows(measured)["unchanged"]["averaged"]
+    assert (mirrored["changed"], mirrored["changed_certain"]) == (0, 0)
+    assert mirrored["accuracy"] == unchanged["accuracy"]
+    both = predict(world["engine"], world["processor"], world["faces"]).flip_averaged
+    assert unchanged["accuracy"] == pytest.approx((both.argmax(1) == world["labels"]).mean())
+
+
+def test_certain_faces_are_a_part_of_the_changed_ones(world, measured):
+    for row in measured["changes"]:
+        assert 0 <= row["changed_certain"] <= row["changed"]
+    assert sum(row["changed_certain"] for row in measured["changes"]) > 0
+    single = robustness(world["engine"], world["processor"], world["faces"], views=1)
+    for row, other in zip(single["changes"], measured["changes"]):
+        assert row["averaged"]["changed"] == row["changed"] == other["changed"]
 
 
 def test_the_same_seed_gives_the_same_numbers_in_any_batches(world, measured):
@@ -133,7 +152,7 @@ def test_the_command_reports_it(world, tmp_path, monkeypatch):
     monkeypatch.setattr(room, "TIMING_SECONDS", 0.0)
     file = tmp_path / "eval.json"
     words = ("evaluate", world["checkpoint"], "--data", world["data"], "--json", file, "--device", "cpu")
-    result = run(*words, "--robustness")
+    result = run(*words, "--robustness", "--views", 6)
     assert result.exit_code == 0, result.output
     for name in ("unchanged", *CHANGES):
         assert name in result.stdout
@@ -142,4 +161,7 @@ def test_the_command_reports_it(world, tmp_path, monkeypatch):
 
     block = json.loads(file.read_text())["sets"]["public_test"]
     assert [row["change"] for row in block["robustness"]["changes"]] == ["unchanged", *CHANGES]
+    assert block["robustness"]["views"] == 6
+    assert "--views 6" in block["command"]
     assert "--robustness" in block["command"]
+    assert run(*words, "--robustness", "--views", 3).exit_code == 2

@@ -18,10 +18,10 @@ from .images import is_folder, shown
 if TYPE_CHECKING:
     import torch
 
-    from .model.modeling_rmn import RMNModel
+    from .baselines.networks import Network
 
 
-def engine_of(model: "RMNModel | Engine", device: "str | torch.device | None") -> Engine:
+def engine_of(model: "Network | Engine", device: "str | torch.device | None") -> Engine:
     """
     Return an engine as it is, and the torch engine of a network.
 

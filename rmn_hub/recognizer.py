@@ -28,9 +28,9 @@ from .results import MIN_CONFIDENCE, Attention, Face, FaceExpression, ImageResul
 if TYPE_CHECKING:
     import torch
 
+    from .baselines.networks import Network
     from .images import OneImage
     from .model.image_processing_rmn import RMNImageProcessor
-    from .model.modeling_rmn import RMNModel
     from .video.recognize import FilmResults
 
 # Faces wait for a full batch as crops of their photo's resolution. Beyond this much of them the batch goes early.
@@ -74,7 +74,7 @@ class ExpressionRecognizer:
 
     def __init__(
         self,
-        model: "RMNModel | Engine",
+        model: "Network | Engine",
         processor: "RMNImageProcessor | PixelProcessor | EnsembleProcessor",
         *,
         device: "str | torch.device | None" = None,

@@ -48,7 +48,7 @@ def export(
         from ..files import file_hash
         from ..hub import checkpoint as checkpoints
 
-        loaded = checkpoints.load(checkpoint)
+        loaded = checkpoints.load(checkpoint, rmn_only=True)
         form: Form = "fp16" if fp16 else "int8" if int8 else "fp32"
         if out is None:
             if not Path(checkpoint).is_dir():

@@ -50,8 +50,15 @@ def train(
     data: Data,
     output: RunFolder = Path("runs/rmn"),
     recipe: Annotated[
-        str, typer.Option(help="cpu, gpu, strong, face-trunk, fine-tune, original, or a YAML file.")
+        str, typer.Option(help="cpu, quick, gpu, strong, face-trunk, fine-tune, original, or a YAML file.")
     ] = "cpu",
+    network: Annotated[
+        str,
+        typer.Option(
+            help="rmn, or one that the paper compares it with: vgg19, resattnet56, densenet121, resnet18, resnet34, "
+            "resnet152, cbam_resnet50."
+        ),
+    ] = "rmn",
     minutes: Minutes = None,
     epochs: Epochs = None,
     seed: Seed = 0,
@@ -77,6 +84,7 @@ def train(
                 data,
                 output,
                 chosen,
+                network=network,
                 minutes=minutes,
                 epochs=epochs,
                 seed=seed,

@@ -4,15 +4,15 @@ import numpy as np
 import torch
 
 from ..attention import reduce_mask
+from ..baselines.networks import Network, for_inference, masking_blocks
 from ..devices import usable_device
 from ..errors import InputError
-from ..model.modeling_rmn import RMNModel
 from .engine import EngineOutput
 
 
 class TorchEngine:
     """
-    Run a network in torch, every BatchNorm folded into its convolution.
+    Run a network in torch, every BatchNorm of an RMN folded into its convolution.
 
     No setting of torch is changed, and a caller's own settings (default dtype and device, autocast, gradients, number
     of threads) do not change the outputs beyond rounding. One of them is left to the caller on purpose: on a GPU, cuDNN
@@ -30,13 +30,13 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, model: RMNModel, device: str | torch.device | None = None) -> None:
+    def __init__(self, model: Network, device: str | torch.device | None = None) -> None:
         self.device = usable_device(device)
         labels = model.config.id2label
         self.expressions: tuple[str, ...] = tuple(labels[index] for index in sorted(labels))
         self.image_size: int = model.config.image_size
-        self.has_masks = len(model.masking_blocks) > 0
-        self._model = model.for_inference().to(self.device)
+        self.has_masks = len(masking_blocks(model)) > 0
+        self._model = for_inference(model).to(self.device)
         self._dtype = self._model.dtype  # that of the network as it was handed over: bfloat16 stays bfloat16
 
     def __call__(self, pixel_values: np.ndarray, *, attention: bool = False) -> EngineOutput:
@@ -48,13 +48,10 @@ class TorchEngine:
         """
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             values = torch.from_numpy(np.ascontiguousarray(pixel_values, np.float32)).to(self.device, self._dtype)
+            # Only an RMN has these switches.
+            wanted = {"output_masks": attention, "output_hidden_states": attention} if self.has_masks else {}
             try:
-                outputs = self._model(
-                    values.contiguous(memory_format=torch.channels_last),
-                    output_masks=attention,
-                    output_hidden_states=attention,
-                    return_dict=True,
-                )
+                outputs = self._model(values.contiguous(memory_format=torch.channels_last), return_dict=True, **wanted)
             except torch.cuda.OutOfMemoryError as error:
                 raise InputError(
                     f"{self.device} has too little memory for {len(values)} faces at once: give a smaller batch_size"

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..baselines.networks import Network, for_inference
 from ..engines.engine import Engine
 from ..errors import InputError
-from ..model.modeling_rmn import RMNModel
 from ..progress import Progress, silent
 
 BATCH_SIZES = (1, 8, 32)
@@ -79,7 +79,7 @@ class Timing:
     What one form of a network costs at one batch size.
 
     Args:
-        form: `"plain"` as loaded, `"folded"` by `for_inference()`, `"compiled"`: the folded one by `torch.compile`, or
+        form: `"plain"` as loaded, `"folded"` by `for_inference`, `"compiled"`: the folded one by `torch.compile`, or
             the name of an engine.
         batch_size: images at once.
         milliseconds: median of a batch's time.
@@ -122,7 +122,7 @@ class Benchmark:
 
 
 def benchmark(
-    model: RMNModel,
+    model: Network,
     *,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     forms: Sequence[str] = FORMS,
@@ -154,7 +154,7 @@ def benchmark(
     model.eval()
     skipped = None
     timings = []
-    folded = model.for_inference()
+    folded = for_inference(model)
     for batch_size in batch_sizes:
         pixel_values = _random_images(model, batch_size)
         networks: dict[str, Callable[[Tensor], Any]] = {}
@@ -197,14 +197,14 @@ def benchmark(
     )
 
 
-def multiply_adds(model: RMNModel, image_size: int | None = None) -> int:
+def multiply_adds(model: Network, image_size: int | None = None) -> int:
     """Return the multiply-adds of the network's convolutions and linear layers for one image of `image_size` pixels."""
     with FlopCounterMode(display=False) as counter:
         _run(model.eval(), _random_images(model, 1, image_size))
     return counter.get_total_flops() // 2
 
 
-def _random_images(model: RMNModel, batch_size: int, image_size: int | None = None) -> Tensor:
+def _random_images(model: Network, batch_size: int, image_size: int | None = None) -> Tensor:
     """Return noise in 0..1 of the shape `(batch_size, num_channels, image_size, image_size)`, on the model's device."""
     size = image_size or model.config.image_size
     shape = (batch_size, model.config.num_channels, size, size)

@@ -110,7 +110,7 @@ def calibrate(
             "public_test"
         )
     faces = load_face_images(data, split)
-    loaded = checkpoints.load(folder, expressions=EXPRESSIONS)
+    loaded = checkpoints.load(folder, expressions=EXPRESSIONS, rmn_only=True)
     engine = TorchEngine(loaded.model, device)
     predicted = predict(engine, PixelProcessor.from_folder(folder), faces, batch_size, progress)
     before = file_hash(folder / WEIGHTS)

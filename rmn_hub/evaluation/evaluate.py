@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..baselines.networks import masking_blocks, name_of
 from ..data.faces import FaceImages, FaceSet, duplicates_of, looks_like_fer2013, split_role
 from ..data.sources import OpenedSet
 from ..devices import usable_device
@@ -250,11 +251,12 @@ def _described(names: Sequence[str | Path], members: Sequence[LoadedCheckpoint])
     """Return the `checkpoint` of `eval.json` but for its hash, see `report`."""
     blocks: list[dict[str, Any]] = [
         {
+            "network": name_of(member.model.config),
             "parameters": sum(parameter.numel() for parameter in member.model.parameters()),
             "multiply_adds": multiply_adds(member.model),
             "megabytes": weights_megabytes(member.folder),
             "image_size": member.model.config.image_size,
-            "masks": len(member.model.masking_blocks) > 0,
+            "masks": len(masking_blocks(member.model)) > 0,
         }
         for member in members
     ]

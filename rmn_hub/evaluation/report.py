@@ -3,9 +3,10 @@ The form of `eval.json`, what a terminal shows of it, and its figures.
 
 `eval.json` holds
 
-* `checkpoint`: `sha256` of the weights, `parameters`, `multiply_adds` (of one image), `megabytes`, `image_size` in
-  pixels, and whether the network has `masks`. Of an ensemble these are the sums, the largest `image_size` and a
-  `sha256` of the members' hashes, and `members` holds one such block for each, with its `name`;
+* `checkpoint`: `sha256` of the weights, `network` (its name in `rmn_hub.baselines.networks`), `parameters`,
+  `multiply_adds` (of one image), `megabytes`, `image_size` in pixels, and whether it has `masks`. Of an ensemble these
+  are the sums, the largest `image_size` and a `sha256` of the members' hashes, and `members` holds one such block for
+  each, with its `name`;
 * `sets`: by name of the set
     * `command`, `date` and `versions`, which make the numbers again;
     * `data`: `split`, number of `faces`, `per_expression`, `sha256` of images and labels, `ferplus_agreement` (0..1 or

@@ -25,12 +25,14 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedConfig
 
+from ..baselines.networks import MODEL_TYPES, Network, from_config, read_config
 from ..devices import usable_device
+from ..errors import MissingPackageError
 from ..files import file_hash
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
-from ..model.modeling_rmn import RMNModel
 from .files import CONFIG, COPY, INDEX, PROCESSOR, WEIGHTS, failure, find, one_line, read_json, shards
 
 
@@ -40,12 +42,12 @@ class LoadedCheckpoint:
     What a checkpoint holds.
 
     Attributes:
-        model: the network, in evaluation mode and float32.
+        model: the network, in evaluation mode and float32: an RMN, or another of `rmn_hub.baselines.networks`.
         processor: the image processor that makes its `pixel_values`.
         folder: where the files are; for a Hub id a snapshot in the cache, which must not be changed.
     """
 
-    model: RMNModel
+    model: Network
     processor: RMNImageProcessor
     folder: Path
 
@@ -60,6 +62,7 @@ def load(
     *,
     device: str | torch.device | None = None,
     expressions: Sequence[str] | None = None,
+    rmn_only: bool = False,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
@@ -72,6 +75,7 @@ def load(
         checkpoint: a folder or a Hub id.
         device: where the network goes; the CPU when not given.
         expressions: the class names that the caller needs, in their order; any when not given.
+        rmn_only: whether no other network will do than an RMN.
         revision: branch, tag or commit on the Hub; the main branch when not given.
         cache_dir: folder for downloads; Hugging Face's own when not given.
         local_files_only: never ask the Hub, use what the cache has.
@@ -82,7 +86,7 @@ def load(
         InputError: the device does not exist.
     """
     folder = find(checkpoint, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token)
-    model = _model(checkpoint, folder, expressions)
+    model = _model(checkpoint, folder, expressions, rmn_only)
     return LoadedCheckpoint(_moved(model, device), _processor(checkpoint, folder, model.config), folder)
 
 
@@ -91,14 +95,15 @@ def load_model(
     *,
     device: str | torch.device | None = None,
     expressions: Sequence[str] | None = None,
+    rmn_only: bool = False,
     **where: Any,
-) -> RMNModel:
+) -> Network:
     """
     Load the network of a checkpoint that may lack an image processor: in evaluation mode and float32.
 
     Arguments and errors are those of [`load`], with its `revision`, `cache_dir`, `local_files_only` and `token`.
     """
-    return _moved(_model(checkpoint, find(checkpoint, **where), expressions), device)
+    return _moved(_model(checkpoint, find(checkpoint, **where), expressions, rmn_only), device)
 
 
 def weights_hash(folder: Path) -> str:
@@ -113,18 +118,20 @@ def weights_megabytes(folder: Path) -> float:
     return sum((folder / file).stat().st_size for file in files) / 1e6
 
 
-def _class_names(config: RMNConfig) -> tuple[str, ...]:
+def _class_names(config: PreTrainedConfig) -> tuple[str, ...]:
     return tuple(config.id2label[index] for index in range(config.num_labels))
 
 
-def _config(name: str | os.PathLike[str], folder: Path) -> RMNConfig:
+def _config(name: str | os.PathLike[str], folder: Path, rmn_only: bool) -> PreTrainedConfig:
     content = read_json(name, folder / CONFIG)
     architecture = content.get("model_type")
-    if architecture != RMNConfig.model_type:
+    if architecture != RMNConfig.model_type and (rmn_only or architecture not in MODEL_TYPES):
         reason = f"its {CONFIG} has model_type={architecture!r}, not {RMNConfig.model_type!r}"
         raise failure(name, reason, "Give the checkpoint of a Residual Masking Network")
     try:
-        config = RMNConfig.from_dict(content)
+        config = read_config(content)
+    except MissingPackageError:
+        raise
     except Exception as error:  # transformers stumbles over odd settings in many ways
         reason = one_line(error.__cause__ or error)
         raise failure(name, f"its {CONFIG} describes no network ({reason})", f"Correct its {CONFIG}") from error
@@ -133,14 +140,14 @@ def _config(name: str | os.PathLike[str], folder: Path) -> RMNConfig:
     return config
 
 
-def _model(name: str | os.PathLike[str], folder: Path, expressions: Sequence[str] | None) -> RMNModel:
-    config = _config(name, folder)
+def _model(name: str | os.PathLike[str], folder: Path, expressions: Sequence[str] | None, rmn_only: bool) -> Network:
+    config = _config(name, folder, rmn_only)
     if expressions is not None and _class_names(config) != tuple(expressions):
         reason = f"it predicts {', '.join(_class_names(config))}"
         raise failure(name, reason, f"Give one that predicts {', '.join(expressions)}, in this order")
     # On the meta device, without values: the checkpoint brings them.
     with torch.device("meta"):
-        model = RMNModel(config)
+        model = from_config(config)
     tensors = _tensors(name, folder)
     expected = model.state_dict()
     wrong = sorted(expected.keys() ^ tensors.keys())
@@ -175,7 +182,7 @@ def _tensors(name: str | os.PathLike[str], folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _processor(name: str | os.PathLike[str], folder: Path, config: RMNConfig) -> RMNImageProcessor:
+def _processor(name: str | os.PathLike[str], folder: Path, config: PreTrainedConfig) -> RMNImageProcessor:
     if not (folder / PROCESSOR).is_file():
         raise failure(name, f"it has no {PROCESSOR}", "Save its RMNImageProcessor there")
     content = read_json(name, folder / PROCESSOR)
@@ -196,7 +203,7 @@ def _processor(name: str | os.PathLike[str], folder: Path, config: RMNConfig) ->
     return processor
 
 
-def _moved(model: RMNModel, device: str | torch.device | None) -> RMNModel:
+def _moved(model: Network, device: str | torch.device | None) -> Network:
     return model if device is None else model.to(usable_device(device))
 
 

@@ -94,7 +94,7 @@ def write_repository(checkpoint: str | Path, folder: str | Path) -> None:
     for name, remedy in NEEDED.items():
         if not (checkpoint / name).is_file():
             raise InputError(f"{checkpoint} cannot be published: it has no {name}. {remedy}.")
-    loaded = checkpoints.load(checkpoint)
+    loaded = checkpoints.load(checkpoint, rmn_only=True)
     folder.mkdir(parents=True)
     for path in checkpoint.iterdir():
         if path.suffix in BESIDE:

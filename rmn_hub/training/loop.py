@@ -15,6 +15,7 @@ from accelerate.utils import broadcast
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..baselines.networks import Network
 from ..data.faces import FaceSet
 from ..errors import InputError, TrainingError
 from ..model.modeling_rmn import RMNModel
@@ -100,7 +101,7 @@ class TrainingRun:
 
     def __init__(
         self,
-        model: RMNModel,
+        model: Network,
         faces: Faces,
         validation: Faces,
         output: Path,
@@ -124,7 +125,8 @@ class TrainingRun:
         self.history: list[dict[str, Any]] = []
 
         # A teacher's probabilities are worth more than votes: the auxiliary head is for labelled faces only.
-        use_votes = source is None and recipe.votes_weight > 0
+        # It needs an RMN's features, too.
+        use_votes = source is None and recipe.votes_weight > 0 and isinstance(model, RMNModel)
         self.module = FaceTrainer(model, votes=faces.votes.shape[1] if use_votes and faces.votes is not None else 0)
         self.module.to(self.device)
         self.module.to(memory_format=torch.channels_last)

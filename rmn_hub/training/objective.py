@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..model.modeling_rmn import RMNModel
+from ..baselines.networks import Network
 
 
 class FaceTrainer(nn.Module):
@@ -17,7 +17,7 @@ class FaceTrainer(nn.Module):
         votes: classes of the auxiliary head; without it when 0.
     """
 
-    def __init__(self, model: RMNModel, votes: int = 0) -> None:
+    def __init__(self, model: Network, votes: int = 0) -> None:
         super().__init__()
         self.model = model
         self.votes_head = nn.Linear(model.config.hidden_sizes[-1], votes) if votes else None

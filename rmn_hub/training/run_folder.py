@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..baselines.networks import Network
 from ..errors import InputError
 from ..files import naming_failures, replacing
 from ..hub.checkpoint import CONFIG, WEIGHTS
 from ..model.image_processing_rmn import RMNImageProcessor
-from ..model.modeling_rmn import RMNModel
 from .recipe import Recipe, recipe_names
 
 METRICS = ("epoch", "minutes", "size", "learning_rate", "loss", "images_per_second", "accuracy", "validation_loss")
@@ -46,7 +46,7 @@ class RunFolder:
         self.path = path
         self.best, self.state = path / "best", path / "state.pt"
 
-    def prepare_best(self, model: RMNModel, epoch: int) -> None:
+    def prepare_best(self, model: Network, epoch: int) -> None:
         """Write configuration, weights and processor of a checkpoint beside the best one until now."""
         with naming_failures(self.path):
             beside = self._beside(epoch)

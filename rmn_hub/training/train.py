@@ -8,6 +8,8 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
+from ..baselines.networks import NETWORKS, Network
+from ..baselines.networks import network as make_network
 from ..data.faces import FER_SIZE, FaceSet, looks_like_fer2013, split_role
 from ..data.sources import OpenedSet
 from ..devices import usable_device
@@ -29,6 +31,7 @@ def train(
     output: str | Path,
     recipe: Recipe,
     *,
+    network: str = "rmn",
     minutes: float | None = None,
     epochs: int | None = None,
     seed: int = 0,
@@ -53,7 +56,9 @@ def train(
     Args:
         data: file or folder, see [`load_faces`], or an opened set.
         output: folder of the run.
-        recipe: see [`Recipe`].
+        recipe: see [`Recipe`]. Its `model` is an RMN's; another network is made for the last of its `sizes`, and has
+            neither its dropout nor its head for votes.
+        network: one of `rmn_hub.baselines.networks.NETWORKS`.
         minutes: wall-clock budget over all sittings; the recipe's when neither this nor `epochs` is given. A finished
             run goes on when it is given more.
         epochs: budget in epochs instead, for runs that have to be equal on any machine.
@@ -82,6 +87,10 @@ def train(
             raise InputError(f"{name}={value} must be a finite number greater than 0")
     if not 0 <= seed < 2**31:
         raise InputError(f"seed={seed} must be from 0 to {2**31 - 1}")
+    if network not in NETWORKS:
+        raise InputError(f"network={network!r} must be one of {', '.join(NETWORKS)}")
+    if network != "rmn" and start_from is not None:
+        raise InputError(f"network={network!r} and start_from exclude each other: a checkpoint brings its network")
     recipe.check_model()
     start_hash = None if start_from is None else checkpoint.weights_hash(checkpoint.find(start_from))
     chosen = usable_device(device)
@@ -111,6 +120,8 @@ def train(
         "seed": seed,
         "budget": budget.kind,
         "start_from": start_hash,
+        # None for an RMN: earlier runs have no such setting.
+        "network": network if network != "rmn" else None,
         "data": faces.fingerprint(),
         "validation": validation.fingerprint(),
         "source": source.identity if source else None,
@@ -124,6 +135,7 @@ def train(
             source.program if source else "train",
             recipe,
             {
+                "--network": network if network != "rmn" else None,
                 "--data": public_name(opened.where),
                 "--minutes": budget.minutes,
                 "--epochs": budget.epochs,
@@ -133,6 +145,7 @@ def train(
                 "--validation-split": validation_split if validation_split != "public_test" else None,
             },
         ),
+        "network": network,
         "recipe": recipe.to_dict(),
         "minutes": budget.minutes,
         "epochs": budget.epochs,
@@ -153,7 +166,7 @@ def train(
     # The caller's random numbers go on as if there had been no training.
     with torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = RMNModel(RMNConfig(**recipe.model)) if start_from is None else _starting_model(start_from, say)
+        model = _fresh_model(network, recipe) if start_from is None else _starting_model(start_from, say)
         size, last = model.config.image_size, recipe.sizes[-1][1]
         if start_from is not None and size != last:
             raise InputError(
@@ -188,12 +201,18 @@ def _accelerator(device: torch.device) -> Accelerator:
         ) from error
 
 
-def _starting_model(start_from: str | Path, say: Callable[[str], None]) -> RMNModel:
-    """Return a checkpoint's network, with a classifier of random weights where its expressions are others."""
+def _fresh_model(network: str, recipe: Recipe) -> Network:
+    return RMNModel(RMNConfig(**recipe.model)) if network == "rmn" else make_network(network, recipe.sizes[-1][1])
+
+
+def _starting_model(start_from: str | Path, say: Callable[[str], None]) -> Network:
+    """Return a checkpoint's network, with a classifier of random weights where an RMN's expressions are others."""
     model = checkpoint.load_model(start_from)
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     if names == EXPRESSIONS:
         return model
+    if not isinstance(model, RMNModel):
+        return checkpoint.load_model(start_from, expressions=EXPRESSIONS)  # which refuses it
     settings = {name: getattr(model.config, name) for name in RMNConfig.__annotations__ if name != "model_type"}
     fresh = RMNModel(RMNConfig(**settings))
     kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("classifier.")}

@@ -220,14 +220,16 @@ class Share:
             raise InputError(f"workers={workers} must be in 1..{cores}, the cores of the cluster")
         return cls(workers, device, min(1.0, gpus / workers) if device == "cuda" else 0.0)
 
-    def map(self, dataset: Any, actor: type, arguments: tuple[Any, ...], **batches: Any) -> Any:
-        """Return the dataset mapped by actors of a class."""
+    def map(
+        self, dataset: Any, actor: type, arguments: tuple[Any, ...], *, ahead: int | None = None, **batches: Any
+    ) -> Any:
+        """Return the dataset mapped by actors of a class, each with up to `ahead` batches given to it at once."""
         import ray.data
 
         return dataset.map_batches(
             actor,
             fn_constructor_args=arguments,
-            compute=ray.data.ActorPoolStrategy(size=self.workers),
+            compute=ray.data.ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=ahead),
             num_cpus=1,
             num_gpus=self.gpus or None,
             **batches,

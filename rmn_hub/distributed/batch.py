@@ -138,7 +138,8 @@ class _Batch:
         # A block for each shard: Ray hands them out one by one, as actors are free.
         shards = ray.data.from_items([shard.to_dict() for shard in waiting], override_num_blocks=len(waiting))
         arguments = (loading, self.faces_only, self.output.out)
-        done = share.map(shards, ShardActor, arguments, batch_size=1, batch_format="pyarrow")
+        # One at a time: a shard that waits for its actor could be done by one that is idle.
+        done = share.map(shards, ShardActor, arguments, ahead=1, batch_size=1, batch_format="pyarrow")
         for rows in done.iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy"):
             for images, error in zip(rows["images"], rows["error"]):
                 if error:

@@ -1,0 +1,206 @@
+"""Sources of a batch, local and at addresses, and the folder that it fills; without Ray."""
+
+import io
+import tarfile
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rmn_hub import InputError, MissingPackageError
+from rmn_hub.distributed.output import ATTEMPTS, Output
+from rmn_hub.distributed.rows import table
+from rmn_hub.distributed.sources import Shard, find_source, read_shard
+from rmn_hub.distributed.summary import kind_of_failure, summarize
+
+MEMORY = fsspec.filesystem("memory")
+
+
+@pytest.fixture(autouse=True)
+def empty_memory():
+    MEMORY.store.clear()
+    yield
+    MEMORY.store.clear()
+
+
+@pytest.fixture(scope="module")
+def jpeg(astronaut):
+    data = io.BytesIO()
+    astronaut.crop((100, 0, 400, 300)).save(data, "JPEG")
+    return data.getvalue()
+
+
+@pytest.fixture(params=["local", "memory"])
+def place(request, tmp_path):
+    """A function that writes files, and returns the folder's path or address."""
+
+    def write(**files):
+        for name, data in files.items():
+            name = name.replace("__", "/").replace("_", ".")
+            if request.param == "local":
+                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / name).write_bytes(data)
+            else:
+                MEMORY.pipe_file(f"/set/{name}", data)
+        return str(tmp_path) if request.param == "local" else "memory:///set"
+
+    return write
+
+
+def parquet_of(cells, **options):
+    data = io.BytesIO()
+    pq.write_table(pa.table({"image": cells, "label": list(range(len(cells)))}), data, **options)
+    return data.getvalue()
+
+
+def tar_of(**members):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name.replace("_", "."))
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return data.getvalue()
+
+
+def results_of(recognizer, source, size=2):
+    images = [image for shard in source.shards(size) for image in read_shard(shard)]
+    return list(recognizer.stream(images, on_error="keep"))
+
+
+def test_a_folder_and_a_glob_are_sorted_and_hold_images_only(place, jpeg, recognizer):
+    where = place(b_jpg=jpeg, a_jpg=jpeg, more__c_jpg=jpeg[:2000], notes_txt=b"x", _hidden_jpg=jpeg)
+    found = find_source(where)
+    assert [name.removeprefix(where) for name in found.names] == ["/a.jpg", "/b.jpg", "/more/c.jpg"]
+    assert [shard.images for shard in found.shards(2)] == [2, 1]
+    assert find_source(f"{where}/*.jpg").names == found.names[:2]
+    results = results_of(recognizer, found)
+    assert [result.source for result in results] == list(found.names)
+    assert [len(result) for result in results] == [1, 1, 0]
+    assert [result.failed for result in results] == [False, False, True]
+    assert "more/c.jpg" in results[2].message
+
+
+def test_a_list_keeps_its_order_and_a_missing_file_is_a_row(place, jpeg, recognizer, tmp_path):
+    where = place(b_jpg=jpeg, a_jpg=jpeg)
+    names = [f"{where}/b.jpg", f"{where}/gone.jpg", f"{where}/a.jpg"]
+    (tmp_path / "list.txt").write_text("\n".join([*names, "", names[0]]), encoding="utf-8")
+    found = find_source(str(tmp_path / "list.txt"))
+    assert list(found.names) == names
+    assert [result.failed for result in results_of(recognizer, found)] == [False, True, False]
+
+
+def test_rows_of_parquet_files_are_cut_into_shards(place, jpeg, recognizer):
+    cells = [{"bytes": jpeg, "path": f"{row}.jpg"} for row in range(5)]
+    cells[3] = {"bytes": b"no image", "path": None}
+    where = place(two_parquet=parquet_of(cells[:1]), one_parquet=parquet_of(cells, row_group_size=2))
+    found = find_source(where)
+    assert (found.kind, found.rows, found.images) == ("parquet", (5, 1), 6)
+    assert [(shard.start, shard.stop) for shard in found.shards(3)] == [(0, 3), (3, 5), (0, 1)]
+    results = results_of(recognizer, found, size=3)
+    names = [f"{where}/one.parquet#{row}" for row in range(5)] + [f"{where}/two.parquet#0"]
+    assert [result.source for result in results] == names
+    assert [result.failed for result in results] == [row == 3 for row in range(6)]
+
+
+def test_a_tar_is_a_shard_and_a_damaged_one_ends_with_a_row(place, jpeg, recognizer):
+    whole = tar_of(**{"0_jpg": jpeg, "0_json": b"{}", "1_jpg": jpeg})
+    where = place(a_tar=whole, b_tar=whole[: len(whole) // 3])
+    found = find_source(where)
+    assert (found.kind, found.images, len(found.shards(1))) == ("tar", None, 2)
+    results = results_of(recognizer, found)
+    assert [result.source for result in results[:2]] == [f"{where}/a.tar#0.jpg", f"{where}/a.tar#1.jpg"]
+    assert not any(result.failed for result in results[:2])
+    assert results[-1].source == f"{where}/b.tar"
+    assert results[-1].failed
+
+
+def test_the_digest_depends_on_names_and_order(place, jpeg):
+    first = find_source(place(a_jpg=jpeg)).digest()
+    assert find_source(place(a_jpg=jpeg[:99])).digest() == first
+    assert find_source(place(b_jpg=jpeg)).digest() != first
+
+
+@pytest.mark.parametrize("source", ["", "missing", "memory://missing", "memory://missing/*.jpg", "nothing://x/y"])
+def test_a_source_that_is_not_there_is_an_input_error(source):
+    with pytest.raises(InputError):
+        find_source(source)
+
+
+def test_a_source_of_two_kinds_or_without_a_column_of_images_is_an_input_error(tmp_path, jpeg):
+    (tmp_path / "list.txt").write_text("a.jpg\nb.parquet\n")
+    with pytest.raises(InputError, match="kind"):
+        find_source(str(tmp_path / "list.txt"))
+    pq.write_table(pa.table({"label": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="column"):
+        find_source(str(tmp_path / "a.parquet"))
+
+
+def test_an_address_whose_package_is_missing(monkeypatch):
+    def missing(*_, **__):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", missing)
+    with pytest.raises(MissingPackageError, match="s3fs"):
+        find_source("s3://bucket/photos")
+
+
+def test_a_store_that_is_gone_makes_no_rows(monkeypatch, jpeg, recognizer):
+    MEMORY.pipe_file("/set/a.jpg", jpeg)
+    monkeypatch.setattr("rmn_hub.distributed.sources.time.sleep", lambda seconds: None)
+    calls = []
+
+    def gone(self, path, **_):
+        calls.append(path)
+        raise TimeoutError("no route")
+
+    monkeypatch.setattr(type(MEMORY), "cat_file", gone)
+    images = read_shard(Shard(0, "images", ("memory://set/a.jpg",), images=1))
+    with pytest.raises(InputError, match="no route"):
+        list(recognizer.stream(images, on_error="keep"))
+    assert len(calls) > 1
+
+
+@pytest.fixture(params=["local", "memory"])
+def out(request, tmp_path):
+    return str(tmp_path / "out") if request.param == "local" else "memory://out"
+
+
+def test_a_folder_holds_whole_files_with_the_columns_of_to_records(out, recognizer, astronaut, faceless):
+    output = Output(out)
+    assert output.is_empty()
+    assert output.document() is None
+    output.prepare()
+    output.begin({"shard_size": 2})
+    assert output.document() == {"shard_size": 2}
+    results = recognizer([astronaut, faceless.crop((0, 0, 200, 150)), b"broken"], on_error="keep")
+    output.write(4, table(results, recognizer.expressions))
+    output.write(1, table(results[2:], recognizer.expressions))
+    assert list(output.files()) == [1, 4]
+    with output.open(output.files()[1]) as first, output.open(output.files()[4]) as second:
+        rows, others = pq.read_table(first), pq.read_table(second)
+    assert rows.schema == others.schema
+    assert others["expression"].to_pylist() == [results[0][0].expression, None, None]
+    summary = summarize(out)
+    assert (summary.images, summary.faces, summary.without_faces, summary.failed) == (4, 1, 1, 2)
+    assert list(summary.failures.values()) == [2]
+    assert summary.expressions == {results[0][0].expression: 1}
+
+
+def test_a_shard_that_ends_its_process_is_not_begun_for_ever(out):
+    output = Output(out)
+    output.prepare()
+    for _ in range(ATTEMPTS):
+        output.attempt(3)
+    with pytest.raises(InputError, match="shard 3"):
+        output.attempt(3)
+    output.attempt(2)
+    output.done(2)
+    output.tidy(finished=False)
+    output.attempt(3)
+
+
+def test_failures_of_one_kind_have_one_sentence():
+    assert kind_of_failure("/a/1.jpg", "/a/1.jpg is 5 x 6 pixels: too small") == "is N x N pixels: too small"
+    assert kind_of_failure("b.png", "b.png is damaged (3 bytes): copy it") == "is damaged: copy it"

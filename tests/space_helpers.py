@@ -152,7 +152,7 @@ def jpeg_url(data):
 
 def many_pixels():
     buffer = io.BytesIO()
-    Image.new("1", (6000, 4001)).save(buffer, "PNG")
+    Image.new("1", (6000, 4200)).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 

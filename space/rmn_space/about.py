@@ -131,7 +131,8 @@ LIMITS = """<section class="rmn-card"><h2>What it cannot do</h2><ul>
 <li>The network learnt from small grey images whose labels are often doubtful. It errs, more often on faces that are
 turned, covered, blurred or unlike those it learnt from.</li>
 <li>Do not use it to decide anything about a person: not for hiring, policing, lie detection or diagnosis.</li>
-<li>Photos have at most 10 MB and 24 million pixels; the 50 largest faces of a photo are shown.</li>
+<li>Photos have at most 10 MB and 25 million pixels (a JPEG 100 million); the 50
+largest faces of a photo are shown.</li>
 </ul></section>"""
 
 PRIVACY = """<section class="rmn-card"><h2>Privacy</h2><ul>

@@ -2,11 +2,10 @@
 
 import contextlib
 import logging
+import os
 import signal
 import threading
-import time
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -15,9 +14,13 @@ from rmn_hub import InputError
 
 from . import about, live, photo, video
 from .folder import PrivateFolder
-from .safety import FILE_AGE, MAX_BYTES, SESSION_AGE, Guard, RateLimit
+from .guard import Guard
+from .safety import FILE_AGE, MAX_BYTES, SESSION_AGE, RateLimit
 from .service import Service
+from .sweeping import Sweeper, drop
 
+# Seconds between two looks at what is to be forgotten.
+SWEEP = 15
 HERE = Path(__file__).resolve().parent
 TITLE = "Residual Masking Network: expressions, and where the network looked"
 
@@ -108,7 +111,7 @@ def build(service: Service, rate: RateLimit) -> gr.Blocks:
     def forget(request: gr.Request) -> None:
         """Forget the session of a visitor who has closed the page."""
         if request.session_hash:
-            _drop(page.state_holder, request.session_hash)
+            drop(page.state_holder, request.session_hash)
 
     first_sight, example = photo.welcome(service)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FILE_AGE)) as page:
@@ -170,33 +173,35 @@ def serve(
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
-            app_kwargs={"middleware": [Middleware(Guard, rate=rate)], "docs_url": None, "redoc_url": None},
+            app_kwargs={
+                "middleware": [Middleware(Guard, rate=rate, hosts=names_of(host, share))],
+                "docs_url": None,
+                "redoc_url": None,
+                "openapi_url": None,
+            },
         )
         # Gradio makes this folder for a mode that is off here.
         with contextlib.suppress(OSError):
             (folder.uploads / "vibe_edit_history").rmdir()
         print(f"Open {public or local} in a browser. Ctrl-C ends the page, and nothing stays.", flush=True)
-        while not stop.wait(15):
+        sweeper = Sweeper(page, SESSION_AGE - 2 * SWEEP)
+        while not stop.wait(SWEEP):
             folder.sweep(FILE_AGE + 30)
-            forget_old_sessions(page, SESSION_AGE)
+            sweeper.sweep()
     except OSError as error:
         raise InputError(f"the page cannot be opened at {host}: {' '.join(str(error).split())}") from error
     finally:
         # Cameras that were running leave tasks behind, which asyncio would complain about.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         page.close(verbose=False)
+        service.close()
         folder.remove()
 
 
-def forget_old_sessions(page: gr.Blocks, age: float) -> None:
-    """Forget sessions that were not used for `age` seconds: gradio keeps their last inputs and results as it runs."""
-    holder = page.state_holder
-    for session, used in list(holder.time_last_used.items()):
-        if time.time() - used.timestamp() > age:
-            _drop(holder, session)
-
-
-def _drop(holder: Any, session: str) -> None:
-    with holder.lock:
-        holder.session_data.pop(session, None)
-        holder.time_last_used.pop(session, None)
+def names_of(host: str, share: bool) -> set[str] | None:
+    """
+    Return the names under which a page may be asked that this computer alone can reach, or `None` for any name: one
+    that others reach has names that only they know.
+    """
+    local = {"127.0.0.1", "localhost", "::1"}
+    return local | {host} if host in local and not share and "SPACE_ID" not in os.environ else None

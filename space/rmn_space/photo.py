@@ -12,6 +12,7 @@ from rmn_hub import ImageResult, InputError
 from . import render
 from .about import faithfulness
 from .inputs import FacesOutput, Photo, PhotoInput
+from .requests import visitor_stays
 from .safety import MAX_BYTES, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit, visitor_of
 from .service import Service
 
@@ -33,7 +34,7 @@ INPUT_HEIGHT = 124
 DEFAULT_CONFIDENCE = 50
 DESCRIPTION = (
     "Find the faces of a photo and classify their expressions, as rmn-hub predict --json does. The photo is a JPEG, "
-    "PNG, WebP, BMP, TIFF or GIF file of at most 10 MB and 24 million pixels: uploaded (handle_file of gradio_client "
+    "PNG, WebP, BMP, TIFF or GIF file of at most 10 MB and 25 million pixels: uploaded (handle_file of gradio_client "
     'does it), or in the request itself as {"url": "data:image/jpeg;base64,..."}. Addresses are not opened. The result '
     "has source, width, height and faces, in reading order, each with index (from 1), box [x0, y0, x1, y1], landmarks, "
     "score, expression, probability, probabilities and uncertain; and message where something was left out."
@@ -68,7 +69,7 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
         if photo is None:
             raise gr.Error("There is no photo in this request. Please send one.", print_exception=False)
         try:
-            return service.recognize(photo)[0].to_dict()
+            return service.recognize(photo, wanted=visitor_stays())[0].to_dict()
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -144,6 +145,7 @@ def html_of(service: Service, photo: Photo, min_face: int, min_confidence: float
             min_confidence=min_confidence,
             attention=True,
             between=2,
+            wanted=visitor_stays(),
         )
     except InputError as error:
         return render.message("This did not work", str(error), kind="error")

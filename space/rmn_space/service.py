@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -13,10 +14,10 @@ from PIL import Image
 
 from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer, ImageResult, InputError, MTCNNDetector
 from rmn_hub.evaluation.measured import read_measured
-from rmn_hub.images import load_image
 
+from .decoding import VISITOR_LEFT, Decoder
 from .inputs import Photo
-from .safety import MAX_FACES
+from .safety import MAX_FACES, MAX_PIXELS, MAX_PLACES
 
 # Smallest face of the live tab: whoever looks into a camera is nearer than people on photos.
 LIVE_MIN_FACE = 48
@@ -93,10 +94,9 @@ class Service:
         self.has_masks = self.recognizer.has_masks
         # Only a folder has an eval.json to show.
         self.results = read_measured(Path(where) if Path(where).is_dir() else None)
+        self.decoder = Decoder()
         # A few only: visitors may ask for any size, and each detector holds weights of its own.
-        self._detector = functools.lru_cache(maxsize=4)(
-            lambda min_face: MTCNNDetector(min_face=min_face, max_faces=MAX_FACES, device=self.recognizer.device)
-        )
+        self._recognizer = functools.lru_cache(maxsize=4)(self._recognizer_for)
         self._recognize = on_gpu(self._recognize_here)
 
     def recognize(
@@ -106,6 +106,7 @@ class Service:
         min_confidence: float | None = None,
         attention: bool = False,
         between: int = 1,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> tuple[ImageResult, Image.Image]:
         """
         Return the result of a photo, as the command line has it, and the upright photo.
@@ -117,23 +118,48 @@ class Service:
             attention: whether to add attention maps, where the checkpoint has masks.
             between: requests to share the cores with at least (see `Cores`). With 1, a request that is alone runs as
                 the command line does, and the numbers agree to the last digit.
+            wanted: whether the visitor still waits for the result; when not, the work stops.
 
         Raises:
             InputError: the photo cannot be used; the message is a sentence for the visitor.
         """
         if photo.problem:
             raise InputError(photo.problem)
-        loaded = load_image(photo.data, photo.name)
+        loaded = self.decoder.load(photo.data, photo.name, MAX_PIXELS, wanted)
+        if not wanted():
+            raise InputError(VISITOR_LEFT)
+        smallest = None if min_face is None else self._affordable(min_face, loaded.image)
         with self.cores.shared(between):
-            result = self._recognize(loaded.image, min_face, min_confidence, attention and self.has_masks)
+            result = self._recognize(loaded.image, smallest, min_confidence, attention and self.has_masks)
         sentences = [loaded.message, result.message if result.faces else "No face was found."]
         if len(result) == MAX_FACES:
             sentences.append(f"Only the {MAX_FACES} largest faces are shown.")
+        if smallest is not None and smallest != min_face:
+            sentences.append(f"Only faces of at least {smallest} pixels were looked for: the photo is large.")
         message = " ".join(sentence for sentence in sentences if sentence) or None
-        return replace(result, source=loaded.source, message=message), loaded.image
+        result = replace(result, source=loaded.source, message=message)
+        if (loaded.width, loaded.height) != loaded.image.size:
+            result = result.scaled(loaded.width, loaded.height)
+        return result, loaded.image
+
+    def close(self) -> None:
+        """Stop the processes that decode."""
+        self.decoder.close()
+
+    @staticmethod
+    def _affordable(min_face: int, image: Image.Image) -> int:
+        """Return the smallest face to look for: the cascade's cost grows with the pixels and the inverse square."""
+        least = math.ceil(math.sqrt(image.width * image.height / MAX_PLACES))
+        return max(min_face, -(-least // 10) * 10 if least > min_face else 0)
+
+    def _recognizer_for(self, min_face: int) -> ExpressionRecognizer:
+        detector = MTCNNDetector(min_face=min_face, max_faces=MAX_FACES, device=self.recognizer.device)
+        return ExpressionRecognizer(
+            self.recognizer.engine, self.recognizer.processor, device=self.recognizer.device, detector=detector
+        )
 
     def _recognize_here(
-        self, image: Image.Image, min_face: int | None, min_confidence: float | None, attention: bool
+        self, image: Image.Image, min_face: int | None, min_confidence: float, attention: bool
     ) -> ImageResult:
-        boxes = None if min_face is None else self._detector(min_face).detect([image])[0]
-        return self.recognizer(image, boxes=boxes, min_confidence=min_confidence, attention=attention)
+        recognizer = self.recognizer if min_face is None else self._recognizer(min_face)
+        return recognizer(image, min_confidence=min_confidence, attention=attention)

@@ -23,7 +23,9 @@ from rmn_hub.video.timeline import LEFT, RIGHT, Timeline
 from rmn_hub.video.writing import FilmWriter
 
 from . import render
+from .decoding import VISITOR_LEFT
 from .photo import allows
+from .requests import visitor_stays
 from .safety import GONE, MAX_BYTES, NOT_UPLOADED, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit
 from .service import Service
 
@@ -166,6 +168,7 @@ def follow(
         InputError: no frame can be decoded.
     """
     timeline = Timeline()
+    stays = visitor_stays()
     with film, service.cores.shared(between=2):
         film.name = name
         every = max(1, round((film.rate or 25.0) / CLASSIFIED))
@@ -177,6 +180,8 @@ def follow(
                 result = new
             if result is not None and (between or new is not None):
                 take(frame, result)
+            if not stays():
+                raise InputError(VISITOR_LEFT)
             report(min(frame.time, MAX_SECONDS), film.duration or MAX_SECONDS)
     long = film.whole is not None and film.whole > MAX_SECONDS
     note = f"Only the first {MAX_SECONDS} seconds were read." if long else None

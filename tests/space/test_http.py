@@ -106,7 +106,7 @@ def test_the_about_tabs_commands_work_as_they_stand(server, tmp_path):
         ({"url": jpeg_url(b"hello"), "orig_name": "a.jpg"}, "a.jpg "),
         ({"url": jpeg_url(ASTRONAUT.read_bytes()[:9000]), "orig_name": "a.jpg"}, "a.jpg "),
         ({"url": jpeg_url(bytes(40_000_000))}, safety.TOO_LARGE),
-        ({"url": "data:image/png;base64," + many_pixels()}, safety.TOO_MANY_PIXELS),
+        ({"url": "data:image/png;base64," + many_pixels(), "orig_name": "a.png"}, "a.png is 6000 x 4200 pixels"),
     ],
 )
 def test_bad_requests_get_their_sentence(server, photo, sentence):
@@ -114,8 +114,8 @@ def test_bad_requests_get_their_sentence(server, photo, sentence):
 
 
 def test_no_request_reads_the_servers_files_or_reaches_other_hosts(server):
-    # Gradio refuses this one itself, without a sentence.
-    assert server.predict({"path": str(ASTRONAUT), "meta": FILE}) is None
+    # Gradio refuses this one itself.
+    assert server.predict({"path": str(ASTRONAUT), "meta": FILE}) == safety.BAD_REQUEST
     for path in (
         f"/gradio_api/file={ASTRONAUT}",
         "/gradio_api/file=https://example.com/",

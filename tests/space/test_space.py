@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from space_helpers import EXAMPLES, SPACE, as_data_url, jpeg_url, many_pixels
+from space_helpers import EXAMPLES, SPACE, as_data_url, jpeg_url
 
 from rmn_hub import EXPRESSIONS, FaceExpression
 from rmn_hub.evaluation.measured import Faithful, Measured, SetScores
@@ -115,7 +115,6 @@ def test_a_photo_is_handed_over_as_it_came(tmp_path, monkeypatch):
         ({"url": "data:image/png,hello"}, safety.NOT_AN_IMAGE),
         ({"url": "data:image/png;base64,%%%"}, safety.NOT_AN_IMAGE),
         ({"url": "data:image/png;base64," + "A" * (safety.MAX_BYTES // 3 * 4 + 400)}, safety.TOO_LARGE),
-        ({"url": "data:image/png;base64," + many_pixels()}, safety.TOO_MANY_PIXELS),
     ],
 )
 def test_what_is_no_photo_of_the_visitor_gets_its_sentence(payload, sentence, tmp_path, monkeypatch):
@@ -164,7 +163,9 @@ def test_a_proxys_word_counts_on_a_space_only(monkeypatch):
     monkeypatch.delenv("SPACE_ID", raising=False)
     assert safety.visitor_of("10.0.0.1", "1.2.3.4, 10.0.0.1") == "10.0.0.1"
     monkeypatch.setenv("SPACE_ID", "somebody/rmn")
-    assert safety.visitor_of("10.0.0.1", "1.2.3.4, 10.0.0.1") == "1.2.3.4"
+    # The proxy adds the last entry; those before it are what the visitor wrote.
+    assert safety.visitor_of("10.0.0.1", "1.2.3.4, 5.6.7.8") == "5.6.7.8"
+    assert safety.visitor_of("10.0.0.1", "5.6.7.8") == "5.6.7.8"
 
 
 def test_who_is_too_fast_gets_a_sentence(service):
@@ -329,18 +330,6 @@ def test_every_public_event_has_a_name_and_no_other_can_be_called(service):
     page = build_page(service)
     public = [fn.api_name for fn in page.fns.values() if fn.api_visibility == "public" and fn.inputs]
     assert public == ["predict", "video"]
-
-
-def test_sessions_are_forgotten(service):
-    from rmn_space import page as module
-
-    page = build_page(service)
-    holder = page.state_holder
-    holder.set_blocks(page)
-    _ = holder["old"], holder["new"]
-    holder.time_last_used["old"] = holder.time_last_used["old"].replace(year=2000)
-    module.forget_old_sessions(page, 360)
-    assert list(holder.session_data) == ["new"]
 
 
 # About

@@ -1,0 +1,321 @@
+"""What the page forgets, stops and bounds: parts of it, without the page."""
+
+import asyncio
+import io
+import socket
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+from space_helpers import EXAMPLES, jpeg_url
+
+from rmn_hub import InputError
+
+pytest.importorskip("gradio", reason="the page is optional: install rmn-hub[demo]")
+
+import uvicorn
+from gradio.data_classes import ImageData
+from gradio.server_messages import HeartbeatMessage
+from rmn_space import decoding, page, requests, safety
+from rmn_space.decoding import Decoder
+from rmn_space.guard import Guard
+from rmn_space.inputs import CameraInput
+from rmn_space.service import Service
+from rmn_space.sweeping import Sweeper
+
+ASTRONAUT = (EXAMPLES / "astronaut.jpg").read_bytes()
+
+
+# Decoding
+
+
+@pytest.fixture(scope="module")
+def slow():
+    """A WebP of 4 million pixels of noise."""
+    buffer = io.BytesIO()
+    Image.effect_noise((2000, 2000), 90).convert("RGB").save(buffer, "WEBP", quality=60, method=0)
+    return buffer.getvalue()
+
+
+def test_a_decoder_returns_what_the_recognizer_sees():
+    from rmn_hub.images import load_image
+
+    decoder = Decoder(processes=1)
+    for _ in range(2):
+        loaded, expected = decoder.load(ASTRONAUT, "a.jpg", 10**6), load_image(ASTRONAUT, "a.jpg")
+        assert loaded.image.tobytes() == expected.image.tobytes()
+        assert (loaded.source, loaded.width, loaded.height) == ("a.jpg", 512, 512)
+    with pytest.raises(InputError, match=r"^a\.jpg is not an image"):
+        decoder.load(b"hello", "a.jpg", 10**6)
+    with pytest.raises(InputError, match=r"smaller first$"):
+        decoder.load(ASTRONAUT, "a.jpg", 1000)
+    decoder.close()
+
+
+@pytest.mark.skipif(not hasattr(__import__("signal"), "setitimer"), reason="this system has no timer of CPU")
+def test_an_image_that_takes_too_much_cpu_is_stopped(slow):
+    decoder = Decoder(processes=1, cpu_seconds=0.002)
+    with pytest.raises(InputError) as stopped:
+        decoder.load(slow, "a.webp", 10**8)
+    assert str(stopped.value) == decoding.TOO_LONG
+
+
+def test_an_image_that_takes_too_long_or_is_not_wanted_is_stopped_and_the_next_one_decoded(slow):
+    decoder = Decoder(processes=1)
+    decoder.seconds = 0
+    with pytest.raises(InputError) as stopped:
+        decoder.load(slow, "a.webp", 10**8)
+    assert str(stopped.value) == decoding.TOO_LONG
+    decoder.seconds = 60
+    with pytest.raises(InputError) as stopped:
+        decoder.load(slow, "a.webp", 10**8, wanted=lambda: False)
+    assert str(stopped.value) == decoding.VISITOR_LEFT
+    assert decoder.load(ASTRONAUT, "a.jpg", 10**6).image.size == (512, 512)
+    decoder.close()
+
+
+@pytest.mark.skipif(not __import__("sys").platform.startswith("linux"), reason="only Linux limits a process's memory")
+def test_an_image_that_takes_too_much_memory_is_refused():
+    buffer = io.BytesIO()
+    Image.new("LA", (6000, 4000)).save(buffer, "PNG")
+    decoder = Decoder(processes=1, memory=200_000_000)
+    with pytest.raises(InputError) as stopped:
+        decoder.load(buffer.getvalue(), "a.png", 10**8)
+    assert str(stopped.value) == decoding.TOO_MUCH
+    decoder.close()
+
+
+def test_progressive_frames_of_a_camera_are_nothing():
+    buffer = io.BytesIO()
+    Image.open(EXAMPLES / "astronaut.jpg").save(buffer, "JPEG", progressive=True)
+    camera = CameraInput(streaming=True, sources=["webcam"], render=False)
+    assert camera.preprocess(ImageData(url=jpeg_url(buffer.getvalue()))) is None
+
+
+# What is recognized
+
+
+@pytest.fixture(scope="module")
+def service():
+    service = Service()
+    yield service
+    service.close()
+
+
+def test_few_detectors_are_kept_whatever_sizes_are_asked_for(service):
+    image = Image.new("RGB", (100, 100))
+    for size in range(20, 30):
+        service._recognize_here(image, size, 0.0, False)
+    assert service._recognizer.cache_info().currsize <= 4
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "searched"),
+    [((1280, 960), 20, 20), ((4000, 3000), 20, 30), ((5800, 4200), 20, 40), ((5800, 4200), 60, 60)],
+)
+def test_the_smallest_face_grows_with_the_photo(service, size, asked, searched):
+    assert service._affordable(asked, Image.new("1", size)) == searched
+
+
+def test_a_phones_photo_fits_and_a_larger_jpeg_is_read_at_half_its_size(service):
+    from rmn_space.inputs import Photo
+
+    buffer = io.BytesIO()
+    photo = Image.open(EXAMPLES / "astronaut.jpg").resize((6000, 6000))
+    photo.save(buffer, "JPEG", quality=50)
+    assert safety.MAX_PIXELS >= 5712 * 4284
+    result, image = service.recognize(Photo("large.jpg", buffer.getvalue()))
+    assert (result.width, result.height, image.size) == (6000, 6000, (3000, 3000))
+    assert "half its size" in result.message
+    x0, y0, x1, y1 = result[0].box
+    assert x0 < 223 / 512 * 6000 < x1
+    assert y0 < 116 / 512 * 6000 < y1
+
+
+def test_a_photo_on_its_side_is_turned_at_every_smallest_face(service):
+    from rmn_space.inputs import Photo
+
+    buffer = io.BytesIO()
+    Image.open(EXAMPLES / "astronaut.jpg").rotate(90).save(buffer, "JPEG", quality=95)
+    for smallest in (None, 60):
+        result, _ = service.recognize(Photo("a.jpg", buffer.getvalue()), min_face=smallest)
+        assert (len(result), result.turned) == (1, 90)
+        assert "turned" in result.message
+
+
+# What is forgotten
+
+
+@pytest.fixture
+def blocks(service):
+    blocks = page.build(service, safety.RateLimit())
+    blocks.queue()
+    return blocks
+
+
+def test_sessions_are_forgotten(blocks):
+    holder = blocks.state_holder
+    holder.set_blocks(blocks)
+    _ = holder["old"], holder["new"]
+    holder.time_last_used["old"] = holder.time_last_used["old"].replace(year=2000)
+    Sweeper(blocks, 360).sweep()
+    assert list(holder.session_data) == ["new"]
+
+
+def test_results_that_are_not_fetched_are_forgotten(blocks):
+    queue = blocks._queue
+    for session in ("unread", "read", "working"):
+        queue.pending_messages_per_session[session] = asyncio.Queue()
+        queue.pending_messages_per_session[session].put_nowait(HeartbeatMessage())
+        queue.pending_event_ids_session[session] = {"a"}
+    queue.active_jobs = [None, [SimpleNamespace(session_hash="working")]]
+    sweeper = Sweeper(blocks, 330)
+    sweeper.sweep(1000)
+    queue.pending_messages_per_session["read"].get_nowait()
+    sweeper.sweep(1015)
+    queue.pending_messages_per_session["read"].put_nowait(HeartbeatMessage())
+    sweeper.sweep(1329)
+    assert set(queue.pending_messages_per_session) == {"unread", "read", "working"}
+    sweeper.sweep(1345)
+    assert set(queue.pending_messages_per_session) == {"read", "working"} == set(queue.pending_event_ids_session)
+
+
+def test_nothing_is_kept_longer_than_promised():
+    # The last look that still sees it, and the next one.
+    assert safety.SESSION_AGE - 2 * page.SWEEP + 2 * page.SWEEP <= 360
+
+
+def test_who_has_left_stops_the_work():
+    event = SimpleNamespace(alive=True)
+    queue = SimpleNamespace(event_ids_to_events={"e": event})
+    context = requests.LocalContext
+    tokens = context.blocks.set(SimpleNamespace(_queue=queue)), context.event_id.set("e")
+    try:
+        stays = requests.visitor_stays()
+        assert stays()
+        event.alive = False
+        assert not stays()
+        queue.event_ids_to_events.clear()
+        assert stays()
+    finally:
+        context.blocks.reset(tokens[0])
+        context.event_id.reset(tokens[1])
+
+
+# The door
+
+
+async def hello(scope, receive, send):
+    message = await receive()
+    while message["type"] == "http.request" and message.get("more_body"):
+        message = await receive()
+    if message["type"] == "http.disconnect":
+        raise RuntimeError("the body has not come")
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
+    await send({"type": "http.response.body", "body": b"hello\n"})
+
+
+def ask(guard, path="/", method="GET", headers=(), parts=(b"",), client="10.0.0.1", forwarded=None):
+    """Status of a request; after its parts nothing comes any more."""
+    headers = [(b"host", b"localhost:7860"), *headers]
+    if forwarded:
+        headers.append((b"x-forwarded-for", forwarded.encode()))
+    scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": headers}
+    waiting = iter([*parts[:-1], *([parts[-1]] if parts else [])])
+    sent = []
+
+    async def receive():
+        part = next(waiting, None)
+        if part is None:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": part, "more_body": part != parts[-1] or part == b"half"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(guard(scope | {"client": (client, 1)}, receive, send))
+    return sent[0]["status"]
+
+
+def test_a_body_that_stops_arriving_is_given_up():
+    guard = Guard(hello, safety.RateLimit(), part_seconds=0.01)
+    multipart = (b"content-type", b"multipart/form-data; boundary=a")
+    assert ask(guard, "/gradio_api/upload", "POST", [multipart], (b"half",)) == 408
+    assert ask(guard, "/gradio_api/queue/join", "POST", [], (b"half",)) == 408
+    assert ask(guard, "/gradio_api/upload", "POST", [multipart], (b"a", b"b")) == 200
+
+
+def test_calls_uploads_and_frames_have_a_rate_of_their_own(monkeypatch):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    rate, frames = (safety.RateLimit(burst=2, per_second=0) for _ in range(2))
+    guard = Guard(hello, rate, frames)
+    for path in ("/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/stream/abc"):
+        assert [ask(guard, path, "POST", parts=(b"{}",), forwarded=f"1.1.1.{i}") for i in range(3)] == [200, 200, 429]
+    assert ask(guard, "/gradio_api/call/predict", "POST", parts=(b"{}",)) == 429
+    assert ask(guard, "/gradio_api/call/predict", "POST", parts=(b"{}",), client="10.0.0.2") == 200
+    # On a Space everybody comes through the proxy, which adds the last entry.
+    monkeypatch.setenv("SPACE_ID", "somebody/rmn")
+    calls = [ask(guard, "/call/predict", "POST", parts=(b"{}",), forwarded=f"9.9.9.{i}, 2.2.2.2") for i in range(3)]
+    assert calls == [200, 200, 429]
+
+
+@pytest.mark.parametrize(
+    ("host", "share", "asked", "status"),
+    [
+        ("127.0.0.1", False, b"localhost:7860", 200),
+        ("127.0.0.1", False, b"[::1]:7860", 200),
+        ("127.0.0.1", False, b"evil.example", 403),
+        ("127.0.0.1", False, b"localhost.evil.example", 403),
+        ("127.0.0.1", True, b"abc.gradio.live", 200),
+        ("0.0.0.0", False, b"my-computer", 200),
+        ("192.168.1.2", False, b"my-computer", 200),
+    ],
+)
+def test_a_page_for_this_computer_has_its_names_only(monkeypatch, host, share, asked, status):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    guard = Guard(hello, safety.RateLimit(), hosts=page.names_of(host, share))
+    scope_headers = [(b"host", asked)]
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": scope_headers}
+    asyncio.run(guard(scope, receive, send))
+    assert sent[0]["status"] == status
+
+
+def test_half_a_head_is_closed_and_whole_requests_are_not():
+    server = uvicorn.Server(uvicorn.Config(Guard(hello, safety.RateLimit()), port=0, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        address = server.servers[0].sockets[0].getsockname()
+        half = socket.create_connection(address, 60)
+        half.sendall(b"GET / HTTP/1.1\r\nHost: localh")
+        whole = socket.create_connection(address, 60)
+        whole.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        response = whole.makefile("rb")
+        assert response.readline().startswith(b"HTTP/1.1 200")
+        assert any(b"hello" in line for line in response)
+        while len(server.server_state.connections) < 2:
+            time.sleep(0.01)
+        sweeper = Sweeper(SimpleNamespace(server=server), 360)
+        sweeper.close_half_requests(0)
+        sweeper.close_half_requests(29)
+        whole.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert response.readline().startswith(b"HTTP/1.1 200")
+        sweeper.close_half_requests(31)
+        assert half.recv(100) == b""
+        half.close()
+        whole.close()
+    finally:
+        server.should_exit = True
+        thread.join(60)

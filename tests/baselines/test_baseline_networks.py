@@ -120,7 +120,7 @@ def test_saved_and_loaded(name, folders, request):
 
 @pytest.mark.parametrize("name", ["resnet18", "resattnet56"])
 def test_a_recognizer_takes_them(name, folders, resnet, resattnet):
-    recognizer = ExpressionRecognizer.from_pretrained(folders[name], device="cpu")
+    recognizer = ExpressionRecognizer.from_pretrained(folders[name], views=1, device="cpu")
     model = resnet if name == "resnet18" else resattnet
     images = faces(3)
     found = recognizer([image.convert("RGB") for image in images], faces_only=True)

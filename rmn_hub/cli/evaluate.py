@@ -18,13 +18,15 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Faces at once.")]
     epilog=examples(
         "rmn-hub evaluate runs/mine/best --data fer2013/ --json runs/mine/best/eval.json --figures figures/",
         "rmn-hub evaluate runs/a/best runs/b/best --data fer2013/ --json ensemble.json",
+        "rmn-hub evaluate --peer fer --data fer2013/",
     ),
 )
 def evaluate(
-    checkpoints: Annotated[
-        list[Path], typer.Argument(metavar="CHECKPOINT...", help="Folder of the checkpoint; several are an ensemble.")
-    ],
     data: Data,
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="CHECKPOINT...", help="Folder of the checkpoint; several are an ensemble."),
+    ] = None,
     split: Annotated[
         str, typer.Option(help="train, public_test, private_test, a name of its own, or all.")
     ] = "public_test",
@@ -37,6 +39,9 @@ def evaluate(
         Path | None, typer.Option(help="Set whose training faces are looked for among the scored ones.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the set in the JSON.")] = None,
+    peer: Annotated[
+        str | None, typer.Option(help="Score the network inside another package instead of a checkpoint: fer.")
+    ] = None,
     faithfulness: Annotated[bool, typer.Option("--faithfulness", help="Measure the attention maps too.")] = False,
     robustness: Annotated[
         bool, typer.Option("--robustness", help="Measure blur, noise, tilt, ... too: takes twenty times as long.")
@@ -53,12 +58,13 @@ def evaluate(
         from ..evaluation.report import replaces_results, summary
 
         file = None if json in (None, "-") else json
-        replaced = file is not None and replaces_results(file, checkpoints)
+        replaced = file is not None and bool(checkpoints) and replaces_results(file, checkpoints or [])
         with progress_bars() as report:
             document = score(
-                checkpoints,
+                checkpoints or [],
                 data,
                 split,
+                peer=peer,
                 name=name,
                 training_data=training_data,
                 json_file=file,

@@ -30,14 +30,16 @@ from ..engines.views import VIEWS, averaged, check_views
 from ..engines.views import run as run_views
 from ..errors import InputError
 from ..expressions import EXPRESSIONS
-from ..files import write_json
+from ..files import file_hash, write_json
 from ..hub import checkpoint as checkpoints
 from ..hub.checkpoint import LoadedCheckpoint, weights_hash, weights_megabytes
+from ..model.modeling_rmn import RMNModel
 from ..progress import Progress, silent
 from .batches import pixel_batches
 from .benchmark import multiply_adds, take_turns
 from .faithfulness import faithfulness
 from .metrics import calibration, coverage, per_expression, scores, softmax, votes_agreement
+from .peers import peer as peer_engine
 from .report import command_line, identity, read_results, versions, write_figures
 from .robustness import robustness
 
@@ -116,11 +118,32 @@ def _device_name(device: torch.device) -> str:
 
 
 # A whole evaluation
+@dataclass(frozen=True)
+class _Subject:
+    """
+    What is scored.
+
+    Args:
+        sha256: of its weights.
+        engine: the network, or the ensemble.
+        processor: the image processing that belongs to it.
+        described: the `checkpoint` of `eval.json` but for its hash, see `report`.
+        model: the network of a single checkpoint, for what looks into it.
+    """
+
+    sha256: str
+    engine: Engine
+    processor: Processor
+    described: dict[str, Any]
+    model: RMNModel | None = None
+
+
 def evaluate(
     checkpoint: str | Path | Sequence[str | Path],
     data: str | Path,
     split: str = "public_test",
     *,
+    peer: str | None = None,
     name: str | None = None,
     training_data: str | Path | None = None,
     json_file: str | Path | None = None,
@@ -138,9 +161,10 @@ def evaluate(
     Args:
         checkpoint: folder of the checkpoint, or its id on the Hub. Of several, the unweighted ensemble is scored: each
             member sees the faces at its own size, through its own image processing, and their probabilities are
-            averaged.
+            averaged. Empty with `peer`.
         data: file or folder of the faces, see [`rmn_hub.data.sources`].
         split: the split to score on.
+        peer: another package whose network is scored instead, see [`rmn_hub.evaluation.peers`].
         name: name of the set in the result; else `public_test` and so on for FER2013, and the data's name for others.
         training_data: set whose training split is searched for the faces that are scored; `data` itself when it has a
             training split of its own. With neither, duplicates are not looked for.
@@ -163,24 +187,29 @@ def evaluate(
         raise InputError(f"batch_size={batch_size} must be at least 1")
     check_views(views)
     names = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
-    if not names:
-        raise InputError("checkpoint=[] must name at least one")
-    folders = [checkpoints.find(name) for name in names]
-    document = read_results(json_file, identity([weights_hash(folder) for folder in folders]))
+    if bool(names) == bool(peer):
+        raise InputError(f"checkpoint={names} and peer={peer!r}: give either of the two")
     if figures is not None and Path(figures).exists() and not Path(figures).is_dir():
         raise InputError(f"figures={str(figures)!r} must be a folder")
-    opened = OpenedSet.open(data)
-    faces = opened.split(split)
     place = usable_device(device)
-    members = [checkpoints.load(folder, expressions=EXPRESSIONS) for folder in folders]
-    engine, processor = combined(
-        [(TorchEngine(member.model, place), PixelProcessor.from_folder(member.folder)) for member in members]
-    )
-    if with_faithfulness and not engine.has_masks:
-        raise InputError(f"with_faithfulness=True needs masks, and {' '.join(map(str, names))} has none: leave it out")
-    document["checkpoint"].update(_described(names, members))
+    if peer:
+        subject = _peer(peer)
+        document = read_results(json_file, subject.sha256)
+        opened = OpenedSet.open(data)
+    else:
+        # What a checkpoint's files show at once comes before the data, which takes longer to open than its network.
+        folders = [checkpoints.find(name) for name in names]
+        document = read_results(json_file, identity([weights_hash(folder) for folder in folders]))
+        opened = OpenedSet.open(data)
+        subject = _checkpoints(names, folders, place)
+    faces = opened.split(split)
+    engine, processor = subject.engine, subject.processor
+    if with_faithfulness and subject.model is None:
+        shown = " ".join(map(str, names)) or peer
+        raise InputError(f"with_faithfulness=True needs masks, and {shown} has none: leave it out")
     if with_faithfulness and len(faces) < 2:
         raise InputError("with_faithfulness=True needs at least two faces, because it is a mean over faces")
+    document["checkpoint"].update(subject.described)
     own_name = _set_name(faces, data, split)
     name = name or own_name
 
@@ -188,6 +217,7 @@ def evaluate(
     single, averaged, labels = predicted.single_view, predicted.flip_averaged, faces.labels
     scored = faces.reduced(progress=progress)
     options = {
+        "--peer": peer,
         "--data": data,
         "--split": split,
         "--name": name if name != own_name else None,
@@ -229,8 +259,8 @@ def evaluate(
             "single_view": scores(single[kept], labels[kept]) if kept.any() else None,
             "flip_averaged": scores(averaged[kept], labels[kept]) if kept.any() else None,
         }
-    if with_faithfulness:
-        model = members[0].model.for_inference().to(place)
+    if subject.model is not None and with_faithfulness:
+        model = subject.model.for_inference().to(place)
         batches = pixel_batches(processor, faces, batch_size)
         numbers["faithfulness"] = faithfulness(model, _tensors(batches, place, len(faces), progress)).to_dict()
 
@@ -245,6 +275,32 @@ def evaluate(
     if json_file is not None:
         write_json(Path(json_file), document)
     return document
+
+
+def _checkpoints(names: Sequence[str | Path], folders: Sequence[Path], device: torch.device) -> _Subject:
+    """Load checkpoints: the network of one, or the unweighted ensemble of several."""
+    members = [checkpoints.load(folder, expressions=EXPRESSIONS) for folder in folders]
+    engine, processor = combined(
+        [(TorchEngine(member.model, device), PixelProcessor.from_folder(member.folder)) for member in members]
+    )
+    return _Subject(
+        sha256=identity([weights_hash(folder) for folder in folders]),
+        engine=engine,
+        processor=processor,
+        described=_described(names, members),
+        model=members[0].model if engine.has_masks else None,
+    )
+
+
+def _peer(name: str) -> _Subject:
+    engine = peer_engine(name)
+    described = {
+        "name": f"{name} {engine.version}",
+        "megabytes": engine.file.stat().st_size / 1e6,
+        "image_size": engine.image_size,
+        "masks": False,
+    }
+    return _Subject(file_hash(engine.file), engine, engine.processor, described)
 
 
 def _described(names: Sequence[str | Path], members: Sequence[LoadedCheckpoint]) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def place(attention_map: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 @functools.cache
-def _colors() -> np.ndarray:
+def heat_colors() -> np.ndarray:
     """Return 256 colours, uint8 `(256, 3)`, from dark to light, which colour-blind people can tell apart too."""
     import matplotlib
 
@@ -197,7 +197,7 @@ def overlay(crop: np.ndarray, attention_map: np.ndarray, alpha: float = 0.5) -> 
         raise InputError(f"crop of {crop.dtype} and shape {crop.shape} must be uint8, H x W x 3 or H x W")
     face = Image.fromarray(crop).convert("RGB")
     placed = place(attention_map, *face.size)
-    colors = _colors()[(placed.clip(0, 1) * 255).round().astype(np.uint8)]
+    colors = heat_colors()[(placed.clip(0, 1) * 255).round().astype(np.uint8)]
     # The network sees grey, and colours of the skin would mix with those of the map.
     shown = Image.blend(face, face.convert("L").convert("RGB"), min(1.0, 2 * alpha))
     return np.asarray(Image.blend(shown, Image.fromarray(colors), alpha))
@@ -219,6 +219,7 @@ __all__ = [
     "attention_maps",
     "attention_of",
     "attention_of_faces",
+    "heat_colors",
     "normalize",
     "overlay",
     "place",

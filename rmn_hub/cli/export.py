@@ -1,4 +1,4 @@
-"""`rmn-hub export`: a checkpoint as an ONNX file, for programs without torch."""
+"""`rmn-hub export`: a checkpoint as an ONNX file, for programs without torch, or as a page for browsers."""
 
 import importlib.util
 from pathlib import Path
@@ -17,12 +17,20 @@ if TYPE_CHECKING:
 
 @main.command(
     rich_help_panel=PUBLISH,
-    epilog=examples("rmn-hub export runs/mine/best", "rmn-hub export runs/mine/best --int8 --data fer2013.csv"),
+    epilog=examples(
+        "rmn-hub export runs/mine/best",
+        "rmn-hub export runs/mine/best --int8 --data fer2013.csv",
+        "rmn-hub export runs/mine/best page/ --browser",
+    ),
 )
 def export(
     checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id.")],
     out: Annotated[
-        Path | None, typer.Argument(help="ONNX file, or its folder; the folder onnx/ of the checkpoint when not given.")
+        Path | None,
+        typer.Argument(
+            help="ONNX file, or its folder; the folder onnx/ of the checkpoint when not given. With --browser, the "
+            "page's folder."
+        ),
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Numbers of 16 bits: half the size, for GPUs.")] = False,
     int8: Annotated[
@@ -36,8 +44,24 @@ def export(
     allow_loss: Annotated[
         bool, typer.Option("--allow-loss", help="Write the file even if it loses more than one point of accuracy.")
     ] = False,
+    browser: Annotated[
+        bool,
+        typer.Option(
+            "--browser", help="Write a static page instead, which recognizes expressions in the visitor's own browser."
+        ),
+    ] = False,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(help="With --browser: folder of onnxruntime-web's files; npm downloads them when not given."),
+    ] = None,
 ) -> None:
     """Write a checkpoint as an ONNX file with logits and attention maps, and compare it with torch on real faces."""
+    if browser and (fp16 or int8 or allow_loss):
+        fail("--browser and --fp16, --int8, --allow-loss exclude each other: the page has weights of 16 bits")
+    if runtime is not None and not browser:
+        fail("--runtime belongs to --browser")
+    if browser and out is None:
+        fail("OUT must be given with --browser: the folder of the page")
     if fp16 and int8:
         fail("--fp16 and --int8 exclude each other: run the command twice")
     if int8 and data is None:
@@ -58,6 +82,11 @@ def export(
         if not weights.is_file():
             fail(f"{checkpoint} must have its weights in one {checkpoints.WEIGHTS}: save it again")
         pixel_values, labels = _example_faces(loaded) if data is None else _labelled_faces(loaded, data, split, faces)
+        if browser:
+            from .browser import build
+
+            _print_page(out, build(loaded, out, runtime, pixel_values))
+            return
         report = run(
             loaded.model,
             out if out.suffix == ".onnx" else out / FILES[form],
@@ -74,6 +103,12 @@ def export(
     )
     if report.accuracy is not None and report.torch_accuracy is not None:
         typer.echo(f"accuracy {report.accuracy:.1%}, in torch {report.torch_accuracy:.1%}")
+
+
+def _print_page(out: Path, loaded: dict[str, int]) -> None:
+    """Print where a page lies, and how much of it a browser loads before the first result."""
+    typer.echo(printable(f"wrote {out}: any server of files can hand it out"))
+    typer.echo(f"a browser loads {sum(loaded.values()) / 1e6:.1f} MB before the first result, once")
 
 
 def _labelled_faces(loaded: "LoadedCheckpoint", data: Path, split: str, most: int) -> tuple["np.ndarray", "np.ndarray"]:

@@ -1,5 +1,6 @@
 """MTCNN (Zhang et al., "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks", 2016)."""
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -234,4 +235,25 @@ class MTCNNDetector:
         return [tuple(output[owners == image] for output in outputs) for image in range(len(boxes))]
 
 
-__all__ = ["MIN_FACE", "MTCNNDetector"]
+def numbers() -> dict[str, float]:
+    """Return the cascade's constants by the names that the page in the browser has for them."""
+    defaults = {name: each.default for name, each in inspect.signature(MTCNNDetector).parameters.items()}
+    return {
+        "window": _WINDOW,
+        "stride": _STRIDE,
+        "step": _STEP,
+        "slack": _SLACK,
+        "minFace": MIN_FACE,
+        "minSeen": MIN_SEEN,
+        "maxSize": defaults["max_size"],
+        "proposalThreshold": _PROPOSAL_THRESHOLD,
+        "refineThreshold": _REFINE_THRESHOLD,
+        "threshold": defaults["threshold"],
+        "mostProposals": _MOST_PROPOSALS,
+        "mostRefined": _MOST_REFINED,
+        "pixelsAtOnce": _PIXELS_AT_ONCE,
+        "cropPixelsAtOnce": _CROP_PIXELS_AT_ONCE,
+    }
+
+
+__all__ = ["MIN_FACE", "MTCNNDetector", "numbers"]

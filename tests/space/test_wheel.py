@@ -23,6 +23,9 @@ def test_the_wheel_holds_both_packages_and_all_that_they_read(wheel):
         missing = {path.relative_to(root).as_posix() for path in files} - names
         assert not missing
     assert {f"rmn_space/examples/{path.name}" for path in EXAMPLES.iterdir()} <= names
+    browser = SPACE / "browser"
+    pages = {path.relative_to(browser).as_posix() for path in browser.rglob("*") if path.is_file()}
+    assert {f"rmn_space/browser/{name}" for name in pages} <= names
     kinds = ("model.safetensors", "recipes/cpu.yaml", "hub/model_card_template.md", "rmn_space/page.css", "py.typed")
     assert all(any(name.endswith(kind) for name in names) for kind in kinds)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"rmn_hub", "rmn_space"}

@@ -1,0 +1,96 @@
+"""What `rmn-hub export --browser` puts together: a checkpoint, the page's files, and what both pages share."""
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .shared import fail
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..hub.checkpoint import LoadedCheckpoint
+
+
+def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_values: "np.ndarray") -> dict[str, int]:
+    """
+    Write the static page of a checkpoint, and return the bytes of what is loaded before the first result.
+
+    Args:
+        loaded: the checkpoint.
+        out: folder to write.
+        runtime: folder of onnxruntime-web's files; npm downloads them when `None`.
+        pixel_values: faces to compare the page's weights on.
+
+    Raises:
+        InputError: see [`rmn_hub.export.browser.write_page`].
+    """
+    from ..engines.onnx import ONNX_FILE, OnnxEngine
+    from ..engines.pixels import PixelProcessor
+    from ..errors import CheckpointError
+    from ..export import browser
+    from ..export.onnx import export
+    from ..files import file_hash
+    from ..hub.checkpoint import WEIGHTS
+
+    page, css, examples = _parts()
+    with tempfile.TemporaryDirectory() as work:
+        graph = loaded.folder / ONNX_FILE
+        try:
+            OnnxEngine.from_checkpoint(loaded.folder)
+        except CheckpointError:
+            # There is none, or it is of other weights.
+            graph = Path(work) / "model.onnx"
+            export(loaded.model, graph, pixel_values, weights_hash=file_hash(loaded.folder / WEIGHTS))
+        return browser.write_page(
+            out,
+            page=page,
+            graph=graph,
+            processor=PixelProcessor.from_folder(loaded.folder),
+            runtime=runtime or browser.fetch_runtime(Path(work)),
+            look=_look(loaded.expressions),
+            pixel_values=pixel_values,
+            beside=[css, *examples],
+        )
+
+
+def _look(expressions: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the page takes from the drawings and from the session of a stream of frames."""
+    from ..drawing import palette
+    from ..video import session, tracking
+
+    return {
+        "colors": {name: palette.color_of(name) for name in expressions},
+        "inks": {name: palette.ink_on(palette.color_of(name)) for name in expressions},
+        "near": palette.NEAR,
+        # As rmn_space has them; a test compares the two.
+        "maxFaces": 50,
+        "live": {
+            "minFace": 48,
+            "maxFaces": 6,
+            "patience": 3,
+            "hold": 1,
+            "frameSize": 640,
+            "smooth": session.SMOOTH,
+            "detectEvery": session.DETECT_EVERY,
+            "search": tracking.SEARCH,
+            "lookSize": tracking.LOOK_SIZE,
+            "lookAfter": tracking.LOOK_AFTER,
+            "sameFace": tracking.SAME_FACE,
+            "steadiness": tracking.STEADINESS,
+            "reach": tracking.REACH,
+            "growth": tracking.GROWTH,
+        },
+    }
+
+
+def _parts() -> tuple[Path, Path, list[Path]]:
+    """Return the folder of the page's own files, the stylesheet of both pages, and the examples."""
+    package = importlib.util.find_spec("rmn_space")
+    for place in map(Path, [] if package is None else package.submodule_search_locations or []):
+        # A wheel has them inside the package, a checkout beside it.
+        for parent in (place, place.parent):
+            if (parent / "browser" / "index.html").is_file():
+                return parent / "browser", place / "page.css", sorted((parent / "examples").glob("*.jpg"))
+    fail("--browser needs rmn_space, the package of the page: install rmn-hub again")

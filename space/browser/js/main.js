@@ -1,0 +1,81 @@
+/** The page: its tabs, its worker, and what it keeps for the next visit. */
+
+import { byId, el, message } from './dom.js';
+import { Engine } from './engine.js';
+import { LiveTab } from './live.js';
+import { PhotoTab } from './photo.js';
+import settings from './settings.js';
+
+const TABS = ['photo', 'live', 'about'];
+
+const engine = new Engine(progress);
+const photo = new PhotoTab(engine);
+const live = new LiveTab(engine, (blob, name) => {
+  open('photo');
+  byId('tab-photo').focus();
+  photo.open(blob, name);
+});
+
+/**
+ * Show one tab; the camera of the other one stops.
+ * @param {string} name
+ */
+function open(name) {
+  for (const each of TABS) {
+    const tab = byId(`tab-${each}`);
+    tab.setAttribute('aria-selected', String(each === name));
+    tab.tabIndex = each === name ? 0 : -1;
+    byId(each).hidden = each !== name;
+  }
+  if (name !== 'live') live.stop();
+}
+
+for (const name of TABS) {
+  byId(`tab-${name}`).addEventListener('click', () => open(name));
+  // Arrow keys go from tab to tab, as WAI-ARIA has it.
+  byId(`tab-${name}`).addEventListener('keydown', event => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const next = TABS[(TABS.indexOf(name) + step + TABS.length) % TABS.length];
+    open(next);
+    byId(`tab-${next}`).focus();
+    event.preventDefault();
+  });
+}
+
+/**
+ * Show how much of the files has arrived, while there is nothing else to see.
+ * @param {number} bytes
+ * @param {number} total
+ */
+function progress(bytes, total) {
+  const bar = byId('result').querySelector('progress');
+  const [some, all] = [bytes, total].map(value => (value / 1e6).toFixed(1));
+  const sentence = `${some} of ${all} MB. They stay here for the next visit.`;
+  if (bar) {
+    bar.value = bytes / total;
+    bar.parentElement.querySelector('p').textContent = sentence;
+  } else if (!byId('result').querySelector('.rmn-result, .rmn-error')) {
+    byId('result').replaceChildren(message('Loading the network', sentence, { progress: bytes / total }));
+  }
+}
+
+/** Keep the page for visits without a connection. After the first result: until then, the line belongs to that. */
+async function keep() {
+  const threads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
+  byId('speed').replaceChildren(
+    `The network runs in WebAssembly here, ${threads === 1 ? 'in one thread' : `in ${threads} threads`}. `,
+    el('small', {}, `Version ${settings.version.slice(0, 8)}.`),
+  );
+  if (!('serviceWorker' in navigator)) return;
+  // A page within another page, or a private window, may not have one.
+  await navigator.serviceWorker.register('sw.js', { updateViaCache: 'none' }).catch(() => undefined);
+}
+
+if (typeof OffscreenCanvas === 'undefined' || typeof DecompressionStream === 'undefined') {
+  byId('result').replaceChildren(
+    message('This browser is too old', 'The network needs OffscreenCanvas and DecompressionStream: please update the browser.', { kind: 'error' }),
+  );
+} else {
+  photo.start().then(keep);
+}

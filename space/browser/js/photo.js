@@ -1,0 +1,232 @@
+/** The photo tab: a photo from a file, the clipboard, the camera or the examples, and its result. */
+
+import { openCamera, cameraProblem, stopCamera } from './camera.js';
+import { byId, el, message } from './dom.js';
+import { view } from './result.js';
+
+// File, name, and source as it is shown under the photo.
+const EXAMPLES = [
+  ['astronaut.jpg', 'Astronaut', 'Eileen Collins, NASA, public domain.'],
+  ['officer.jpg', 'Officer', 'Grace Hopper, U.S. Navy, public domain.'],
+  ['collage.jpg', 'Group', 'A collage of variants of the two portraits.'],
+  ['coffee.jpg', 'No face', 'A cup of coffee, Pikolo Espresso Bar, CC0.'],
+];
+const USUAL_MIN_FACE = 40;
+// A canvas of more pixels is refused by phones; the photo is then looked at in a smaller size.
+const MOST_PIXELS = 16_000_000;
+const LEAST_SIDE = 10;
+
+/** The tab, its photo and its settings. */
+export class PhotoTab {
+  /** @param {import('./engine.js').Engine} engine */
+  constructor(engine) {
+    this.engine = engine;
+    /** @type {{blob: Blob, name: string, url: string, note?: string} | undefined} */
+    this.photo = undefined;
+    this.asked = 0;
+    this.#examples();
+    this.#ways();
+    this.#settings();
+  }
+
+  /** Show the first example. */
+  start() {
+    return this.#example(EXAMPLES[0]);
+  }
+
+  /**
+   * Show a photo and its faces.
+   * @param {Blob} blob
+   * @param {string} name
+   * @param {string} [note]
+   */
+  async open(blob, name, note) {
+    if (this.photo) URL.revokeObjectURL(this.photo.url);
+    this.photo = { blob, name, note, url: URL.createObjectURL(blob) };
+    await this.recognize();
+    if (window.innerWidth < 768 && !note) byId('result').scrollIntoView({ block: 'start' });
+  }
+
+  /** Recognize the faces of the photo with the settings of now; a newer call makes older ones void. */
+  async recognize() {
+    const { photo } = this;
+    if (!photo) return;
+    const asked = ++this.asked;
+    const [minFace, percent] = [Number(byId('min-face').value), Number(byId('min-confidence').value)];
+    if (byId('result').querySelector('.rmn-result')) byId('result').classList.add('web-busy');
+    else if (!byId('result').firstChild) show(message('One moment', 'The network looks for faces.'));
+    try {
+      const { image, scale, width, height } = await decoded(photo.blob, photo.name);
+      const options = { minFace: minFace === USUAL_MIN_FACE ? undefined : minFace * scale, minConfidence: percent / 100 };
+      const result = await this.engine.photo(image, options);
+      if (asked !== this.asked) return;
+      const faces = result.faces.map(face => ({
+        ...face,
+        box: face.box.map(value => value / scale),
+        landmarks: face.landmarks.map(point => point.map(value => value / scale)),
+      }));
+      if (faces.length) show(view({ width, height, faces }, photo));
+      else {
+        const remedy = 'A larger or less turned face helps, and so does a smaller “Smallest face” under Settings.';
+        show(message('No face found', `The detector finds no face in this photo. ${remedy}`, { image: photo.url }));
+      }
+    } catch (error) {
+      if (asked !== this.asked) return;
+      const again = el('button', { type: 'button', class: 'rmn-button', click: () => this.recognize() }, 'Try again');
+      const action = error instanceof Unreadable ? undefined : again;
+      show(message('This did not work', sentence(error), { kind: 'error', action }));
+    }
+  }
+
+  /** @param {string[]} example */
+  async #example([file, , source]) {
+    try {
+      const response = await fetch(file);
+      if (!response.ok) throw new Error(`${file} could not be loaded`);
+      await this.open(await response.blob(), file, `Example: ${source}`);
+    } catch (error) {
+      show(message('This did not work', sentence(error), { kind: 'error' }));
+    }
+  }
+
+  #examples() {
+    byId('examples').append(
+      ...EXAMPLES.map(example =>
+        el(
+          'button',
+          { type: 'button', 'data-example': example[0], click: () => this.#example(example) },
+          el('img', { src: example[0].replace('.jpg', '-small.jpg'), alt: '' }),
+          el('span', {}, example[1]),
+        ),
+      ),
+    );
+  }
+
+  #ways() {
+    const file = byId('file');
+    byId('choose').addEventListener('click', () => file.click());
+    file.addEventListener('change', () => {
+      if (file.files.length) this.open(file.files[0], file.files[0].name);
+      file.value = '';
+    });
+    byId('paste').addEventListener('click', () => this.#paste());
+    document.addEventListener('paste', event => {
+      const pasted = [...(event.clipboardData?.files ?? [])].find(each => each.type.startsWith('image/'));
+      if (pasted) this.open(pasted, pasted.name);
+    });
+    const over = on => event => {
+      if (!event.dataTransfer?.types.includes('Files')) return;
+      event.preventDefault();
+      byId('drop').classList.toggle('web-over', on);
+    };
+    document.addEventListener('dragover', over(true));
+    document.addEventListener('dragleave', over(false));
+    document.addEventListener('drop', event => {
+      over(false)(event);
+      const dropped = event.dataTransfer?.files[0];
+      if (dropped) this.open(dropped, dropped.name);
+    });
+    byId('take').addEventListener('click', () => this.#take());
+  }
+
+  async #paste() {
+    try {
+      for (const item of await navigator.clipboard.read()) {
+        const kind = item.types.find(type => type.startsWith('image/'));
+        if (kind) return await this.open(await item.getType(kind), 'pasted.png');
+      }
+      show(message('Nothing to paste', 'The clipboard holds no image. Copy one first, then paste it here.'));
+    } catch {
+      show(message('Nothing to paste', 'The browser does not allow this page to read the clipboard. Press Ctrl+V or ⌘V instead.'));
+    }
+  }
+
+  async #take() {
+    const [dialog, video, snap] = [byId('snapshot'), byId('snapshot-video'), byId('snap')];
+    snap.disabled = true;
+    dialog.showModal();
+    const done = new AbortController();
+    dialog.addEventListener('close', () => {
+      done.abort();
+      stopCamera(video);
+    }, { once: true });
+    byId('cancel').addEventListener('click', () => dialog.close(), { signal: done.signal });
+    snap.addEventListener('click', async () => {
+      const blob = await still(video);
+      dialog.close();
+      await this.open(blob, 'camera.jpg');
+    }, { signal: done.signal });
+    try {
+      await openCamera(video, 'user', { width: 1280, height: 960 });
+      snap.disabled = false;
+      if (!dialog.open) stopCamera(video);
+      else snap.focus();
+    } catch (error) {
+      dialog.close();
+      show(message('No camera', cameraProblem(error), { kind: 'error' }));
+    }
+  }
+
+  #settings() {
+    for (const [id, words] of Object.entries({ 'min-face': ' pixels', 'min-confidence': '%' })) {
+      const input = byId(id);
+      const output = document.querySelector(`output[for="${id}"]`);
+      input.addEventListener('input', () => output && (output.textContent = input.value + words));
+      input.addEventListener('change', () => this.recognize());
+    }
+  }
+}
+
+/**
+ * Return the frame that a video shows, as a JPEG.
+ * @param {HTMLVideoElement} video
+ * @returns {Promise<Blob>}
+ */
+export function still(video) {
+  const canvas = el('canvas', { width: video.videoWidth, height: video.videoHeight });
+  canvas.getContext('2d').drawImage(video, 0, 0);
+  return new Promise(resolve => canvas.toBlob(resolve, 'image/jpeg', 0.95));
+}
+
+/** An image that cannot be used; another try would not help. */
+class Unreadable extends Error {}
+
+/**
+ * Return the pixels of a photo, and its size; a huge one is made smaller.
+ * @param {Blob} blob
+ * @param {string} name
+ */
+async function decoded(blob, name) {
+  let image;
+  try {
+    // As they are in the file: the network was trained on pixels without colour management.
+    image = await createImageBitmap(blob, { colorSpaceConversion: 'none' });
+  } catch {
+    throw new Unreadable(`${name} is not an image that this browser can read, or it is damaged. Save it as JPEG or PNG.`);
+  }
+  const { width, height } = image;
+  if (Math.min(width, height) < LEAST_SIDE) {
+    throw new Unreadable(`${name} has ${width} × ${height} pixels; it must have at least ${LEAST_SIDE} on each side.`);
+  }
+  const scale = Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
+  if (scale < 1) {
+    const whole = image;
+    const size = { resizeWidth: Math.round(width * scale), resizeHeight: Math.round(height * scale) };
+    image = await createImageBitmap(whole, { ...size, resizeQuality: 'high' });
+    whole.close();
+  }
+  return { image, scale, width, height };
+}
+
+/** @param {Node} node */
+function show(node) {
+  byId('result').classList.remove('web-busy');
+  byId('result').replaceChildren(node);
+}
+
+/** @param {any} error */
+function sentence(error) {
+  const text = String(error?.message ?? error);
+  const reason = /fetch|load|network/i.test(text) ? `${text}. Check the connection` : text;
+  return /[.!?]$/.test(reason) ? reason : `${reason}.`;
+}

@@ -1,0 +1,159 @@
+/**
+ * From an image to the expressions of its faces, as `rmn_hub.ExpressionRecognizer` does it.
+ *
+ * @typedef {import('./pixels.js').Pixels} Pixels
+ * @typedef {import('./mtcnn.js').Face} Face
+ *
+ * @typedef {object} Grid one value for each place
+ * @property {number} width
+ * @property {number} height
+ * @property {Float32Array} values
+ *
+ * @typedef {object} Attention
+ * @property {Grid[]} maps each stage's map in 0..1
+ * @property {Grid[]} before the strength of each stage's features before its mask, in 0..1
+ * @property {Grid[]} after the same after the mask
+ * @property {Pixels} crop
+ *
+ * @typedef {Face & {
+ *   index: number,
+ *   expression: string,
+ *   probability: number,
+ *   probabilities: Record<string, number>,
+ *   uncertain: boolean,
+ *   attention?: Attention,
+ *   track_id?: number,
+ *   raw?: Record<string, number>,
+ * }} FaceExpression
+ *
+ * @typedef {object} Result
+ * @property {number} width
+ * @property {number} height
+ * @property {FaceExpression[]} faces
+ */
+
+import { normalize, onOneScale } from './attention.js';
+import { readingOrder } from './boxes.js';
+import { cropFace, luma, resize } from './pixels.js';
+
+// Faces that go through the network at once.
+const BATCH = 16;
+
+/** Detector, crops, network. */
+export class Recognizer {
+  /**
+   * @param {import('./mtcnn.js').Detector} detector
+   * @param {import('./runtime.js').Network} network
+   * @param {typeof import('./settings.js').default} settings
+   */
+  constructor(detector, network, settings) {
+    this.detector = detector;
+    this.network = network;
+    this.settings = settings;
+  }
+
+  /**
+   * Return the faces of an image in reading order, with their expressions.
+   * @param {Pixels} image RGB
+   * @param {{minFace?: number, minConfidence?: number, attention?: boolean, maxFaces?: number}} [options]
+   * @returns {Promise<Result>}
+   */
+  async recognize(image, { minFace, minConfidence = 0, attention = false, maxFaces = Infinity } = {}) {
+    const found = (await this.detector.detect(image, minFace)).slice(0, maxFaces);
+    const faces = readingOrder(found.map(face => face.box)).map(place => found[place]);
+    return { width: image.width, height: image.height, faces: await this.classify(image, faces, minConfidence, attention) };
+  }
+
+  /**
+   * Return the expressions of faces, in their order.
+   * @param {Pixels} image RGB
+   * @param {Face[]} faces
+   * @param {number} minConfidence probability below which an expression is uncertain
+   * @param {boolean} attention
+   * @returns {Promise<FaceExpression[]>}
+   */
+  async classify(image, faces, minConfidence, attention) {
+    const { classes, margin, stages } = this.settings;
+    const results = [];
+    for (let start = 0; start < faces.length; start += BATCH) {
+      const batch = faces.slice(start, start + BATCH);
+      const crops = batch.map(face => cropFace(image, face.box, margin));
+      const outputs = await this.network(this.#pixelValues(crops), batch.length, attention && stages > 0);
+      batch.forEach((face, number) => {
+        const probabilities = softmax(part(outputs.logits, number).values);
+        const likely = probabilities.indexOf(Math.max(...probabilities));
+        /** @type {FaceExpression} */
+        const result = {
+          index: start + number + 1,
+          box: face.box,
+          landmarks: face.landmarks,
+          score: face.score,
+          expression: classes[likely],
+          probability: probabilities[likely],
+          probabilities: Object.fromEntries(classes.map((name, place) => [name, probabilities[place]])),
+          uncertain: probabilities[likely] < minConfidence,
+        };
+        if (attention && stages > 0) result.attention = attentionOf(outputs, number, stages, crops[number]);
+        results.push(result);
+      });
+    }
+    return results;
+  }
+
+  /**
+   * Return the pixel values of crops, `(N, 3, height, width)`: luma, resized, in three equal channels.
+   * @param {Pixels[]} crops
+   */
+  #pixelValues(crops) {
+    const { width, height, grayscale, factor, mean, std } = this.settings.processor;
+    const plane = width * height;
+    const values = new Float32Array(crops.length * 3 * plane);
+    crops.forEach((crop, number) => {
+      const { channels, data } = resize(grayscale ? luma(crop) : crop, width, height);
+      for (let channel = 0; channel < 3; channel++) {
+        const start = (3 * number + channel) * plane;
+        const from = channels === 1 ? 0 : channel;
+        for (let place = 0; place < plane; place++) {
+          values[start + place] = (data[place * channels + from] * factor - mean[channel]) / std[channel];
+        }
+      }
+    });
+    return values;
+  }
+}
+
+/**
+ * Return the output of one face of a batch.
+ * @param {{data: Float32Array, dims: readonly number[]}} output
+ * @param {number} number
+ * @returns {Grid}
+ */
+function part({ data, dims }, number) {
+  const length = data.length / dims[0];
+  return { width: dims[2] ?? 1, height: dims[1], values: data.slice(number * length, (number + 1) * length) };
+}
+
+/**
+ * @param {Record<string, {data: Float32Array, dims: readonly number[]}>} outputs
+ * @param {number} number
+ * @param {number} stages
+ * @param {Pixels} crop
+ * @returns {Attention}
+ */
+function attentionOf(outputs, number, stages, crop) {
+  const all = kind => Array.from({ length: stages }, (_, stage) => part(outputs[`${kind}${stage + 1}`], number));
+  const maps = all('map').map(normalize);
+  const scaled = all('before').map((before, stage) => onOneScale(before, part(outputs[`after${stage + 1}`], number)));
+  return { maps, before: scaled.map(pair => pair[0]), after: scaled.map(pair => pair[1]), crop };
+}
+
+/**
+ * @param {Float32Array} logits
+ * @returns {number[]} probabilities that sum to 1
+ */
+function softmax(logits) {
+  const highest = Math.max(...logits);
+  const powers = Array.from(logits, logit => Math.exp(logit - highest));
+  const sum = powers.reduce((total, power) => total + power, 0);
+  return powers.map(power => power / sum);
+}

@@ -1,0 +1,202 @@
+/** The result of a photo: its faces to choose from, the chart and the maps of the chosen one, and what can be saved. */
+
+import { Chart } from './chart.js';
+import { el, say } from './dom.js';
+import { colorsOf, longLabelOf, nearExpressions, spoken } from './labels.js';
+import { maps } from './maps.js';
+import { annotated, json } from './save.js';
+
+/**
+ * @typedef {import('./recognizer.js').FaceExpression} FaceExpression
+ * @typedef {import('./recognizer.js').Result} Result
+ *
+ * @typedef {object} Photo
+ * @property {string} name of its file
+ * @property {string} url of its pixels
+ * @property {string} [note] a line below it
+ */
+
+// One of several faces that is narrower than this share of the photo is labelled with its number only.
+const NARROW = 0.2;
+
+/**
+ * Return the box of a face as properties of a style, in shares of the image.
+ * @param {number[]} box
+ * @param {number} width
+ * @param {number} height
+ */
+export function placed([x0, y0, x1, y1], width, height) {
+  // A face at the border may reach over it.
+  const [left, right] = [x0, x1].map(value => (100 * Math.min(Math.max(value, 0), width)) / width);
+  const [top, bottom] = [y0, y1].map(value => (100 * Math.min(Math.max(value, 0), height)) / height);
+  return { left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%` };
+}
+
+/**
+ * Return the view of a result with at least one face.
+ * @param {Result} result
+ * @param {Photo} photo
+ */
+export function view(result, photo) {
+  const { faces } = result;
+  const several = faces.length > 1;
+  const chart = new Chart();
+  const doubt = el('p', { class: 'rmn-doubt', hidden: true });
+  const attention = el('div');
+  let stage = 1;
+
+  const buttons = faces.map(face => faceButton(face, result, () => choose(face)));
+  const pills = faces.map(face => pill(face, () => choose(face)));
+
+  /** @param {FaceExpression} face */
+  function show(face) {
+    chart.show(face, several ? `Face ${face.index} of ${faces.length}` : 'The face');
+    doubt.hidden = !face.uncertain;
+    doubt.textContent =
+      'Uncertain: no expression reaches the probability set under Settings.' +
+      (nearExpressions(face).length > 1 ? ' Two expressions are nearly as probable.' : '');
+    for (const item of [...buttons, ...pills]) item.setAttribute('aria-pressed', String(Number(item.dataset.face) === face.index));
+    showMaps(face);
+  }
+
+  /** @param {FaceExpression} face */
+  function choose(face) {
+    show(face);
+    say(`Face ${face.index}: ${longLabelOf(face)}`);
+  }
+
+  /** @param {FaceExpression} face */
+  function showMaps(face) {
+    if (!face.attention) {
+      attention.replaceChildren(el('p', { class: 'rmn-muted' }, 'This checkpoint has no masks: there are no maps to show.'));
+      return;
+    }
+    const focused = attention.contains(document.activeElement);
+    attention.replaceChildren(maps(face.attention, stage, chosen => {
+      stage = chosen;
+      showMaps(face);
+    }));
+    if (focused) attention.querySelector(`[data-stage="${stage}"]`)?.focus();
+  }
+
+  const section = el(
+    'section',
+    { class: `rmn-result${several ? ' rmn-several' : ''}`, 'aria-label': 'Result', style: { '--mix': '0.6' } },
+    el(
+      'div',
+      { class: 'rmn-top' },
+      el(
+        'div',
+        { class: 'rmn-card rmn-hero' },
+        el(
+          'div',
+          { class: 'rmn-photo', style: { 'aspect-ratio': `${result.width}/${result.height}`, '--ratio': String(result.width / result.height) } },
+          el('img', { src: photo.url, alt: `The photo with ${several ? `${faces.length} faces` : 'one face'}` }),
+          ...buttons,
+        ),
+        photo.note && el('p', { class: 'rmn-note' }, photo.note),
+        several && el('div', { class: 'rmn-chooser', role: 'group', 'aria-label': 'Choose a face' }, ...pills),
+      ),
+      el(
+        'div',
+        { class: 'rmn-card rmn-side' },
+        el('div', { class: 'rmn-panel' }, chart.heading, doubt, chart.table),
+        downloads(result, photo),
+      ),
+    ),
+    el(
+      'div',
+      { class: 'rmn-card rmn-attention' },
+      el(
+        'div',
+        { class: 'rmn-head' },
+        el(
+          'div',
+          {},
+          el('h2', {}, 'Where the masks strengthened features'),
+          el(
+            'p',
+            { class: 'rmn-muted' },
+            'Each of the four stages ends with features × (1 + mask). Its map is bright where that changed the features ' +
+              'most. Choose a stage to see them before and after.',
+          ),
+        ),
+        el(
+          'label',
+          { class: 'rmn-slider' },
+          el('span', {}, 'Face'),
+          el('input', {
+            type: 'range', min: 0, max: 100, value: 60, 'aria-label': 'How strongly the maps cover the face, in percent',
+            input: event => section.style.setProperty('--mix', String(event.target.value / 100)),
+          }),
+          el('span', {}, 'Map'),
+        ),
+      ),
+      attention,
+    ),
+  );
+  show(faces[0]);
+  say(spoken(faces));
+  return section;
+}
+
+/**
+ * @param {FaceExpression} face
+ * @param {Result} result
+ * @param {() => void} choose
+ */
+function faceButton(face, { width, height, faces }, choose) {
+  const [x0, y0, x1] = face.box;
+  const several = faces.length > 1;
+  const kinds = ['rmn-face'];
+  if (face.uncertain) kinds.push('rmn-doubtful');
+  if (y0 < 0.08 * height) kinds.push('rmn-below');
+  if ((x0 + x1) / 2 > 0.6 * width) kinds.push('rmn-rightwards');
+  const narrow = several && (x1 - x0) / width < NARROW;
+  return el(
+    'button',
+    {
+      type: 'button', class: kinds.join(' '), 'data-face': face.index, 'aria-label': `Face ${face.index}: ${longLabelOf(face)}`,
+      style: { ...placed(face.box, width, height), ...colorsOf(face.expression) }, click: choose,
+    },
+    el(
+      'span',
+      { class: 'rmn-tag' },
+      several && el('b', {}, `${face.index}${face.uncertain ? '?' : ''}`),
+      !narrow && el('span', {}, longLabelOf(face)),
+    ),
+  );
+}
+
+/**
+ * @param {FaceExpression} face
+ * @param {() => void} choose
+ */
+function pill(face, choose) {
+  return el(
+    'button',
+    { type: 'button', class: `rmn-pill${face.uncertain ? ' rmn-doubtful' : ''}`, 'data-face': face.index, style: colorsOf(face.expression), click: choose },
+    el('b', {}, String(face.index)),
+    ` ${longLabelOf(face)}`,
+  );
+}
+
+/**
+ * @param {Result} result
+ * @param {Photo} photo
+ */
+function downloads(result, photo) {
+  const stem = photo.name.replace(/\.[^.]*$/, '') || 'photo';
+  const save = (name, make) => async () => {
+    const url = URL.createObjectURL(await make());
+    el('a', { href: url, download: `${stem}-expressions.${name}` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+  };
+  return el(
+    'div',
+    { class: 'rmn-downloads' },
+    el('span', { class: 'rmn-muted' }, 'Save'),
+    el('button', { type: 'button', class: 'rmn-button', click: save('jpg', () => annotated(result, photo.url)) }, 'Annotated image'),
+    el('button', { type: 'button', class: 'rmn-button', click: save('json', async () => json(result, photo.name)) }, 'JSON'),
+  );
+}

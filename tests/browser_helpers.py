@@ -1,0 +1,80 @@
+"""The static page for tests: built once, and handed out by a server that counts what it sends."""
+
+import functools
+import shutil
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from cli_helpers import run
+from space_helpers import CHROMIUM
+
+from rmn_hub import BUNDLED_CHECKPOINT
+
+WHY_NOT = (
+    "Chromium is not installed (Debian: apt-get install chromium)"
+    if CHROMIUM is None
+    else "npm is not installed: the page's runtime comes from there"
+    if shutil.which("npm") is None
+    else None
+)
+# What the front matter of a static Space asks the Hub to send along.
+HEADERS = {
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def build_page(folder, runtime=None):
+    """The page of the bundled checkpoint, by the command that users have."""
+    more = () if runtime is None else ("--runtime", runtime)
+    result = run("export", BUNDLED_CHECKPOINT, folder, "--browser", *more)
+    if "cannot be downloaded" in result.output and "404" not in result.output:
+        pytest.skip("npm cannot download the page's runtime: is there no network?")
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def guess_type(self, path):
+        # Browsers take modules of this type alone, and not every system's list has it.
+        return "text/javascript" if str(path).endswith((".js", ".mjs")) else super().guess_type(path)
+
+    def end_headers(self):
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def copyfile(self, source, outputfile):
+        content = source.read()
+        self.server.sent[self.path] += len(content)
+        outputfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def handing_out(folder, headers=HEADERS):
+    """A server of files; `sent` counts the bytes of each path, `url` is its address, `stop` ends it early."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, directory=str(folder)))
+    server.daemon_threads = True
+    server.headers, server.sent = headers, Counter()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+
+    def stop():
+        server.shutdown()
+        server.server_close()
+
+    server.stop = stop
+    try:
+        yield server
+    finally:
+        if thread.is_alive():
+            stop()
+            thread.join()

@@ -1,0 +1,371 @@
+"""The page without a server, in real Chromium: its results against Python's, and what its visitors can do."""
+
+import io
+import json
+import re
+from contextlib import contextmanager
+
+import numpy as np
+import psutil
+import pytest
+from browser_helpers import WHY_NOT, build_page, handing_out
+from PIL import Image
+from playwright.sync_api import expect
+from space_helpers import EXAMPLES, browsing, write_film
+
+from rmn_hub import EXPRESSIONS, ExpressionRecognizer, MTCNNDetector
+
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+TIMEOUT = 120_000  # milliseconds
+# What the worker returns for an image of the page's own server, without the maps' values.
+RECOGNIZE = """async ([name, options]) => {
+    const { Engine } = await import('/js/engine.js');
+    globalThis.engine ??= new Engine(() => {});
+    const file = await (await fetch(name)).blob();
+    const image = await createImageBitmap(file, { colorSpaceConversion: 'none' });
+    const result = await engine.photo(image, { minConfidence: 0.5, ...options });
+    const sizes = grids => grids.map(grid => [grid.height, grid.width]);
+    return { ...result, faces: result.faces.map(({ attention, ...face }) => ({
+        ...face,
+        maps: attention.maps.map(grid => [...grid.values]),
+        sizes: sizes(attention.maps),
+    })) };
+}"""
+PIXELS = """async ([name, width, height]) => {
+    const { luma, resize, shrink, withoutAlpha } = await import('/js/pixels.js');
+    const image = await createImageBitmap(await (await fetch(name)).blob(), { colorSpaceConversion: 'none' });
+    const canvas = new OffscreenCanvas(image.width, image.height);
+    const context = canvas.getContext('2d');
+    context.drawImage(image, 0, 0);
+    const pixels = withoutAlpha(context.getImageData(0, 0, image.width, image.height));
+    const values = ({ data }) => [...data];
+    return {
+        luma: values(luma(pixels)),
+        resized: values(resize(pixels, width, height)),
+        shrunk: values(shrink(pixels, width, height)),
+    };
+}"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = build_page(tmp_path_factory.mktemp("static") / "page")
+    # Larger than MTCNN looks at, and turned upright by its EXIF alone.
+    with Image.open(EXAMPLES / "officer.jpg") as officer:
+        large = officer.resize((3 * officer.width, 3 * officer.height)).rotate(90, expand=True)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        large.save(folder / "turned.png", exif=exif)
+    noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with handing_out(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    expect.set_options(timeout=TIMEOUT)
+    with browsing(write_film(tmp_path_factory.mktemp("film") / "face.y4m")) as browser:
+        yield browser
+
+
+@contextmanager
+def visiting(browser, server, width=1400, height=900, scheme="light", **options):
+    """A visitor's page with its first result; it must ask nobody but its server, and break no rule of its policy."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, permissions=["camera"], **options
+    )
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT)
+    outside, errors = [], []
+    own = (server.url, f"blob:{server.url}", "data:")
+    context.on("request", lambda request: request.url.startswith(own) or outside.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda line: line.type == "error" and errors.append(line.text))
+    try:
+        page.goto(server.url)
+        expect(page.locator("#result .rmn-result")).to_be_visible()
+        yield page
+        assert outside == []
+        assert errors == []
+    finally:
+        context.close()
+
+
+@pytest.fixture
+def visit(browser, server):
+    with visiting(browser, server) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def page(browser, server):
+    """No visitor, but the page's modules for the tests to call."""
+    page = browser.new_page()
+    page.set_default_timeout(TIMEOUT)
+    page.goto(f"{server.url}/manifest.webmanifest")
+    yield page
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(20, 15), (83, 61), (48, 48), (120, 31)])
+def test_pixels_are_pillows(page, folder, width, height):
+    found = page.evaluate(PIXELS, ["/noise.png", width, height])
+    with Image.open(folder / "noise.png") as image:
+        expected = {
+            "luma": image.convert("L"),
+            "resized": image.resize((width, height), Image.Resampling.BILINEAR),
+            "shrunk": image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0),
+        }
+    for name, value in expected.items():
+        difference = np.abs(np.asarray(value, int).ravel() - np.array(found[name]))
+        # Means of blocks are rounded by a multiplication there, and by a division here.
+        assert difference.max() <= (1 if name == "shrunk" else 0), name
+
+
+@pytest.mark.parametrize(
+    ("name", "min_face"),
+    [("astronaut.jpg", None), ("officer.jpg", 30), ("collage.jpg", None), ("coffee.jpg", None), ("turned.png", None)],
+)
+def test_faces_are_pythons(page, folder, name, min_face):
+    detector = MTCNNDetector(min_face=min_face)
+    recognizer = ExpressionRecognizer.from_pretrained(detector=detector, min_confidence=0.5)
+    expected = recognizer((folder / name).read_bytes(), attention=True)
+    found = page.evaluate(RECOGNIZE, ["/" + name, {} if min_face is None else {"minFace": min_face}])
+    assert (found["width"], found["height"], len(found["faces"])) == (expected.width, expected.height, len(expected))
+    for ours, theirs in zip(found["faces"], expected):
+        wanted = theirs.to_dict()
+        np.testing.assert_allclose(ours["box"], wanted["box"], atol=2)
+        np.testing.assert_allclose(ours["landmarks"], wanted["landmarks"], atol=2)
+        assert ours["score"] == pytest.approx(wanted["score"], abs=0.01)
+        assert list(ours["probabilities"]) == list(wanted["probabilities"])
+        assert ours["probabilities"] == pytest.approx(wanted["probabilities"], abs=0.01)
+        assert {key: ours[key] for key in ("index", "expression", "uncertain")} == {
+            key: wanted[key] for key in ("index", "expression", "uncertain")
+        }
+        for values, size, attention_map in zip(ours["maps"], ours["sizes"], theirs.attention.maps):
+            assert tuple(size) == attention_map.shape
+            assert np.corrcoef(values, attention_map.ravel())[0, 1] > 0.98
+
+
+def test_transparency_is_white(page, folder):
+    with Image.open(EXAMPLES / "officer.jpg") as officer:
+        cut_out = officer.convert("RGBA")
+    cut_out.putalpha(Image.fromarray(np.where(np.asarray(officer.convert("L")) > 200, 0, 255).astype(np.uint8)))
+    cut_out.save(folder / "cut.png")
+    buffer = io.BytesIO()
+    cut_out.save(buffer, "PNG")
+    [face] = ExpressionRecognizer.from_pretrained()(buffer.getvalue())
+    [found] = page.evaluate(RECOGNIZE, ["/cut.png", {}])["faces"]
+    np.testing.assert_allclose(found["box"], face.box, atol=2)
+    assert found["probabilities"] == pytest.approx(face.probabilities, abs=0.01)
+
+
+def saved(page, name):
+    with page.expect_download() as download:
+        page.get_by_role("button", name=name).click()
+    return download.value
+
+
+def test_what_is_saved_is_what_predict_writes(visit, tmp_path):
+    visit.set_input_files("#file", EXAMPLES / "collage.jpg")
+    expect(visit.locator(".rmn-photo .rmn-face")).to_have_count(8)
+    expected = ExpressionRecognizer.from_pretrained(min_confidence=0.5)(EXAMPLES / "collage.jpg")
+    download = saved(visit, "JSON")
+    found = json.loads(download.path().read_bytes())
+    wanted = expected.to_dict()
+    assert download.suggested_filename == "collage-expressions.json"
+    assert found["source"] == "collage.jpg"
+    assert (list(found), [list(face) for face in found["faces"]]) == (list(wanted), [list(f) for f in wanted["faces"]])
+    for ours, theirs in zip(found["faces"], wanted["faces"]):
+        np.testing.assert_allclose(ours["box"], theirs["box"], atol=2)
+        assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=0.01)
+    with Image.open(saved(visit, "Annotated image").path()) as drawn, Image.open(EXAMPLES / "collage.jpg") as photo:
+        assert drawn.size == photo.size
+        assert np.abs(np.asarray(drawn, int) - np.asarray(photo, int)).mean() > 1
+
+
+def test_a_group_by_keyboard_alone(visit):
+    visit.set_input_files("#file", EXAMPLES / "collage.jpg")
+    expect(visit.locator("#spoken")).to_contain_text("8 faces: happy")
+    fourth = visit.locator(".rmn-photo .rmn-face").nth(3)
+    fourth.focus()
+    visit.keyboard.press("Enter")
+    expect(fourth).to_have_attribute("aria-pressed", "true")
+    expect(visit.locator(".rmn-panel h2")).to_contain_text("Face 4 of 8 shows")
+    expect(visit.locator("#spoken")).to_contain_text("Face 4: ")
+    assert [cell.inner_text() for cell in visit.locator(".rmn-panel th").all()] == list(EXPRESSIONS)
+    shares = [float(cell.inner_text().rstrip("%")) for cell in visit.locator(".rmn-panel td:last-child").all()]
+    assert sum(shares) == pytest.approx(100)
+    # The maps are those of the chosen stage, which keeps the focus.
+    visit.locator("[data-stage='3']").focus()
+    visit.keyboard.press("Enter")
+    expect(visit.locator("[data-stage='3']")).to_be_focused()
+    expect(visit.locator(".rmn-steps")).to_contain_text("Map 3")
+    visit.locator("#tab-photo").focus()
+    for name in ("live", "about", "photo"):
+        visit.keyboard.press("ArrowRight")
+        expect(visit.locator(f"#tab-{name}")).to_be_focused()
+        expect(visit.locator(f"#{name}")).to_be_visible()
+
+
+def test_settings_and_states_without_a_result(visit):
+    visit.locator("#settings summary").click()
+    visit.get_by_label("Uncertain below").fill("90")
+    visit.set_input_files("#file", EXAMPLES / "officer.jpg")
+    expect(visit.locator(".rmn-face.rmn-doubtful")).to_have_count(1)
+    expect(visit.locator(".rmn-doubt")).to_be_visible()
+    visit.get_by_label("Uncertain below").fill("0")
+    expect(visit.locator(".rmn-face:not(.rmn-doubtful)")).to_have_count(1)
+    visit.locator("[data-example='coffee.jpg']").click()
+    expect(visit.locator("#result [role=status]")).to_contain_text("No face found")
+    visit.set_input_files("#file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
+    expect(visit.locator("#result [role=alert]")).to_contain_text("notes.txt")
+    visit.set_input_files("#file", EXAMPLES / "officer.jpg")
+    expect(visit.locator(".rmn-face")).to_have_count(1)
+
+
+def test_the_policy_lets_nothing_out(browser, server):
+    page = browser.new_page()
+    page.set_default_timeout(TIMEOUT)
+    page.goto(server.url)
+    refused = page.evaluate(
+        """async () => {
+            const violation = new Promise(resolve => document.addEventListener('securitypolicyviolation', resolve));
+            const refused = await fetch('https://example.org/').then(() => '', error => error.name);
+            return [refused, (await violation).effectiveDirective];
+        }"""
+    )
+    assert refused == ["TypeError", "connect-src"]
+    # Styles and scripts in HTML, the usual ways in, do nothing either.
+    page.evaluate(
+        "document.body.insertAdjacentHTML('beforeend', '<i id=bad style=color:red onclick=window.broken=1>x</i>')"
+    )
+    page.locator("#bad").click()
+    assert page.evaluate("[window.broken ?? 0, document.querySelector('#bad').style.color]") == [0, ""]
+    page.close()
+
+
+def test_it_works_without_a_connection_after_the_first_visit(browser, folder):
+    with handing_out(folder, headers={}) as server:
+        context = browser.new_context()
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT)
+        page.goto(server.url)
+        expect(page.locator("#result .rmn-result")).to_be_visible()
+        # A server of files that sends no headers: one thread the first time.
+        assert page.evaluate("crossOriginIsolated") is False
+        page.evaluate("() => navigator.serviceWorker.ready.then(() => undefined)")
+        sent = sum(server.sent.values())
+        server.stop()
+        page.reload()
+        expect(page.locator("#result .rmn-result")).to_be_visible()
+        # What the service worker adds lets the page have threads.
+        assert page.evaluate("crossOriginIsolated") is True
+        page.locator("[data-example='collage.jpg']").click()
+        expect(page.locator(".rmn-photo .rmn-face")).to_have_count(8)
+        assert sum(server.sent.values()) == sent
+        context.close()
+
+
+def test_at_most_15_megabytes_come_before_the_first_result(browser, folder):
+    # What the service worker keeps for later comes after it.
+    with handing_out(folder) as server, visiting(browser, server, service_workers="block"):
+        assert sum(server.sent.values()) < 15_000_000
+
+
+def test_live_follows_a_face(visit):
+    visit.locator("#tab-live").click()
+    visit.evaluate(
+        """() => {
+            globalThis.places = [];
+            const note = () => {
+                const face = document.querySelector('.rmn-live-face');
+                if (face) places.push(parseFloat(face.style.left));
+                const moved = places.length > 1 && Math.max(...places) - Math.min(...places) > 10;
+                document.body.classList.toggle('test-moved', moved);
+                if (moved && !face) document.body.classList.add('test-gone');
+            };
+            const options = { childList: true, subtree: true, attributes: true, attributeFilter: ['style'] };
+            new MutationObserver(note).observe(document.querySelector('#layer'), options);
+        }"""
+    )
+    visit.get_by_role("button", name="Start camera").click()
+    expect(visit.locator(".rmn-live-face").first).to_contain_text(re.compile(r"\w+\??.*%"))
+    expect(visit.locator("#spoken")).to_contain_text("%")
+    # The box moves with the face, and goes with it.
+    expect(visit.locator("body.test-moved")).to_be_attached()
+    expect(visit.locator("body.test-gone")).to_be_attached()
+    visit.get_by_label("Show where masks strengthen features").check()
+    expect(visit.locator(".rmn-live-heat").first).to_be_attached()
+    # A frame can be kept as a photo; then the camera is off.
+    visit.get_by_role("button", name="Keep this frame").click()
+    expect(visit.locator("#photo")).to_be_visible()
+    expect(visit.locator("#result")).not_to_contain_text("Example:")
+    assert visit.evaluate("document.querySelector('#camera').srcObject") is None
+
+
+def test_a_camera_that_is_not_allowed_is_explained(visit):
+    visit.evaluate(
+        """() => { navigator.mediaDevices.getUserMedia =
+            () => Promise.reject(new DOMException('no', 'NotAllowedError')); }"""
+    )
+    visit.locator("#tab-live").click()
+    visit.get_by_role("button", name="Start camera").click()
+    expect(visit.locator("#live-panel [role=alert]")).to_contain_text("does not allow the camera")
+    expect(visit.get_by_role("button", name="Start camera")).to_be_enabled()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_everybody_can_use_it(browser, server, width, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    with visiting(browser, server, width=width, scheme=scheme) as page:
+        for tab in ("photo", "live", "about"):
+            page.locator(f"#tab-{tab}").click()
+            expect(page.locator(f"#{tab}")).to_be_visible()
+            found = Axe().run(page).response["violations"]
+            serious = {
+                rule["id"]: [node["html"][:200] for node in rule["nodes"]]
+                for rule in found
+                if rule["impact"] in ("serious", "critical")
+            }
+            assert serious == {}, tab
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            small = page.evaluate(
+                """() => [...document.querySelectorAll('button, a, summary, input[type=range]')]
+                    .filter(item => item.checkVisibility({visibilityProperty: true}) && !item.matches('.rmn-face'))
+                    .map(item => [item.getBoundingClientRect(), item.outerHTML.slice(0, 120)])
+                    .filter(([box]) => box.height < 24 || box.width < 24).map(([, html]) => html)"""
+            )
+            assert small == [], tab
+
+
+def renderers():
+    """Resident memory of Chromium's pages in MB."""
+    processes = psutil.Process().children(recursive=True)
+    pages = [each for each in processes if any("--type=renderer" in word for word in each.cmdline())]
+    return sum(each.memory_info().rss for each in pages) / 1e6
+
+
+def test_memory_stays_flat(page):
+    run = """async frames => {
+        const { Engine } = await import('/js/engine.js');
+        const engine = globalThis.engine ??= new Engine(() => {});
+        const photo = await createImageBitmap(await (await fetch('/astronaut.jpg')).blob());
+        for (let number = 0; number < frames; number++) {
+            const image = await createImageBitmap(photo, { resizeWidth: 640, resizeHeight: 640 });
+            await engine.frame(image, { now: number / 10, minConfidence: 0.5, attention: number % 2 === 0 });
+        }
+    }"""
+    page.evaluate(run, 40)
+    before = renderers()
+    page.evaluate(run, 60)
+    # A frame is at least 5 MB in its forms (bitmap, RGBA, RGB, halvings): had they been kept, it would be 300 MB.
+    assert renderers() - before < 150

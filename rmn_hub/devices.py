@@ -20,6 +20,9 @@ def usable_device(device: "str | torch.device | None" = None) -> "torch.device":
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        # torch takes cpu:3 for the CPU.
+        if str(device).startswith("cpu") and str(device) not in ("cpu", "cpu:0"):
+            raise TypeError(f"no device {device}")
         # Brings the device up and reads a value back from it.
         torch.zeros(1, device=device, dtype=torch.float32).item()
         return torch.device(device)

@@ -14,6 +14,23 @@ from typing import Any
 from .errors import InputError
 
 
+def as_utf8(name: str) -> str:
+    """
+    Return a file's name with its bytes read as UTF-8, or as it is where they are not.
+
+    Python keeps bytes that it cannot decode as surrogates: all but ASCII where the locale is C and UTF-8 mode is off.
+    """
+    try:
+        return name if name.isascii() else os.fsencode(name).decode("utf-8")
+    except UnicodeError:
+        return name
+
+
+def readable(name: str) -> str:
+    """Return a file's name as text that every table takes: bytes that are not UTF-8 become escapes."""
+    return as_utf8(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """

@@ -465,9 +465,9 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
 
 
 def _too_large(name: str, width: int, height: int, max_pixels: int) -> str:
+    limit = f"{max_pixels / 1e6:g} million" if max_pixels >= 100_000 else f"{max_pixels:,}"
     return (
-        f"{name} is {width} x {height} pixels: the limit is {max_pixels / 1e6:g} million pixels, make it smaller first "
-        "or raise max_pixels"
+        f"{name} is {width} x {height} pixels: the limit is {limit} pixels, make it smaller first or raise max_pixels"
     )
 
 

@@ -111,7 +111,9 @@ class Preparation:
             if isinstance(loaded, InputError):
                 yield from _refused(read, loaded, on_error)
             elif all_boxes is None:
-                yield _cut_out(image, loaded, [_whole(loaded)], 0.0, None)
+                # As it is: the engine's processor stretches it to a square, as training and the image processor do.
+                result = ImageResult(loaded.source, loaded.width, loaded.height, (), loaded.message, image=image)
+                yield PreparedImage(result, [_whole(loaded)], [loaded.image])
             else:
                 faces = checked_faces(own_boxes, loaded.width, loaded.height, f"boxes of {loaded.source}")
                 yield _cut_out(image, loaded, faces, self.margin, None if faces else NO_BOXES)

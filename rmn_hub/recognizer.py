@@ -323,13 +323,13 @@ class ExpressionRecognizer:
         """Collect images until their faces make a batch, and yield their results."""
         waiting: list[PreparedImage] = []
         faces = size = 0
-        failure: Exception | None = None
+        failure: BaseException | None = None
         while failure is None:
             try:
                 image = next(ready)
             except StopIteration:
                 break
-            except Exception as error:  # whatever the caller's iterables raise
+            except (Exception, KeyboardInterrupt) as error:  # whatever the caller's iterables raise, and Ctrl-C
                 failure = error
                 break
             waiting.append(image)

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import InputError
+from .files import as_utf8
 
 if TYPE_CHECKING:
     import pandas
@@ -197,7 +198,7 @@ class ImageResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the line of `rmn-hub predict --json`. It has `message` and `turned` only where there is one."""
         line: dict[str, Any] = {
-            "source": self.source,
+            "source": as_utf8(self.source),
             "width": int(self.width),
             "height": int(self.height),
             "faces": [face.to_dict() for face in self.faces],

@@ -10,7 +10,7 @@ import numpy as np
 
 from .errors import InputError
 from .expressions import EXPRESSIONS
-from .files import replacing
+from .files import readable, replacing
 from .packages import require
 from .results import LANDMARKS, Face, FaceExpression, ImageResult
 
@@ -123,9 +123,7 @@ def _records(results: Results, every_image: bool) -> Iterator[dict[str, Any]]:
         if not isinstance(item, ImageResult):
             yield _face_record(item)
             continue
-        # A file name may hold bytes that are no UTF-8 (Python keeps them as surrogates, which no table takes).
-        source = item.source.encode("utf-8", "backslashreplace").decode("utf-8")
-        image: dict[str, Any] = {"source": source, "width": int(item.width), "height": int(item.height)}
+        image: dict[str, Any] = {"source": readable(item.source), "width": int(item.width), "height": int(item.height)}
         message = {"message": item.message} if every_image else {}
         for face in item.faces:
             yield image | _face_record(face) | message

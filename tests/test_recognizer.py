@@ -145,12 +145,25 @@ def test_a_crop_of_48_pixels_is_not_searched(tiny_checkpoint, crops):
     np.testing.assert_allclose(list(face.probabilities.values()), of_both_sides(model, pixel_values), atol=1e-4)
 
 
-def test_a_crop_that_is_not_square_is_padded_and_not_distorted(recognizer, astronaut):
+def test_a_crop_that_is_not_square_is_what_the_image_processor_and_training_make_of_it(recognizer, astronaut):
     crop = astronaut.crop((180, 60, 270, 170))
     [face] = recognizer(crop, faces_only=True, attention=True)
     assert face.box == (0.0, 0.0, 90.0, 110.0)
-    assert face.attention.crop.shape == (110, 110, 3)
-    np.testing.assert_array_equal(face.attention.crop[:, 10:100], np.asarray(crop))
+    np.testing.assert_array_equal(face.attention.crop, np.asarray(crop))
+    # Both stretch it to a square.
+    side = recognizer.processor.width
+    assert_same([face], recognizer(crop.convert("L").resize((side, side), Image.Resampling.BILINEAR), faces_only=True))
+
+
+def test_ctrl_c_gives_what_has_been_read(recognizer, crops):
+    def interrupted():
+        yield from crops[:3]
+        raise KeyboardInterrupt
+
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        done.extend(recognizer.stream(interrupted(), faces_only=True))
+    assert [result.source for result in done] == ["image 1", "image 2", "image 3"]
 
 
 def test_a_loaded_model_and_processor(tiny_checkpoint, crops, recognizer):

@@ -46,6 +46,23 @@ def output_paths(folder: Path, inputs: Mapping[str, Input], ending: str, taken: 
     return paths
 
 
+def check_folders(folders: Mapping[str, Path | None]) -> None:
+    """
+    Check that what images are written into can be folders.
+
+    Args:
+        folders: by option; `None` where it is not given.
+
+    Raises:
+        InputError: there is a file, or the name is that of an image.
+    """
+    from ..images import SUFFIXES, is_folder
+
+    for option, path in folders.items():
+        if path is not None and not is_folder(path) and (path.exists() or path.suffix.lower() in SUFFIXES):
+            raise InputError(f"{option} {path} must be a folder: each image is written into it under its own name")
+
+
 def check_outputs(inputs: Iterable[str], images: Iterable[Path], table: Path | None) -> None:
     """
     Check before the work begins that nothing given is overwritten and that the table can be written.

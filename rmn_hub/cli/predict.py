@@ -134,7 +134,7 @@ def predict(
     Exit code: 0; 1 when some of several images could not be read; 2 when none could, or the usage was wrong.
     """
     from .inputs import find_inputs
-    from .outputs import Parquet, check_outputs, output_paths
+    from .outputs import Parquet, check_folders, check_outputs, output_paths
 
     shown = _format(output_format, json, csv)
     counts = Counts()
@@ -149,6 +149,7 @@ def predict(
         table = None if shown is Format.csv else csv
         if shown is Format.parquet:
             Parquet.check()
+        check_folders({"--annotate": annotate, "--attention": attention})
         check_outputs(inputs, [*annotated.values(), *maps.values()], table)
 
         settings = {

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 from typer.models import ArgumentInfo
 
+from ..files import readable
 from ..progress import Progress
 
 USE, TRAIN, PUBLISH = "Use", "Train", "Publish"
@@ -67,7 +68,7 @@ def failing_on_bad_input(extra: str | None = None) -> Iterator[None]:
 
 def printable(text: str) -> str:
     """Return `text` without the bytes that are not UTF-8 and the control characters that a file name may hold."""
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = readable(text)
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 

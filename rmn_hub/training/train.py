@@ -107,7 +107,7 @@ def train(
     stored, held_out = opened.split(train_split), opened.split(validation_split)
     size = FER_SIZE if looks_like_fer2013(stored) else max(max(size for _, size in recipe.sizes), FER_SIZE)
     faces, validation = (faces_for_training(each, size, in_memory) for each in (stored, held_out))
-    for note in (*faces.notes, *validation.notes):
+    for note in dict.fromkeys((*faces.notes, *validation.notes)):
         say(f"note: {note}")
     batch = share_of(recipe.batch_size, accelerator.num_processes) * accelerator.num_processes
     if len(faces) < batch:

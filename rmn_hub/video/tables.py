@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..expressions import EXPRESSIONS
-from ..files import replacing
+from ..files import readable, replacing
 from ..packages import require
 from ..results import FaceExpression
 from ..tables import to_records as image_records
@@ -42,7 +42,7 @@ def to_records(result: FrameResult, *, every_image: bool = False) -> list[dict[s
     for record in image_records(result, every_image=every_image):
         record = {name: value for name, value in record.items() if name not in ("source", "width", "height")}
         track = record.pop("track_id", None)
-        source = result.source.encode("utf-8", "backslashreplace").decode("utf-8")
+        source = readable(result.source)
         records.append({"source": source, "frame": result.index, "time": result.time, "track": track, **record})
     return records
 

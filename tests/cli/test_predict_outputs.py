@@ -1,6 +1,7 @@
 """`rmn-hub predict`: the forms of its output, and what an early end leaves of them."""
 
 import io
+import json
 import re
 import signal
 import sys
@@ -201,3 +202,34 @@ def test_a_terminal_without_the_characters_and_a_reader_that_goes_away(crops, tm
     assert process.wait(timeout=120) in (0, 1)
     assert b"Traceback" not in stderr
     assert "лица" in (tmp_path / "faces.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("option", ["--annotate", "--attention"])
+def test_images_go_into_folders(predict, photos, tmp_path, option):
+    file = tmp_path / "notes"
+    file.write_text("kept")
+    for path in (file, tmp_path / "out.jpg"):
+        result = predict(photos / "a.jpg", option, path)
+        assert result.exit_code == 2
+        assert f"{option} {path} must be a folder" in result.stderr
+    assert file.read_text() == "kept"
+    assert not (tmp_path / "out.jpg").exists()
+
+
+def test_a_small_limit_of_pixels_is_a_plain_number(predict, photos):
+    result = predict(photos / "a.jpg", "--max-pixels", 10)
+    assert result.exit_code == 2
+    assert "the limit is 10 pixels" in result.stderr
+
+
+def test_names_of_other_scripts_are_whole_where_the_locale_is_c(photos, tmp_path):
+    name = "\u3042\u00e9.jpg"
+    (tmp_path / name).write_bytes((photos / "a.jpg").read_bytes())
+    python = ("-X", "utf8=0", "-m", "rmn_hub")
+    environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    words = ("predict", tmp_path / name, "--json", "--csv", tmp_path / "a.csv")
+    process = start(*words, python=python, environment=environment)
+    lines, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert json.loads(lines)["source"] == str(tmp_path / name)
+    assert name in (tmp_path / "a.csv").read_text(encoding="utf-8")

@@ -87,7 +87,7 @@ def test_a_network_without_masks_has_no_maps(tmp_path):
     assert (output.maps, output.before, output.after) == ((), (), ())
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "toaster", "meta", "cpu:x", 3.5])
+@pytest.mark.parametrize("device", ["cuda:99", "toaster", "meta", "cpu:x", "cpu:3", 3.5])
 def test_a_device_that_does_not_exist_is_named(model, device):
     with pytest.raises(InputError, match="device="):
         TorchEngine(model, device)

@@ -239,3 +239,13 @@ def test_a_film_without_faces(fast, tmp_path):
     assert len(recognize(path, fast).to_df()) == 0
     assert to_records(results[0]) == []
     assert to_df(results, every_image=True)["frame"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_face_that_crosses_a_still_scene_is_not_a_cut(fast, tmp_path):
+    frames = [scene((HEADS["astronaut"], (3 * number, 60))) for number in range(60)]
+    path = write_film(tmp_path / "crossing.mkv", frames, codec="ffv1", pixels="bgr0")
+    for every in (1, 20):
+        results = list(recognize(path, fast, every=every))
+        assert len(results) == 60 // every
+        assert not any(result.cut for result in results)
+        assert len({face.track_id for result in results for face in result}) == 1

@@ -57,6 +57,7 @@ def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_val
 
 def _look(expressions: tuple[str, ...]) -> dict[str, Any]:
     """Return what the page takes from the drawings and from the session of a stream of frames."""
+    from .. import turning
     from ..drawing import palette
     from ..video import session, tracking
 
@@ -64,6 +65,7 @@ def _look(expressions: tuple[str, ...]) -> dict[str, Any]:
         "colors": {name: palette.color_of(name) for name in expressions},
         "inks": {name: palette.ink_on(palette.color_of(name)) for name in expressions},
         "near": palette.NEAR,
+        "turning": {"doubtful": turning.DOUBTFUL, "sure": turning.SURE},
         # As rmn_space has them; a test compares the two.
         "maxFaces": 50,
         "live": {

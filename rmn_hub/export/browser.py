@@ -24,6 +24,7 @@ from ..detection.networks import FOLDER as DETECTOR
 from ..engines.engine import softmax
 from ..engines.onnx import OnnxEngine
 from ..engines.pixels import PixelProcessor
+from ..engines.views import VIEWS
 from ..errors import CheckpointError, InputError, MissingPackageError
 from ..files import naming_failures, write_text
 
@@ -49,7 +50,6 @@ def write_page(
     look: Mapping[str, Any],
     pixel_values: np.ndarray,
     beside: Sequence[Path] = (),
-    front_matter: str | None = None,
 ) -> dict[str, int]:
     """
     Write the folder of the static page.
@@ -63,7 +63,6 @@ def write_page(
         look: what the page takes from rooms above this one: colours, words, limits. Ready for JSON.
         pixel_values: faces that the stored weights are compared on, `(N, 3, H, W)`.
         beside: other files that the page shows or reads, by their names alone; JPEGs get a thumbnail.
-        front_matter: the text of a README.md with a Space's front matter, or `None` without one.
 
     Returns:
         the bytes of each file that is loaded before the first result, by its path in the folder. One of the examples
@@ -105,8 +104,6 @@ def write_page(
         large = [{"name": name, "bytes": (folder / name).stat().st_size} for name in packed]
         settings = {**_settings(engine, stages, processor), **look, "files": large}
         _write_settings(folder, settings)
-        if front_matter is not None:
-            write_text(folder / "README.md", front_matter)
         _replace(folder, out)
     whole = {path.name for path in beside if path.suffix == ".jpg"}
     later = {"README.md", "sw.js", "kept.js", *whole}
@@ -207,6 +204,7 @@ def _settings(engine: OnnxEngine, stages: int, processor: PixelProcessor) -> dic
     return {
         "classes": list(engine.expressions),
         "stages": stages,
+        "views": min(VIEWS, 2),
         "margin": mtcnn.MTCNNDetector.margin,
         "heat": heat_colors().tobytes().hex(),
         "processor": {

@@ -57,6 +57,8 @@ def folder(tmp_path_factory):
         exif = Image.Exif()
         exif[0x0112] = 6
         large.save(folder / "turned.png", exif=exif)
+        # On its side, and nothing tells so.
+        officer.rotate(90, expand=True).save(folder / "sideways.png")
     noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), np.uint8)
     Image.fromarray(noise).save(folder / "noise.png")
     return folder
@@ -131,7 +133,14 @@ def test_pixels_are_pillows(page, folder, width, height):
 
 @pytest.mark.parametrize(
     ("name", "min_face"),
-    [("astronaut.jpg", None), ("officer.jpg", 30), ("collage.jpg", None), ("coffee.jpg", None), ("turned.png", None)],
+    [
+        ("astronaut.jpg", None),
+        ("officer.jpg", 30),
+        ("collage.jpg", None),
+        ("coffee.jpg", None),
+        ("turned.png", None),
+        ("sideways.png", None),
+    ],
 )
 def test_faces_are_pythons(page, folder, name, min_face):
     detector = MTCNNDetector(min_face=min_face)
@@ -139,6 +148,7 @@ def test_faces_are_pythons(page, folder, name, min_face):
     expected = recognizer((folder / name).read_bytes(), attention=True)
     found = page.evaluate(RECOGNIZE, ["/" + name, {} if min_face is None else {"minFace": min_face}])
     assert (found["width"], found["height"], len(found["faces"])) == (expected.width, expected.height, len(expected))
+    assert found.get("turned", 0) == expected.turned == (90 if name == "sideways.png" else 0)
     for ours, theirs in zip(found["faces"], expected):
         wanted = theirs.to_dict()
         np.testing.assert_allclose(ours["box"], wanted["box"], atol=2)

@@ -3,6 +3,7 @@
 import { openCamera, cameraProblem, stopCamera } from './camera.js';
 import { byId, el, message } from './dom.js';
 import { view } from './result.js';
+import { turnedSentence } from './save.js';
 
 // File, name, and source as it is shown under the photo.
 const EXAMPLES = [
@@ -65,7 +66,9 @@ export class PhotoTab {
         box: face.box.map(value => value / scale),
         landmarks: face.landmarks.map(point => point.map(value => value / scale)),
       }));
-      if (faces.length) show(view({ width, height, faces }, photo));
+      const { turned } = result;
+      const note = [photo.note, turned && turnedSentence(turned)].filter(Boolean).join(' ');
+      if (faces.length) show(view({ width, height, faces, turned }, { ...photo, note }));
       else {
         const remedy = 'A larger or less turned face helps, and so does a smaller “Smallest face” under Settings.';
         show(message('No face found', `The detector finds no face in this photo. ${remedy}`, { image: photo.url }));

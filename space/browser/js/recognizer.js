@@ -30,14 +30,16 @@
  * @property {number} width
  * @property {number} height
  * @property {FaceExpression[]} faces
+ * @property {number} [turned] degrees clockwise that the image had to be turned by for its faces to be found
  */
 
 import { normalize, onOneScale } from './attention.js';
 import { readingOrder } from './boxes.js';
 import { cropFace, luma, resize } from './pixels.js';
+import { foundTurned, isDoubtful, turn } from './turning.js';
 
 // Faces that go through the network at once.
-const BATCH = 16;
+const BATCH = 8;
 
 /** Detector, crops, network. */
 export class Recognizer {
@@ -59,9 +61,15 @@ export class Recognizer {
    * @returns {Promise<Result>}
    */
   async recognize(image, { minFace, minConfidence = 0, attention = false, maxFaces = Infinity } = {}) {
-    const found = (await this.detector.detect(image, minFace)).slice(0, maxFaces);
-    const faces = readingOrder(found.map(face => face.box)).map(place => found[place]);
-    return { width: image.width, height: image.height, faces: await this.classify(image, faces, minConfidence, attention) };
+    let [faces, turned] = [await this.detector.detect(image, minFace), 0];
+    if (isDoubtful(faces)) {
+      const sideways = await foundTurned(image, other => this.detector.detect(other, minFace));
+      if (sideways.faces.length) [faces, turned] = [sideways.faces, sideways.degrees];
+    }
+    faces = faces.slice(0, maxFaces);
+    faces = readingOrder(faces.map(face => face.box)).map(place => faces[place]);
+    const expressions = await this.classify(image, faces, minConfidence, attention, turned);
+    return { width: image.width, height: image.height, faces: expressions, ...(turned && { turned }) };
   }
 
   /**
@@ -70,17 +78,20 @@ export class Recognizer {
    * @param {Face[]} faces
    * @param {number} minConfidence probability below which an expression is uncertain
    * @param {boolean} attention
+   * @param {number} [turned] degrees clockwise that show the faces upright
    * @returns {Promise<FaceExpression[]>}
    */
-  async classify(image, faces, minConfidence, attention) {
-    const { classes, margin, stages } = this.settings;
+  async classify(image, faces, minConfidence, attention, turned = 0) {
+    const { classes, margin, stages, views } = this.settings;
     const results = [];
     for (let start = 0; start < faces.length; start += BATCH) {
       const batch = faces.slice(start, start + BATCH);
-      const crops = batch.map(face => cropFace(image, face.box, margin));
-      const outputs = await this.network(this.#pixelValues(crops), batch.length, attention && stages > 0);
+      const crops = batch.map(face => turn(cropFace(image, face.box, margin), turned));
+      const pixels = views > 1 ? withMirrored(this.#pixelValues(crops), this.settings.processor.width) : this.#pixelValues(crops);
+      const outputs = await this.network(pixels, batch.length * views, attention && stages > 0);
       batch.forEach((face, number) => {
-        const probabilities = softmax(part(outputs.logits, number).values);
+        const seen = Array.from({ length: views }, (_, view) => softmax(part(outputs.logits, number + view * batch.length).values));
+        const probabilities = classes.map((_, place) => seen.reduce((sum, values) => sum + values[place], 0) / views);
         const likely = probabilities.indexOf(Math.max(...probabilities));
         /** @type {FaceExpression} */
         const result = {
@@ -120,6 +131,20 @@ export class Recognizer {
     });
     return values;
   }
+}
+
+/**
+ * Return pixel values followed by those of the mirror images: a face and its mirror image have the same probabilities.
+ * @param {Float32Array} values
+ * @param {number} width
+ */
+function withMirrored(values, width) {
+  const both = new Float32Array(2 * values.length);
+  both.set(values);
+  for (let line = 0; line < values.length; line += width) {
+    both.set(values.subarray(line, line + width).slice().reverse(), values.length + line);
+  }
+  return both;
 }
 
 /**

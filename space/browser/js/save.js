@@ -13,11 +13,20 @@ const LONGEST = 2048;
  * @param {Result} result
  * @param {string} source name of the photo
  */
-export function json({ width, height, faces }, source) {
+export function json({ width, height, faces, turned }, source) {
   const values = faces.map(({ index, box, landmarks, score, expression, probability, probabilities, uncertain }) => ({
     index, box, landmarks, score, expression, probability, probabilities, uncertain,
   }));
-  return new Blob([JSON.stringify({ source, width, height, faces: values }, null, 2)], { type: 'application/json' });
+  const sideways = turned ? { message: turnedSentence(turned), turned } : {};
+  return new Blob([JSON.stringify({ source, width, height, faces: values, ...sideways }, null, 2)], { type: 'application/json' });
+}
+
+/**
+ * Return what a visitor should read about an image whose faces were found after turning it.
+ * @param {number} degrees
+ */
+export function turnedSentence(degrees) {
+  return `The image was turned by ${degrees} degrees clockwise to find its faces; boxes are in the image as it came.`;
 }
 
 /**

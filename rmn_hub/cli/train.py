@@ -29,7 +29,7 @@ InMemory = Annotated[
 
 
 @contextlib.contextmanager
-def _resumable() -> Iterator[None]:
+def resumable() -> Iterator[None]:
     """End a training command with one sentence, after Ctrl-C too."""
     with failing_on_bad_input("train"):
         try:
@@ -72,7 +72,7 @@ def train(
     device: Device = None,
 ) -> None:
     """Train a network. Interrupt it as you like: the same command goes on after the last whole epoch."""
-    with _resumable():
+    with resumable():
         from rich.console import Console
 
         from ..training.recipe import Recipe
@@ -113,7 +113,7 @@ def teach(
     device: Device = None,
 ) -> None:
     """Write an ensemble's probabilities for augmented views of the training faces, for `distill`."""
-    with _resumable():
+    with resumable():
         from ..data.sources import load_faces
         from ..files import prepare_place
         from ..loading import load_ensemble
@@ -148,7 +148,7 @@ def distill(
     device: Device = None,
 ) -> None:
     """Train one network, the student, on an ensemble's probabilities."""
-    with _resumable():
+    with resumable():
         from rich.console import Console
 
         from ..training.distill import Teacher

@@ -155,6 +155,8 @@ def _values(
         "names": EXPRESSIONS,
         "model": {
             "masks": model["masks"],
+            # Numbers of before have no such field, and are an RMN's.
+            "network": model.get("network", "rmn"),
             "parameters": _in_words(model["parameters"]),
             "multiply_adds": _in_words(model["multiply_adds"]),
             "megabytes": f"{model['megabytes']:.1f}",

@@ -120,7 +120,7 @@ class TrainingRun:
         self.settings, self.accelerator, self.device = settings, accelerator, device
         self.say, self.show = say, progress
         self.folder = RunFolder(output)
-        self.epoch, self.step, self.shown = 0, 0, 0
+        self.epoch, self.step, self.shown, self.saved_spent = 0, 0, 0, 0.0
         self.best, self.best_size, self.best_epoch = -1.0, 0, 0
         self.history: list[dict[str, Any]] = []
 
@@ -169,6 +169,8 @@ class TrainingRun:
                 self._save(row)
             self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process and self.history:
+            if self.budget.minutes is not None and self.saved_spent < self.budget.minutes <= self.clock.elapsed:
+                self._write_state()  # or the same command would go on for what was left when the last epoch was saved
             self.folder.finish(self.history)
         return TrainingResult(self.folder.best, self.best, self.epoch)
 
@@ -280,18 +282,22 @@ class TrainingRun:
     def _save(self, row: dict[str, Any]) -> None:
         """Save what a resumed run needs; see `run_folder` for the order."""
         self.folder.write_metrics(self.history)
+        self._write_state()
+        self.folder.settle_best(self.best_epoch)
+        # Last: a line means that its epoch is safe.
+        self.say("  ".join(f"{name} {value}" for name, value in row.items() if value is not None))
+
+    def _write_state(self) -> None:
+        self.saved_spent = self.clock.elapsed
         state = {
             "module": self.module.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "spent": self.clock.elapsed,
+            "spent": self.saved_spent,
             "settings": self.settings,
         }
         state |= {name: getattr(self, name) for name in _COUNTERS}
         self.folder.write_state(state)
-        self.folder.settle_best(self.best_epoch)
-        # Last: a line means that its epoch is safe.
-        self.say("  ".join(f"{name} {value}" for name, value in row.items() if value is not None))
 
     def _resume(self) -> float:
         """Go on after the last saved epoch. Returns the minutes spent until then."""
@@ -317,7 +323,8 @@ class TrainingRun:
             self.folder.settle_best(self.best_epoch)
             self.say(f"going on with {self.folder.path} after epoch {self.epoch}, {state['spent']:.1f} minutes")
         self.accelerator.wait_for_everyone()
-        return float(state["spent"])
+        self.saved_spent = float(state["spent"])
+        return self.saved_spent
 
 
 _COUNTERS = ("epoch", "step", "best", "best_size", "best_epoch", "history")

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from evaluation_helpers import save_checkpoint
 from made_faces import RECIPE, TINY, metrics, write
 from PIL import Image
 
@@ -65,8 +66,8 @@ def test_a_record_repeats_the_run(made, whole, tmp_path):
     assert record["start_from"] is None
     assert record["data"]["name"] == made.name
     assert record["data"]["fingerprint"] == load_faces(made, "train").fingerprint()
-    small = Recipe.load("cpu").changed(batch_size=64)
-    start = train(made, tmp_path, small, minutes=116, seed=3, start_from=whole.checkpoint, limit_steps=1, device="cpu")
+    small, first = Recipe.load("cpu").changed(batch_size=64), save_checkpoint(tmp_path / "best", image_size=48)
+    start = train(made, tmp_path / "run", small, minutes=116, seed=3, start_from=first, limit_steps=1, device="cpu")
     record = json.loads((start.checkpoint / "run.json").read_text())
     assert record["start_from"] == "best"
     assert record["command"] == (

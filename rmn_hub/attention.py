@@ -84,7 +84,11 @@ def attention_maps(outputs: "RMNOutput") -> "tuple[Tensor, ...]":
 
 
 def attention_of_faces(
-    maps: Sequence[np.ndarray], before: Sequence[np.ndarray], after: Sequence[np.ndarray], crops: Sequence[np.ndarray]
+    maps: Sequence[np.ndarray],
+    before: Sequence[np.ndarray],
+    after: Sequence[np.ndarray],
+    crops: Sequence[np.ndarray],
+    turned: Sequence[float] | None = None,
 ) -> list[Attention]:
     """
     Return what there is to show of each face of a batch.
@@ -98,6 +102,7 @@ def attention_of_faces(
         before: per stage, float32 `(batch, H, W)`: channel mean of the absolute features before masking.
         after: per stage, the same after masking.
         crops: the crops in the batch's order, uint8 `H x W x 3` RGB, as they were cut from the image.
+        turned: by how many degrees each was turned clockwise; none was when not given.
 
     Raises:
         InputError: there are no maps, or there is not one crop for each face.
@@ -120,8 +125,9 @@ def attention_of_faces(
             before=tuple(stage[face].copy() for stage in before),
             after=tuple(stage[face].copy() for stage in after),
             crop=np.asarray(crop),
+            turned=degrees,
         )
-        for face, crop in enumerate(crops)
+        for face, (crop, degrees) in enumerate(zip(crops, turned or [0.0] * len(crops)))
     ]
 
 

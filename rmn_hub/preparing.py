@@ -12,7 +12,7 @@ from .errors import InputError, RMNError
 from .forking import call, is_forked
 from .images import LoadedImage, load_image, name_of, shown
 from .results import Face, ImageResult, reading_order
-from .turning import found_turned, is_doubtful, turn, turned_sentence
+from .turning import found_turned, is_doubtful, lean, turned_sentence
 
 # What becomes of an image that cannot be used: it is left out and the function is called with the error, or `"keep"`
 # puts a result without faces in its place.
@@ -36,11 +36,13 @@ class PreparedImage:
         result: the image's result, still without faces.
         faces: its faces in reading order, in pixels of the upright image.
         crops: the square around each face.
+        turned: by how many degrees each crop was turned clockwise.
     """
 
     result: ImageResult
     faces: list[Face]
     crops: list[Image.Image]
+    turned: list[float]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Preparation:
         detector: finds the faces.
         device: where it runs, as far as the recognizer chose it.
         margin: how much wider than a box the crop is.
+        upright: whether faces with landmarks are turned upright by their eyes.
         max_pixels: most pixels that an image may have.
         batch_size: most images that may wait for the detector.
     """
@@ -68,6 +71,7 @@ class Preparation:
     detector: FaceDetector
     device: str
     margin: float
+    upright: bool
     max_pixels: int
     batch_size: int
 
@@ -91,7 +95,7 @@ class Preparation:
                     degrees, turned = found_turned(read.outcome, lambda loaded: next(self._detected([loaded])))
                     faces = turned or faces
                 message = None if faces else NO_FACE
-                yield _cut_out(read.image, read.outcome, faces, self.margin, message, degrees)
+                yield self._cut_out(read.image, read.outcome, faces, message, degrees)
 
     def given(self, images: Iterable[Any], boxes: Iterable[Any] | None, on_error: OnError) -> Iterator[PreparedImage]:
         """
@@ -113,10 +117,10 @@ class Preparation:
             elif all_boxes is None:
                 # As it is: the engine's processor stretches it to a square, as training and the image processor do.
                 result = ImageResult(loaded.source, loaded.width, loaded.height, (), loaded.message, image=image)
-                yield PreparedImage(result, [_whole(loaded)], [loaded.image])
+                yield PreparedImage(result, [_whole(loaded)], [loaded.image], [0.0])
             else:
                 faces = checked_faces(own_boxes, loaded.width, loaded.height, f"boxes of {loaded.source}")
-                yield _cut_out(image, loaded, faces, self.margin, None if faces else NO_BOXES)
+                yield self._cut_out(image, loaded, faces, None if faces else NO_BOXES)
         if all_boxes is not None and next(all_boxes, missing) is not missing:
             raise InputError("boxes has more lists than there are images: give one for each image")
 
@@ -178,6 +182,26 @@ class Preparation:
                 raise InputError("detector.detect must return one list of faces for each image: see FaceDetector")
             yield _in_own_pixels(loaded, found[0])
 
+    def _cut_out(
+        self,
+        image: Any,
+        loaded: LoadedImage,
+        faces: list[Face],
+        message: str | None,
+        turned: int = 0,
+    ) -> PreparedImage:
+        """Sort the faces in reading order and cut them out, upright where their eyes or the `turned` image show how."""
+        faces = [faces[place] for place in reading_order([face.box for face in faces])]
+        check_crops(faces, self.margin, loaded.source)
+        scale = (loaded.image.width / loaded.width, loaded.image.height / loaded.height)
+        seen = [face if scale == (1, 1) else face.scaled(*scale) for face in faces]
+        turns = [-lean(face) if self.upright and face.landmarks else float(turned) for face in seen]
+        crops = [crop_face(loaded.image, face.box, self.margin, degrees) for face, degrees in zip(seen, turns)]
+        parts = (loaded.message, message, turned_sentence(turned) if turned else None)
+        sentences = " ".join(sentence for sentence in parts if sentence)
+        result = ImageResult(loaded.source, loaded.width, loaded.height, (), sentences or None, turned, image)
+        return PreparedImage(result, faces, crops, turns)
+
 
 def failed(source: str, error: InputError, image: Any) -> ImageResult:
     """Return the result of an image that cannot be used."""
@@ -188,7 +212,7 @@ def _refused(read: _Read, error: InputError, on_error: OnError) -> Iterator[Prep
     if callable(on_error):
         on_error(error)
     else:
-        yield PreparedImage(failed(name_of(read.image, read.name), error, read.image), [], [])
+        yield PreparedImage(failed(name_of(read.image, read.name), error, read.image), [], [], [])
 
 
 def _whole(loaded: LoadedImage) -> Face:
@@ -203,21 +227,6 @@ def _in_own_pixels(loaded: LoadedImage, found: Any) -> list[Face]:
     faces = checked_faces(found, *loaded.image.size, f"detector's boxes of {loaded.source}")
     scale = (loaded.width / loaded.image.width, loaded.height / loaded.image.height)
     return faces if scale == (1, 1) else [face.scaled(*scale) for face in faces]
-
-
-def _cut_out(
-    image: Any, loaded: LoadedImage, faces: list[Face], margin: float, message: str | None, turned: int = 0
-) -> PreparedImage:
-    """Sort the faces in reading order and cut them out, upright where the image had to be turned to find them."""
-    faces = [faces[place] for place in reading_order([face.box for face in faces])]
-    check_crops(faces, margin, loaded.source)
-    scale = (loaded.image.width / loaded.width, loaded.image.height / loaded.height)
-    boxes = [(face if scale == (1, 1) else face.scaled(*scale)).box for face in faces]
-    crops = [turn(crop_face(loaded.image, box, margin), turned) for box in boxes]
-    parts = (loaded.message, message, turned_sentence(turned) if turned else None)
-    sentences = " ".join(sentence for sentence in parts if sentence)
-    result = ImageResult(loaded.source, loaded.width, loaded.height, (), sentences or None, turned, image)
-    return PreparedImage(result, faces, crops)
 
 
 __all__ = ["OnError", "Preparation", "PreparedImage", "failed"]

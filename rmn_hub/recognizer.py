@@ -53,6 +53,8 @@ class ExpressionRecognizer:
         max_faces: most faces that MTCNN returns per image, the largest; all when not given.
         min_confidence: probability in 0..1 below which a face is marked `uncertain`; its `expression` stays the most
             probable one. With 0, no face is.
+        upright: whether faces with landmarks are turned upright by their eyes before they are cut out. Own boxes and
+            crops have no landmarks, and are taken as they are.
         views: over how many views of a face the probabilities are averaged: 1 is the face as it is, 2 (unless given)
             adds its mirror image, 6 both moved up and down by a 48th (see `engines.views`). The network works that many
             times. Attention maps are those of the face as it is.
@@ -83,6 +85,7 @@ class ExpressionRecognizer:
         threshold: float | None = None,
         max_faces: int | None = None,
         min_confidence: float = MIN_CONFIDENCE,
+        upright: bool = True,
         views: int = VIEWS,
         batch_size: int = 32,
         margin: float | None = None,
@@ -96,6 +99,9 @@ class ExpressionRecognizer:
         if detector is not None and not callable(getattr(detector, "detect", None)):
             raise InputError(f"detector of type {type(detector).__name__} must have a method detect(images)")
         self.min_confidence = _probability("min_confidence", min_confidence)
+        if upright not in (True, False):
+            raise InputError(f"upright={shown(upright)} must be True or False")
+        self.upright = bool(upright)
         self.views = check_views(views)
         self.batch_size = _count("batch_size", batch_size)
         self.max_pixels = _count("max_pixels", max_pixels)
@@ -145,8 +151,8 @@ class ExpressionRecognizer:
             device: as the class takes it.
             threads: threads of onnxruntime that work on one call, of the network's and of MTCNN's; all cores when not
                 given. torch keeps its own setting, which is the whole process's: see `torch.set_num_threads`.
-            **settings: `detector`, `min_face`, `threshold`, `max_faces`, `min_confidence`, `views`, `batch_size`,
-                `margin` and `max_pixels`, as the class takes them.
+            **settings: `detector`, `min_face`, `threshold`, `max_faces`, `min_confidence`, `upright`, `views`,
+                `batch_size`, `margin` and `max_pixels`, as the class takes them.
 
         Raises:
             CheckpointError: the checkpoint cannot be loaded.
@@ -300,7 +306,9 @@ class ExpressionRecognizer:
         confidence = self.min_confidence
         if min_confidence is not None:
             confidence = _probability("min_confidence", min_confidence)
-        preparation = Preparation(self.detector, self.device, self.margin, self.max_pixels, self.batch_size)
+        preparation = Preparation(
+            self.detector, self.device, self.margin, self.upright, self.max_pixels, self.batch_size
+        )
         if boxes is None and not faces_only:
             ready = preparation.searched(several, on_error)
         else:
@@ -345,6 +353,7 @@ class ExpressionRecognizer:
     def _classify(self, waiting: list[PreparedImage], attention: bool, min_confidence: float) -> Iterator[ImageResult]:
         """Yield the results of the images, whose faces go through the engine together."""
         crops = [crop for image in waiting for crop in image.crops]
+        turned = [degrees for image in waiting for degrees in image.turned]
         probabilities: list[list[float]] = []
         maps: list[Attention | None] = []
         at_once = max(1, self.batch_size // self.views)
@@ -355,12 +364,12 @@ class ExpressionRecognizer:
                 raise CheckpointError("the network's logits are not finite numbers: its weights are damaged")
             # In double precision the probabilities sum to 1 within 1e-15.
             probabilities += averaged(logits).tolist()
-            pixels = [np.asarray(crop) for crop in batch] if attention else []
-            maps += (
-                attention_of_faces(output.maps, output.before, output.after, pixels)
-                if attention
-                else [None] * len(batch)
-            )
+            if attention:
+                pixels = [np.asarray(crop) for crop in batch]
+                degrees = turned[start : start + at_once]
+                maps += attention_of_faces(output.maps, output.before, output.after, pixels, degrees)
+            else:
+                maps += [None] * len(batch)
         values = iter(zip(probabilities, maps))
         for image in waiting:
             faces = tuple(

@@ -69,12 +69,14 @@ class Attention:
         before: per stage, float32 `H x W` in 0..1: the strength of the stage's features before masking.
         after: per stage, the same after masking, on the scale of `before`.
         crop: the crop as it was cut from the image, `H x W x 3` uint8 RGB.
+        turned: by how many degrees it was turned clockwise then, so that the face is upright.
     """
 
     maps: tuple[np.ndarray, ...] = field(repr=False)
     before: tuple[np.ndarray, ...] = field(repr=False)
     after: tuple[np.ndarray, ...] = field(repr=False)
     crop: np.ndarray = field(repr=False)
+    turned: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

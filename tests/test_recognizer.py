@@ -13,6 +13,7 @@ from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, ExpressionRecognizer, Face,
 from rmn_hub import recognizer as room
 from rmn_hub.detection.detector import crop_face
 from rmn_hub.errors import CheckpointError, InputError
+from rmn_hub.turning import lean
 
 EXIF_ORIENTATION = 0x0112
 
@@ -116,7 +117,7 @@ def of_both_sides(model, pixel_values):
 
 def test_it_answers_what_the_plain_model_answers(bundled, astronaut):
     [face] = bundled(astronaut)
-    crop = crop_face(astronaut, face.box)
+    crop = crop_face(astronaut, face.box, turned=-lean(face.face))
     model = RMNModel.from_pretrained(BUNDLED_CHECKPOINT).eval()
     pixel_values = RMNImageProcessor.from_pretrained(BUNDLED_CHECKPOINT)(crop, return_tensors="pt")
     np.testing.assert_allclose(list(face.probabilities.values()), of_both_sides(model, pixel_values), atol=1e-4)
@@ -200,7 +201,9 @@ def test_attention_is_of_each_face_of_its_own(recognizer, collage, astronaut):
         for face in result:
             maps = face.attention.maps
             assert [len(values) for values in maps] == [16, 8, 4, 2]
-            np.testing.assert_array_equal(face.attention.crop, np.asarray(crop_face(photo, face.box)))
+            np.testing.assert_array_equal(
+                face.attention.crop, np.asarray(crop_face(photo, face.box, turned=-lean(face.face)))
+            )
             alone = recognizer(photo, boxes=[face.face], attention=True)[0].attention
             np.testing.assert_allclose(maps[0], alone.maps[0], atol=1e-3)
             np.testing.assert_allclose(face.attention.after[2], alone.after[2], atol=1e-3)
@@ -302,6 +305,7 @@ def test_what_is_no_picture(recognizer, image):
         ({"device": "cuda:99"}, "device='cuda:99'"),
         ({"device": "toaster"}, "device='toaster'"),
         ({"views": 3}, "views=3"),
+        ({"upright": "yes"}, "upright"),
         ({"min_confidence": 1.5}, "min_confidence=1.5"),
         ({"min_confidence": float("nan")}, "min_confidence"),
         ({"batch_size": 0}, "batch_size=0"),
@@ -382,7 +386,7 @@ def test_a_huge_jpeg_has_boxes_in_its_own_pixels(tiny_checkpoint, astronaut):
     [expected] = limited(astronaut)
     np.testing.assert_allclose(face.box, np.array(expected.box) * 2, atol=8)
     np.testing.assert_allclose(face.landmarks, np.array(expected.landmarks) * 2, atol=8)
-    [again] = limited(encode(large, "JPEG", quality=95), boxes=[face.box])
+    [again] = limited(encode(large, "JPEG", quality=95), boxes=[face.face])
     assert again.box == pytest.approx(face.box)
     assert_same([again], [face])
     with pytest.raises(InputError, match="max_pixels"):

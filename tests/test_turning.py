@@ -1,4 +1,4 @@
-"""Images on their side or upside down: faces are found, and everything is in the image as it came."""
+"""Images on their side or upside down, heads that lean: all is found, and everything is in the image as it came."""
 
 import json
 
@@ -8,7 +8,8 @@ from PIL import Image
 from recognizer_helpers import CountingDetector
 
 from rmn_hub import ExpressionRecognizer, Face, annotate
-from rmn_hub.turning import turned_back
+from rmn_hub.detection.detector import crop_face
+from rmn_hub.turning import lean, turned_back
 
 # What turns the upright image so that turning it clockwise by these degrees makes it upright again.
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
@@ -97,3 +98,81 @@ def test_boxes_are_turned_back():
     assert turned_back(face, 180, 100, 50) == Face((89.0, 28.0, 99.0, 48.0), ((97.0, 46.0),), 1.0)
     assert turned_back(face, 90, 100, 50) == Face((2.0, 39.0, 22.0, 49.0), ((4.0, 47.0),), 1.0)
     assert turned_back(face, 270, 100, 50) == Face((78.0, 1.0, 98.0, 11.0), ((96.0, 3.0),), 1.0)
+
+
+def tilted(image, degrees):
+    """Turn an image clockwise around its middle."""
+    return image.rotate(-degrees, Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("degrees", [-170, -45, 0, 10, 30, 90, 135])
+def test_how_far_a_head_leans(degrees):
+    points = np.array([(-10, -5), (10, -5), (0, 2), (-8, 10), (8, 10)], float)
+    angle = np.radians(degrees)
+    turn = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
+    moved = [tuple(point) for point in points @ turn + 50]
+    assert lean(Face((0, 0, 100, 100), tuple(moved))) == pytest.approx(degrees)
+    # A detector that means the left eye of the person.
+    swapped = (moved[1], moved[0], moved[2], moved[4], moved[3])
+    assert lean(Face((0, 0, 100, 100), swapped)) == pytest.approx(degrees)
+
+
+def test_a_face_without_landmarks_does_not_lean():
+    assert lean(Face((0, 0, 100, 100))) == 0
+    assert lean(Face((0, 0, 100, 100), ((1.0, 2.0), (3.0, 4.0)))) == 0
+
+
+def test_a_crop_is_turned_around_its_middle(astronaut):
+    box = (160.0, 50.0, 290.0, 180.0)
+    plain = np.asarray(crop_face(astronaut, box), float)
+    for degrees in (-30, 10, 45, 100):
+        crop = np.asarray(
+            crop_face(tilted(astronaut, degrees), _moved(box, degrees, astronaut), turned=-degrees), float
+        )
+        assert crop.shape == plain.shape
+        assert np.abs(crop - plain).mean() < 8 < np.abs(crop - plain[::-1]).mean()
+    quarter = np.asarray(crop_face(astronaut, box, turned=90))
+    np.testing.assert_array_equal(quarter, np.rot90(plain, -1))
+
+
+def _moved(box, degrees, image):
+    """Return the box around the same middle, in an image that is turned around its own."""
+    x, y = (box[0] + box[2] - image.width) / 2, (box[1] + box[3] - image.height) / 2
+    angle, half = np.radians(degrees), (box[2] - box[0]) / 2
+    x, y = x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
+    x, y = x + image.width / 2, y + image.height / 2
+    return (x - half, y - half, x + half, y + half)
+
+
+def test_a_head_that_leans_is_turned_upright(bundled, astronaut):
+    """Of own boxes too, where they come with landmarks; and not when it is switched off."""
+    other = ExpressionRecognizer.from_pretrained(device="cpu", upright=False)
+
+    def probabilities(recognizer, image, boxes=None):
+        [face] = recognizer(image, boxes=boxes, attention=True)
+        return np.array(list(face.probabilities.values())), face
+
+    expected, upright = probabilities(bundled, astronaut)
+    leaning = tilted(astronaut, 30)
+    turned, face = probabilities(bundled, leaning)
+    plain, lain = probabilities(other, leaning)
+    assert face.attention.turned == pytest.approx(-30 + upright.attention.turned, abs=10)
+    assert lain.attention.turned == 0
+    assert np.abs(turned - expected).sum() < np.abs(plain - expected).sum()
+    again, _ = probabilities(bundled, leaning, [face.face])
+    np.testing.assert_allclose(again, turned, atol=1e-5)
+    bare, _ = probabilities(bundled, leaning, [face.box])
+    np.testing.assert_allclose(bare, plain, atol=1e-5)
+
+
+def test_a_map_is_laid_over_a_leaning_face_as_it_leans(bundled, astronaut):
+    """Where the turned square shows nothing, the photo stays."""
+    leaning = tilted(astronaut, 30)
+    result = bundled(leaning, attention=True)
+    [face] = result
+    drawn = np.asarray(annotate(leaning, (), stage=None), float)
+    x0, y0, x1, y1 = (round(value) for value in face.box)
+    shown = np.asarray(result.plot(stage=1, numbers=False), float)
+    middle = np.s_[(y0 + y1) // 2 - 20 : (y0 + y1) // 2 + 20, (x0 + x1) // 2 - 20 : (x0 + x1) // 2 + 20]
+    assert np.abs(shown - drawn)[middle].mean() > 10
+    assert np.abs(shown - drawn)[y0 - 40 : y0 - 30, : x0 - 20].max() == 0

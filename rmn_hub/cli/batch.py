@@ -22,6 +22,7 @@ from .options import (
     MinFace,
     Revision,
     Threshold,
+    Upright,
     Views,
 )
 from .shared import USE, Checkpoint, Device, examples, failing_on_bad_input, main, warn
@@ -78,6 +79,7 @@ def batch(
     local_files_only: LocalFilesOnly = False,
     engine: EngineName = None,
     device: Device = None,
+    upright: Upright = None,
     views: Views = None,
     batch_size: BatchSize = None,
 ) -> None:
@@ -97,6 +99,7 @@ def batch(
         "margin": margin,
         "min_confidence": min_confidence,
         "max_pixels": max_pixels,
+        "upright": upright,
         "views": views,
         "batch_size": batch_size,
         "revision": revision,

@@ -48,6 +48,14 @@ Revision = Annotated[
 ]
 LocalFilesOnly = Annotated[bool, typer.Option("--local-files-only", rich_help_panel=NETWORK, help="Never ask the Hub.")]
 EngineName = Annotated[str | None, typer.Option(rich_help_panel=NETWORK, help="auto, torch or onnx.")]
+Upright = Annotated[
+    bool | None,
+    typer.Option(
+        "--upright/--no-upright",
+        rich_help_panel=FACES,
+        help="Turn faces upright by their eyes, as is done unless told not to.",
+    ),
+]
 Views = Annotated[
     int | None,
     typer.Option(

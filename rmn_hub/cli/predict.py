@@ -24,6 +24,7 @@ from .options import (
     MinFace,
     Revision,
     Threshold,
+    Upright,
     Views,
 )
 from .shared import USE, Device, examples, fail, failing_on_bad_input, in_options, main, warn
@@ -125,6 +126,7 @@ def predict(
     local_files_only: LocalFilesOnly = False,
     engine: EngineName = None,
     device: Device = None,
+    upright: Upright = None,
     views: Views = None,
     batch_size: BatchSize = None,
 ) -> None:
@@ -160,6 +162,7 @@ def predict(
             "max_faces": max_faces,
             "margin": margin,
             "min_confidence": min_confidence,
+            "upright": upright,
             "views": views,
             "max_pixels": max_pixels,
             "batch_size": batch_size,

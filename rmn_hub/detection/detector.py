@@ -1,5 +1,6 @@
 """The protocol of detectors, and the square that is cut around a face."""
 
+import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -8,6 +9,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..results import Box, Face
+from ..turning import turn
 
 # Side of the crop against the longer side of MTCNN's box, minus 1. Measured by scripts/measure_margin.py on 800 of
 # FER2013's PublicTest, which are faces as RMN was trained on them: the image is 0.950 times as wide as the longer side
@@ -70,7 +72,7 @@ def crop_box(box: Box, margin: float = MARGIN) -> Box:
     return x - half, y - half, x + half, y + half
 
 
-def crop_face(image: Image.Image, box: Box, margin: float = MARGIN) -> Image.Image:
+def crop_face(image: Image.Image, box: Box, margin: float = MARGIN, turned: float = 0.0) -> Image.Image:
     """
     Return the square around a box, rounded to whole pixels, as RMN wants its face.
 
@@ -80,6 +82,8 @@ def crop_face(image: Image.Image, box: Box, margin: float = MARGIN) -> Image.Ima
         image: the upright image.
         box: `(x0, y0, x1, y1)` in its pixels.
         margin: how much wider the square is than the box's longer side.
+        turned: by how many degrees what the square shows is turned clockwise around its centre; quarter turns change no
+            pixel.
 
     Raises:
         InputError: the box has no area, or the square does not touch the image.
@@ -89,9 +93,20 @@ def crop_face(image: Image.Image, box: Box, margin: float = MARGIN) -> Image.Ima
         raise InputError(f"box={box!r} must be (x0, y0, x1, y1) with x0 < x1 and y0 < y1")
     side = max(1, round((1 + margin) * max(x1 - x0, y1 - y0)))
     left, top = round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2)
-    inside = (max(left, 0), max(top, 0), min(left + side, image.width), min(top + side, image.height))
-    if inside[0] >= inside[2] or inside[1] >= inside[3]:
+    if not (left < image.width and top < image.height and left + side > 0 and top + side > 0):
         raise InputError(f"box={box!r} must touch the image of {image.width} x {image.height} pixels")
+    quarter = 90 * round(turned / 90)
+    if turned == quarter:
+        return turn(_square(image, left, top, side), quarter % 360)
+    # A square that holds this one however it is turned.
+    more = math.ceil((math.sqrt(2) - 1) / 2 * side)
+    around = turn(_square(image, left - more, top - more, side + 2 * more), quarter % 360)
+    return around.rotate(quarter - turned, Image.Resampling.BICUBIC).crop((more, more, more + side, more + side))
+
+
+def _square(image: Image.Image, left: int, top: int, side: int) -> Image.Image:
+    """Return a square that touches the image. Where it leaves it, the border is repeated."""
+    inside = (max(left, 0), max(top, 0), min(left + side, image.width), min(top + side, image.height))
     crop = image.crop(inside)
     if crop.size == (side, side):
         return crop

@@ -65,11 +65,10 @@ def annotate(
     # A huge JPEG is decoded at half its size, and a result may be of the image before it was made smaller.
     whole = faces if isinstance(faces, ImageResult) and not faces.failed else loaded
     x_scale, y_scale = drawn.width / whole.width, drawn.height / whole.height
-    turned = faces.turned if isinstance(faces, ImageResult) else 0
     faces = tuple(face if x_scale == y_scale == 1 else face.scaled(x_scale, y_scale) for face in faces)
     if stage is not None:
         for face in faces:
-            _lay_over(drawn, face, stage, turned)
+            _lay_over(drawn, face, stage)
     drawn = to_srgb(drawn)
     numbers = len(faces) > 1 if numbers is None else numbers
     factor = max(1, math.ceil(MIN_ANNOTATED / max(drawn.size))) if enlarge else 1
@@ -165,17 +164,24 @@ def _draw_box(
         draw.rectangle(dash, fill=color)
 
 
-def _lay_over(image: Image.Image, face: FaceExpression, stage: int, turned: int) -> None:
-    """Lay a stage's map over a face, within its box. The crop of a `turned` image is turned back."""
+def _lay_over(image: Image.Image, face: FaceExpression, stage: int) -> None:
+    """Lay a stage's map over a face, within its box. A crop that was turned upright is turned back."""
     attention = attention_of(face)
     if not 1 <= stage <= len(attention.maps):
         raise InputError(f"stage={stage} must be 1 to {len(attention.maps)}")
-    shown = turn(Image.fromarray(overlay(attention.crop, attention.maps[stage - 1])), -turned % 360)
+    shown = Image.fromarray(overlay(attention.crop, attention.maps[stage - 1]))
+    quarter = 90 * round(attention.turned / 90)
+    shown = turn(shown, -quarter % 360)
+    # The corners of a square that is turned by less show nothing.
+    mask = Image.new("L", shown.size, 255)
+    if attention.turned != quarter:
+        shown, mask = (one.rotate(attention.turned - quarter, Image.Resampling.BILINEAR) for one in (shown, mask))
     # The crop and the box have the same centre.
     x0, y0, x1, y1 = face.box
     left, top = round((x0 + x1 - shown.width) / 2), round((y0 + y1 - shown.height) / 2)
     inside = clipped(face.box, *image.size)
-    image.paste(shown.crop((inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top)), inside[:2])
+    part = (inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top)
+    image.paste(shown.crop(part), inside[:2], mask.crop(part))
 
 
 __all__ = ["MAX_ENLARGED", "MIN_ANNOTATED", "annotate", "to_srgb"]

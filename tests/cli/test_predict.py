@@ -44,9 +44,9 @@ def test_the_table_is_readable(predict, photos):
     rows = [line.split() for line in result.stdout.splitlines()]
     assert rows[0] == ["Image", "Face", "Expression", "Probability", "Box"]
     assert rows[1][:2] == [str(photos / "a.jpg"), "1"]
-    assert rows[1][2] in EXPRESSIONS
+    assert rows[1][2].rstrip("?") in EXPRESSIONS
     assert rows[1][-5].endswith("%")
-    x0, y0, x1, y1 = map(int, rows[1][4:])
+    x0, y0, x1, y1 = map(int, rows[1][-4:])
     assert x0 < 125 < x1
     assert y0 < 120 < y1
     assert "no face" in result.stdout

@@ -175,10 +175,15 @@ def example_buttons() -> str:
     buttons = []
     for file, name, _ in EXAMPLES:
         with Image.open(EXAMPLES_FOLDER / file) as image:
-            small = ImageOps.fit(image.convert("RGB"), (240, 120), centering=(0.5, 0.15))
-        thumbnail = f'<img src="{render.data_url(small)}" alt="">'
-        buttons.append(f'<button type="button" data-example="{file}">{thumbnail}<span>{name}</span></button>')
+            buttons.append(example_button(file, name, image))
     return f'<div class="rmn-examples" role="group" aria-label="Examples">{"".join(buttons)}</div>'
+
+
+def example_button(file: str, name: str, image: Image.Image) -> str:
+    """Return the button of one example, with its upper middle part as a small image."""
+    small = ImageOps.fit(image.convert("RGB"), (240, 120), centering=(0.5, 0.15))
+    thumbnail = f'<img src="{render.data_url(small)}" alt="">'
+    return f'<button type="button" data-example="{file}">{thumbnail}<span>{name}</span></button>'
 
 
 def allows(rate: RateLimit, request: gr.Request) -> bool:

@@ -24,7 +24,7 @@ from rmn_hub.video.writing import FilmWriter
 
 from . import render
 from .decoding import VISITOR_LEFT
-from .photo import allows
+from .photo import EXAMPLES_FOLDER, EXAMPLES_JS, allows, example_button
 from .requests import visitor_stays
 from .safety import GONE, MAX_BYTES, NOT_UPLOADED, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit
 from .service import Service
@@ -44,6 +44,7 @@ DESCRIPTION = (
     f"{CLASSIFIED} frames a second. The result has source, tracks (for each face its first and last time, the seconds "
     "of each expression and the mean probabilities) and frames (index, time and faces with track_id). Nothing is kept."
 )
+EXAMPLE = EXAMPLES_FOLDER / "film.mp4"  # made of the two portraits
 # Called with the seconds done, and of how many.
 Report = Callable[[float, float], object]
 # Called with a frame and its result, or that of a frame before it.
@@ -126,6 +127,10 @@ def build(service: Service, rate: RateLimit) -> None:
             "frames": frames,
         }
 
+    def show_example(request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+        """Return the result of the example."""
+        return show(Upload(EXAMPLE.name, EXAMPLE), request, progress)
+
     with gr.Row(elem_classes="rmn-give", equal_height=False):
         with gr.Column(elem_classes="rmn-input", min_width=260):
             film = FilmInput(
@@ -136,15 +141,32 @@ def build(service: Service, rate: RateLimit) -> None:
                 elem_id="film",
             )
         with gr.Column(elem_classes="rmn-try", min_width=260):
+            example = gr.HTML(
+                example_film(),
+                elem_id="example-film",
+                js_on_load=EXAMPLES_JS.replace("#result", "#film-result"),
+                apply_default_css=False,
+                padding=False,
+            )
             gr.HTML(PROMISE, apply_default_css=False, padding=False)
     shown = gr.HTML(START, elem_id="film-result", js_on_load=RESULT_JS, apply_default_css=False, padding=False)
     # One film at a time: it takes both cores for as long as it lasts.
     shared: dict[str, Any] = {"concurrency_id": "film", "concurrency_limit": 1}
     film.change(show, film, shown, show_progress="full", api_visibility="private", **shared)
+    example.click(
+        show_example, None, shown, show_progress="full", show_progress_on=shown, api_visibility="private", **shared
+    )
     with gr.Row(visible=False):
         api_film = FilmInput(label="film")
         api_faces = gr.JSON(label="faces")
         gr.Button("video").click(video, api_film, api_faces, api_name="video", api_description=DESCRIPTION, **shared)
+
+
+def example_film() -> str:
+    """Return a button with the first image of the example."""
+    with Film(EXAMPLE) as film:
+        first = next(iter(film)).image
+    return f'<div class="rmn-examples">{example_button(EXAMPLE.name, "Example film", first)}</div>'
 
 
 def follow(

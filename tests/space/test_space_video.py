@@ -92,7 +92,8 @@ def test_the_result_plays_with_its_sound_and_the_timeline_seeks(film, tmp_path_f
         page.evaluate("document.querySelector('.rmn-film video').pause()")
         box = page.locator(".rmn-strip").bounding_box()
         # In the middle between the beginning and the end of the time.
-        page.mouse.click(box["x"] + box["width"] * (0.16 + 0.97) / 2, box["y"] + box["height"] / 2)
+        middle = {"x": box["width"] * (0.16 + 0.97) / 2, "y": box["height"] / 2}
+        page.locator(".rmn-strip").click(position=middle)
         page.wait_for_function("Math.abs(document.querySelector('.rmn-film video').currentTime - 0.8) < 0.1")
         # The mark follows once the film has been sought, which takes a moment more.
         page.wait_for_function("Math.abs(parseFloat(document.querySelector('.rmn-strip i').style.left) - 56.5) < 4")
@@ -111,6 +112,17 @@ def test_the_result_plays_with_its_sound_and_the_timeline_seeks(film, tmp_path_f
         assert not outside
         # Only the uploads are there, and they are swept.
         assert {Path(file).suffix for file in server.files()} <= {".mp4"}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_the_example_film_shows_its_people(tmp_path):
+    with serving(tmp_path / "files") as server, browsing() as browser, visiting(browser, server) as page:
+        page.get_by_role("tab", name="Video").click()
+        page.get_by_role("button", name="Example film").click()
+        page.wait_for_selector(".rmn-film video")
+        texts = page.locator(".rmn-tracks tbody tr").all_inner_texts()
+        assert len(texts) == 4  # two people, then one, then the other
+        assert sum("happy" in text for text in texts) == 2
 
 
 def test_the_shown_film_is_small_enough(service, tmp_path):

@@ -32,6 +32,8 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "space" / "examples"
 # Longer sides in pixels: small web images to a screen's width.
 SIDES = (320, 480, 640, 800, 1024, 1280)
 SHARD = 10
+# Views of a face that are averaged: it and its mirror image.
+VIEWS = 2
 # Multiply-adds of MTCNN's P-Net for a pixel of the pyramid: 3x3 convolutions of 3 to 10 channels, and after a pooling
 # by two of 10 to 16 and 16 to 32, and its heads of 6.
 P_NET = 3 * 10 * 9 + (10 * 16 * 9 + 16 * 32 * 9 + 32 * 6) / 4
@@ -160,50 +162,53 @@ def model(folder: Path, count: int) -> None:
     paths = make(folder / "images", count)
     recognizer = ExpressionRecognizer.from_pretrained(device="cpu", threads=1)
     recognizer(paths[0])
+    crops = recognizer.processor([Image.open(paths[0]).convert("RGB")] * 32)
+    start = time.process_time()
+    for _ in range(5):
+        recognizer.engine(crops)
+    classify = VIEWS * (time.process_time() - start) / 160
     rows = []
     for path in paths[: len(paths) // 2]:
         start = time.process_time()
         image = load_image(path).image
         decoded = time.process_time()
-        faces = len(recognizer.detector.detect([image])[0])
-        detected = time.process_time()
-        rows.append((image.width * image.height / 1e6, faces, decoded - start, detected - decoded))
+        faces = len(recognizer(image))
+        seconds = time.process_time() - decoded
+        rows.append((image.width * image.height / 1e6, faces, decoded - start, seconds - faces * classify))
     pixels, faces, decode, detect = np.array(rows).T
-    crops = recognizer.processor([Image.open(paths[0]).convert("RGB")] * 32)
-    start = time.process_time()
-    for _ in range(5):
-        recognizer.engine(crops)
-    classify = (time.process_time() - start) / 160
     per_pixel = float(decode.sum() / pixels.sum())
-    terms = np.stack([np.ones_like(pixels), pixels, faces], 1)
-    fixed, detect_pixel, detect_face = np.linalg.lstsq(terms, detect, rcond=None)[0].tolist()
+    # An image without a face is turned three times and looked through again.
+    terms = np.stack([np.ones_like(pixels), pixels * (faces > 0), pixels * (faces == 0), faces], 1)
+    fixed, detect_pixel, detect_empty, detect_face = np.linalg.lstsq(terms, detect, rcond=None)[0].tolist()
     print(f"decode {1e3 * per_pixel:.1f} ms a megapixel")
-    print(f"detect {1e3 * fixed:.1f} ms + {1e3 * detect_pixel:.1f} ms a megapixel + {1e3 * detect_face:.1f} ms a face")
+    print(
+        f"detect {1e3 * fixed:.1f} ms + {1e3 * detect_pixel:.1f} ms a megapixel ({1e3 * detect_empty:.1f} without "
+        f"a face) + {1e3 * detect_face:.1f} ms a face"
+    )
     print(f"classify {1e3 * classify:.1f} ms a face")
 
     rest = paths[len(paths) // 2 :]
     start = time.process_time()
     results = list(recognizer.stream(rest))
     seconds = (time.process_time() - start) / len(rest)
-    mean_pixels = float(np.mean([result.width * result.height for result in results])) / 1e6
-    mean_faces = float(np.mean([len(result) for result in results]))
-    predicted = fixed + (per_pixel + detect_pixel) * mean_pixels + (detect_face + classify) * mean_faces
+    sizes = np.array([result.width * result.height / 1e6 for result in results])
+    found = np.array([len(result) for result in results])
+    mean_pixels, mean_faces = sizes.mean(), found.mean()
+    looked = fixed + detect_face * mean_faces + float((sizes * np.where(found, detect_pixel, detect_empty)).mean())
+    shares = (per_pixel * mean_pixels, looked, classify * mean_faces)
+    predicted = sum(shares)
     print(f"the other half: {mean_pixels:.2f} megapixels and {mean_faces:.2f} faces an image")
     print(f"measured {1e3 * seconds:.1f} ms an image, predicted {1e3 * predicted:.1f} ({predicted / seconds:.2f})")
-    shares = (
-        per_pixel * mean_pixels,
-        fixed + detect_pixel * mean_pixels + detect_face * mean_faces,
-        classify * mean_faces,
-    )
     print("shares of decode, detect, classify:", *(f"{share / sum(shares):.0%}" for share in shares))
 
     measured = read_measured(Path(BUNDLED_CHECKPOINT))
     network = measured.multiply_adds if measured and measured.multiply_adds else 0
-    needed = P_NET * PYRAMID * mean_pixels * 1e6 + network * mean_faces
+    turns = float((sizes * np.where(found, 1, 4)).mean())
+    needed = P_NET * PYRAMID * turns * 1e6 + VIEWS * network * mean_faces
     peak = _peak()
     print(f"a core multiplies and adds {peak / 1e9:.0f} billion times a second at most (a product of two matrices)")
     print(f"needed {needed / 1e6:.0f} million an image, {1e3 * needed / peak:.1f} ms: {needed / peak / seconds:.0%}")
-    print(f"the network alone: {network / peak / classify:.0%} of its floor")
+    print(f"the network alone: {VIEWS * network / peak / classify:.0%} of its floor")
 
 
 def _peak() -> float:

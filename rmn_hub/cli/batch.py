@@ -12,6 +12,7 @@ import typer
 from ..progress import Progress
 from .options import (
     BatchSize,
+    Checkpoints,
     EngineName,
     FacesOnly,
     LocalFilesOnly,
@@ -25,7 +26,7 @@ from .options import (
     Upright,
     Views,
 )
-from .shared import USE, Checkpoint, Device, examples, failing_on_bad_input, main, warn
+from .shared import USE, Device, examples, failing_on_bad_input, main, warn
 
 if TYPE_CHECKING:
     from ..distributed import Summary
@@ -74,7 +75,7 @@ def batch(
     margin: Margin = None,
     min_confidence: MinConfidence = None,
     max_pixels: MaxPixels = None,
-    checkpoint: Checkpoint = None,
+    checkpoint: Checkpoints = None,
     revision: Revision = None,
     local_files_only: LocalFilesOnly = False,
     engine: EngineName = None,

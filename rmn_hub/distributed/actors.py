@@ -2,14 +2,15 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..checkpoints import BUNDLED_CHECKPOINT
 from ..errors import CheckpointError, InputError, RMNError
 from ..files import file_hash
+from ..images import is_folder
 from ..packages import require
 from ..recognizer import ExpressionRecognizer
 from .output import Output
@@ -19,8 +20,16 @@ from .sources import Shard, opened, read_shard
 if TYPE_CHECKING:
     import ray.data
 
+# One checkpoint, or the members of an ensemble.
+Checkpoints: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 # Columns of a Ray dataset that are looked for, when none is named.
 IMAGE_NAMES = ("bytes", "image", "img", "path")
+
+
+def names_of(checkpoint: Checkpoints) -> tuple[str, ...]:
+    """Return the folders and Hub ids of one checkpoint or several."""
+    several = [checkpoint] if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
+    return tuple(os.fspath(each) for each in several)
 
 
 @dataclass(frozen=True)
@@ -29,14 +38,14 @@ class Loading:
     How an actor gets its recognizer.
 
     Args:
-        checkpoint: a folder or a Hub id, which every machine of the cluster must reach.
+        checkpoints: folders or Hub ids, which every machine of the cluster must reach; several are an ensemble.
         options: what `ExpressionRecognizer.from_pretrained` takes.
-        content: the hash that the checkpoint's folder must have, or `None` where it is not checked.
+        hashes: the hash that each folder must have, where that is checked.
     """
 
-    checkpoint: str
+    checkpoints: tuple[str, ...]
     options: dict[str, Any]
-    content: str | None = None
+    hashes: tuple[str, ...] = ()
 
     def __call__(self, **changes: Any) -> ExpressionRecognizer:
         """
@@ -45,11 +54,12 @@ class Loading:
         Raises:
             InputError: it cannot be loaded here, or its files are not those of the machine that began.
         """
-        if self.content is not None and content_hash(self.checkpoint) != self.content:
-            raise CheckpointError(
-                f"The checkpoint {self.checkpoint} differs between the machines of the cluster: copy it to all of them."
-            )
-        return ExpressionRecognizer.from_pretrained(self.checkpoint, **(self.options | changes))
+        for checkpoint, expected in zip(self.checkpoints, self.hashes):
+            if is_folder(Path(checkpoint)) and content_hash(checkpoint) != expected:
+                raise CheckpointError(
+                    f"The checkpoint {checkpoint} differs between the machines of the cluster. Copy it to all of them."
+                )
+        return ExpressionRecognizer.from_pretrained(self.checkpoints, **(self.options | changes))
 
 
 def content_hash(folder: str) -> str:
@@ -70,6 +80,8 @@ class _Actor:
             self.recognizer = loading()
         except RMNError as error:
             self.error = error
+        except Exception as error:  # Ray would start such an actor again without end
+            self.error = RMNError(f"The recognizer cannot be loaded in a worker: {type(error).__name__}: {error}.")
 
     def rows(self, images: Iterator[Any], names: list[str] | None = None) -> Any:
         """
@@ -144,7 +156,7 @@ def recognize(
     *,
     image: str | None = None,
     name: str | None = None,
-    checkpoint: str | os.PathLike[str] = BUNDLED_CHECKPOINT,
+    checkpoint: Checkpoints = BUNDLED_CHECKPOINT,
     workers: int | None = None,
     device: str | None = None,
     faces_only: bool = False,
@@ -162,7 +174,7 @@ def recognize(
             address, or an array `H x W x 3`.
         image: its column; the first of `IMAGE_NAMES` that there is when not given.
         name: the column with what `source` will be; `path` where there is one when not given.
-        checkpoint: a folder or a Hub id, which every machine must reach.
+        checkpoint: a folder or a Hub id, which every machine must reach; several are an ensemble.
         workers: number of actors; one for each core or GPU of the cluster when not given.
         device: `"cpu"` or `"cuda"`; the GPUs where the cluster has some when not given.
         faces_only: every image is a face already.
@@ -174,7 +186,7 @@ def recognize(
         MissingPackageError: Ray is not installed.
     """
     require("ray", "datasets of Ray", extra="cluster")
-    loading = Loading(os.fspath(checkpoint), {"threads": 1, **settings})
+    loading = Loading(names_of(checkpoint), {"threads": 1, **settings})
     loading(device="cpu")  # what is wrong with the settings is raised here, and not by every actor
     share = Share.of(workers, device)
     loading = replace(loading, options={**loading.options, "device": share.device})
@@ -236,4 +248,4 @@ class Share:
         )
 
 
-__all__ = ["Loading", "RowActor", "ShardActor", "Share", "content_hash", "recognize"]
+__all__ = ["Checkpoints", "Loading", "RowActor", "ShardActor", "Share", "content_hash", "names_of", "recognize"]

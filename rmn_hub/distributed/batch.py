@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..images import is_folder, shown
 from ..packages import VERSION
 from ..progress import Progress, silent
-from .actors import Loading, ShardActor, Share, content_hash
+from .actors import Checkpoints, Loading, ShardActor, Share, content_hash, names_of
 from .output import RUN, Output
 from .session import connected
 from .sources import Shard, Source, find_source
@@ -23,7 +23,7 @@ from .summary import Summary, summarize
 
 SHARD_SIZE = 500
 # Settings of the recognizer that its rows depend on, which a second start must repeat.
-LASTING = ("min_face", "threshold", "max_faces", "margin", "min_confidence", "max_pixels")
+LASTING = ("min_face", "threshold", "max_faces", "margin", "min_confidence", "max_pixels", "views")
 # What finds the checkpoint on the Hub.
 FINDING = ("revision", "cache_dir", "local_files_only", "token")
 
@@ -32,7 +32,7 @@ def recognize_batch(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    checkpoint: str | os.PathLike[str] = BUNDLED_CHECKPOINT,
+    checkpoint: Checkpoints = BUNDLED_CHECKPOINT,
     address: str | None = None,
     workers: int | None = None,
     shard_size: int | None = None,
@@ -52,7 +52,7 @@ def recognize_batch(
         source: a folder (searched with the folders in it), a glob, a text file with a path or address a line, parquet
             files with an image column, or tars (webdataset); local, or any address that fsspec opens.
         out: the folder for `shard-000000.parquet`, ..., and `_run.json`; or an address. All machines must reach it.
-        checkpoint: a folder or a Hub id, which all machines must reach.
+        checkpoint: a folder or a Hub id, which all machines must reach; several are an ensemble.
         address: of a Ray cluster that is joined (`"auto"`, `"HOST:6379"`); Ray is started on this machine when not
             given, and ended.
         workers: processes that recognize, one core each; one for each core or GPU when not given. More workers than
@@ -80,7 +80,7 @@ def recognize_batch(
     if begun is None and not output.is_empty():
         raise InputError(f"out={shown(output.out)!r} must be empty, or hold a batch that was begun: it has no {RUN}")
     found = find_source(os.fspath(source))
-    loading = _loading(os.fspath(checkpoint), settings)
+    loading = _loading(names_of(checkpoint), settings)
     if shard_size is None:
         shard_size = begun.get("shard_size") if begun else SHARD_SIZE
     document = {
@@ -89,8 +89,8 @@ def recognize_batch(
         "images": found.images,
         "shard_size": shard_size,
         "source_sha256": found.digest(),
-        "checkpoint": os.fspath(checkpoint),
-        "checkpoint_hash": loading.content or loading.options.get("revision"),
+        "checkpoint": ", ".join(names_of(checkpoint)),
+        "checkpoint_hash": ", ".join(loading.hashes),
         "settings": {name: settings.get(name) for name in LASTING} | {"faces_only": faces_only},
     }
     if begun is not None:
@@ -153,25 +153,29 @@ class _Batch:
             self.progress("images", images, self.source.images)
 
 
-def _loading(checkpoint: str, settings: dict[str, Any]) -> Loading:
+def _loading(names: tuple[str, ...], settings: dict[str, Any]) -> Loading:
     """
-    Return how the actors load the recognizer: from the commit that the Hub has now, or a folder with these files.
+    Return how the actors load the recognizer: from the commit that the Hub has now, or folders with these files.
 
     Raises:
-        InputError: the checkpoint or a setting cannot be used.
+        InputError: a checkpoint or a setting cannot be used.
     """
     options = {"threads": 1, **settings}
-    content = None
-    if is_folder(Path(checkpoint)):
-        # A machine of the cluster has another current folder. The bundled checkpoint is where rmn_hub is there.
-        checkpoint = checkpoint if checkpoint == BUNDLED_CHECKPOINT else _absolute(checkpoint)
-        content = content_hash(checkpoint)
-    else:
-        from ..hub.files import find
+    checkpoints, hashes = [], []
+    for name in names:
+        if is_folder(Path(name)):
+            # A machine of the cluster has another current folder. The bundled checkpoint is where rmn_hub is there.
+            checkpoints.append(name if name == BUNDLED_CHECKPOINT else _absolute(name))
+            hashes.append(content_hash(name))
+        else:
+            from ..hub.files import find
 
-        where = {name: settings[name] for name in FINDING if name in settings}
-        options["revision"] = find(checkpoint, onnx=True, **where).name
-    loading = Loading(checkpoint, options, content)
+            where = {name: settings[name] for name in FINDING if name in settings}
+            checkpoints.append(name)
+            hashes.append(find(name, onnx=True, **where).name)  # the commit
+            if len(names) == 1:
+                options["revision"] = hashes[0]
+    loading = Loading(tuple(checkpoints), options, tuple(hashes))
     # Once here, on the CPU, which every machine has: a mistake is then one sentence before Ray starts.
     loading(device="cpu")
     return loading

@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
 
 from ..engines.onnx import ONNX_FILE
 from ..errors import CheckpointError
-from ..images import is_folder
+from ..images import is_folder, shown
 
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
@@ -99,8 +99,8 @@ def _no_weights(name: str, pickled: bool) -> CheckpointError:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's text on one line, without a full stop."""
-    text = " ".join(str(error).split()).rstrip(".")
+    """Return an error's text on one line, printable, without a full stop, and cut where it quotes long values."""
+    text = shown(" ".join(str(error).split()).rstrip("."), 300)
     # A KeyError's text is the key alone.
     return f"{type(error).__name__}: {text}" if isinstance(error, KeyError) or not text else text
 

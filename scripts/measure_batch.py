@@ -75,6 +75,7 @@ class Family:
 
     def __init__(self) -> None:
         self.memory: list[tuple[float, float]] = []  # megabytes of this process, and of its largest worker
+        self._cpu: dict[int, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
@@ -88,7 +89,10 @@ class Family:
 
     def cpu(self) -> float:
         """Return the CPU seconds of all of them so far."""
-        return time.process_time() + sum(sum(process.cpu_times()[:2]) for process in self._children())
+        for process in self._children():
+            with contextlib.suppress(psutil.Error):
+                self._cpu[process.pid] = sum(process.cpu_times()[:2])
+        return time.process_time() + sum(self._cpu.values())  # of those that have ended, too
 
     def _children(self) -> list[psutil.Process]:
         return psutil.Process().children(recursive=True)

@@ -158,9 +158,14 @@ def html_of(service: Service, photo: Photo, min_face: int, min_confidence: float
 
 
 def welcome(service: Service) -> tuple[str, ImageResult]:
-    """Return the page's first sight, the first example, as HTML and as its result. It also warms the network up."""
+    """
+    Return the page's first sight, the first example, as HTML and as its result. It also warms the network up, on the
+    CPU where GPUs are lent: a page must listen before it can ask for one.
+    """
     photo, note = open_example(EXAMPLES[0][0])
-    result, image = service.recognize(photo, min_confidence=DEFAULT_CONFIDENCE / 100, attention=True, between=2)
+    result, image = service.recognize(
+        photo, min_confidence=DEFAULT_CONFIDENCE / 100, attention=True, between=2, on_cpu=True
+    )
     return render.result(result, image, note, faithfulness(service.results)), result
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import math
 import os
 import threading
@@ -19,8 +20,12 @@ from .decoding import VISITOR_LEFT, Decoder
 from .inputs import Photo
 from .safety import MAX_FACES, MAX_PIXELS, MAX_PLACES
 
+log = logging.getLogger(__name__)
 # Smallest face of the live tab: whoever looks into a camera is nearer than people on photos.
 LIVE_MIN_FACE = 48
+# Where networks live whose GPU is lent by the call (ZeroGPU).
+LENT_DEVICE = "cuda"
+NO_GPU = "No GPU was free, so this photo ran on the CPU."
 
 
 def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,7 +91,8 @@ class Service:
         where = checkpoint or BUNDLED_CHECKPOINT
         load = functools.partial(ExpressionRecognizer.from_pretrained, where, max_faces=MAX_FACES)
         zero_gpu = bool(os.environ.get("SPACES_ZERO_GPU"))
-        self.recognizer = load(device="cuda" if zero_gpu else None)
+        # All networks are made here, when the page starts: what is made while a GPU is lent is lost with it.
+        self.recognizer = load(device=LENT_DEVICE if zero_gpu else None)
         # A lent GPU comes by the call: too slow for a camera's frames.
         self.live_recognizer = load(device="cpu") if zero_gpu else self.recognizer
         self.cores = Cores("torch" in {each.engine.name for each in (self.recognizer, self.live_recognizer)})
@@ -97,7 +103,7 @@ class Service:
         self.decoder = Decoder()
         # A few only: visitors may ask for any size, and each detector holds weights of its own.
         self._recognizer = functools.lru_cache(maxsize=4)(self._recognizer_for)
-        self._recognize = on_gpu(self._recognize_here)
+        self._recognize = on_gpu(self._recognize_here) if zero_gpu else self._recognize_here
 
     def recognize(
         self,
@@ -107,6 +113,7 @@ class Service:
         attention: bool = False,
         between: int = 1,
         wanted: Callable[[], bool] = lambda: True,
+        on_cpu: bool = False,
     ) -> tuple[ImageResult, Image.Image]:
         """
         Return the result of a photo, as the command line has it, and the upright photo.
@@ -119,6 +126,8 @@ class Service:
             between: requests to share the cores with at least (see `Cores`). With 1, a request that is alone runs as
                 the command line does, and the numbers agree to the last digit.
             wanted: whether the visitor still waits for the result; when not, the work stops.
+            on_cpu: whether to ask for no GPU where it is lent by the call. A photo whose GPU is refused runs on the CPU
+                as well, with a sentence in its `message`.
 
         Raises:
             InputError: the photo cannot be used; the message is a sentence for the visitor.
@@ -129,9 +138,10 @@ class Service:
         if not wanted():
             raise InputError(VISITOR_LEFT)
         smallest = None if min_face is None else self._affordable(min_face, loaded.image)
+        settings = (loaded.image, smallest, min_confidence, attention and self.has_masks)
         with self.cores.shared(between):
-            result = self._recognize(loaded.image, smallest, min_confidence, attention and self.has_masks)
-        sentences = [loaded.message, result.message if result.faces else "No face was found."]
+            result, refused = self._recognize_anywhere(settings, on_cpu)
+        sentences = [loaded.message, result.message if result.faces else "No face was found.", refused]
         if len(result) == MAX_FACES:
             sentences.append(f"Only the {MAX_FACES} largest faces are shown.")
         if smallest is not None and smallest != min_face:
@@ -152,14 +162,33 @@ class Service:
         least = math.ceil(math.sqrt(image.width * image.height / MAX_PLACES))
         return max(min_face, -(-least // 10) * 10 if least > min_face else 0)
 
-    def _recognizer_for(self, min_face: int) -> ExpressionRecognizer:
-        detector = MTCNNDetector(min_face=min_face, max_faces=MAX_FACES, device=self.recognizer.device)
-        return ExpressionRecognizer(
-            self.recognizer.engine, self.recognizer.processor, device=self.recognizer.device, detector=detector
-        )
+    def _recognizer_for(self, min_face: int, on_cpu: bool) -> ExpressionRecognizer:
+        chosen = self.live_recognizer if on_cpu else self.recognizer
+        detector = MTCNNDetector(min_face=min_face, max_faces=MAX_FACES, device=chosen.device)
+        return ExpressionRecognizer(chosen.engine, chosen.processor, device=chosen.device, detector=detector)
+
+    def _recognize_anywhere(self, settings: tuple[Any, ...], on_cpu: bool) -> tuple[ImageResult, str | None]:
+        """Return the result, and a sentence where a GPU was refused."""
+        lent = self.live_recognizer is not self.recognizer
+        if not lent:
+            return self._recognize(*settings), None
+        if not on_cpu:
+            try:
+                return self._recognize(*settings), None
+            except Exception:  # `spaces` raises gradio's error for whatever it was: no quota, a timeout, a failed task
+                log.warning("no GPU was lent", exc_info=True)
+        return self._recognize_here(*settings, on_cpu=True), None if on_cpu else NO_GPU
 
     def _recognize_here(
-        self, image: Image.Image, min_face: int | None, min_confidence: float, attention: bool
+        self,
+        image: Image.Image,
+        min_face: int | None,
+        min_confidence: float | None,
+        attention: bool,
+        on_cpu: bool = False,
     ) -> ImageResult:
-        recognizer = self.recognizer if min_face is None else self._recognizer(min_face)
+        if min_face is not None:
+            recognizer = self._recognizer(min_face, on_cpu)
+        else:
+            recognizer = self.live_recognizer if on_cpu else self.recognizer
         return recognizer(image, min_confidence=min_confidence, attention=attention)

@@ -152,9 +152,10 @@ export class LiveTab {
     const [x0, y0, x1, y1] = this.#seen(face.box, width);
     const half = ((1 + settings.margin) * Math.max(x1 - x0, y1 - y0)) / 2;
     const [left, top] = [(x0 + x1) / 2 - half, (y0 + y1) / 2 - half];
+    const turned = (this.mirrored ? 1 : -1) * (face.attention?.turned ?? 0);
     const canvas = el('canvas', {
       class: `rmn-live-heat${this.mirrored ? ' web-mirrored' : ''}`, width: GLOW, height: GLOW,
-      style: { left: `${(100 * left) / width}%`, top: `${(100 * top) / height}%`, width: `${(200 * half) / width}%`, height: `${(200 * half) / height}%` },
+      style: { left: `${(100 * left) / width}%`, top: `${(100 * top) / height}%`, width: `${(200 * half) / width}%`, height: `${(200 * half) / height}%`, rotate: `${turned}deg` },
     });
     canvas.getContext('2d').putImageData(colored(mean, GLOW, true), 0, 0);
     return canvas;

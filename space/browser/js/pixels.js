@@ -197,6 +197,16 @@ function pass(from, to, found, lines, fromLine, fromStep, toLine, toStep, channe
 }
 
 /**
+ * Return where the square around a box lies, in whole pixels.
+ * @param {number[]} box x0, y0, x1, y1
+ * @param {number} margin how much wider the square is than the longer side of the box
+ */
+export function squareOf([x0, y0, x1, y1], margin) {
+  const side = Math.max(1, roundEven((1 + margin) * Math.max(x1 - x0, y1 - y0)));
+  return { left: roundEven((x0 + x1 - side) / 2), top: roundEven((y0 + y1 - side) / 2), side };
+}
+
+/**
  * Return the square around a box, rounded to whole pixels, as `rmn_hub.detection.detector.crop_face` cuts it. Where it
  * leaves the image, the border of the image is repeated.
  * @param {Pixels} image
@@ -204,9 +214,8 @@ function pass(from, to, found, lines, fromLine, fromStep, toLine, toStep, channe
  * @param {number} margin how much wider the square is than the longer side of the box
  * @returns {Pixels}
  */
-export function cropFace({ width, height, channels, data }, [x0, y0, x1, y1], margin) {
-  const side = Math.max(1, roundEven((1 + margin) * Math.max(x1 - x0, y1 - y0)));
-  const [left, top] = [roundEven((x0 + x1 - side) / 2), roundEven((y0 + y1 - side) / 2)];
+export function cropFace({ width, height, channels, data }, box, margin) {
+  const { left, top, side } = squareOf(box, margin);
   const crop = new Uint8Array(side * side * channels);
   for (let row = 0, to = 0; row < side; row++) {
     const y = Math.min(height - 1, Math.max(0, top + row));

@@ -14,6 +14,7 @@
  * @property {Grid[]} before the strength of each stage's features before its mask, in 0..1
  * @property {Grid[]} after the same after the mask
  * @property {Pixels} crop
+ * @property {number} turned degrees clockwise that it was turned by, so that the face is upright
  *
  * @typedef {Face & {
  *   index: number,
@@ -35,8 +36,9 @@
 
 import { normalize, onOneScale } from './attention.js';
 import { readingOrder } from './boxes.js';
-import { cropFace, luma, resize } from './pixels.js';
-import { foundTurned, isDoubtful, turn } from './turning.js';
+import { luma, resize } from './pixels.js';
+import { foundTurned, isDoubtful } from './turning.js';
+import { cropTurned, lean } from './upright.js';
 
 // Faces that go through the network at once.
 const BATCH = 8;
@@ -86,7 +88,8 @@ export class Recognizer {
     const results = [];
     for (let start = 0; start < faces.length; start += BATCH) {
       const batch = faces.slice(start, start + BATCH);
-      const crops = batch.map(face => turn(cropFace(image, face.box, margin), turned));
+      const turns = batch.map(face => (face.landmarks ? -lean(face) : turned));
+      const crops = batch.map((face, number) => cropTurned(image, face.box, margin, turns[number]));
       const pixels = views > 1 ? withMirrored(this.#pixelValues(crops), this.settings.processor.width) : this.#pixelValues(crops);
       const outputs = await this.network(pixels, batch.length * views, attention && stages > 0);
       batch.forEach((face, number) => {
@@ -104,7 +107,7 @@ export class Recognizer {
           probabilities: Object.fromEntries(classes.map((name, place) => [name, probabilities[place]])),
           uncertain: probabilities[likely] < minConfidence,
         };
-        if (attention && stages > 0) result.attention = attentionOf(outputs, number, stages, crops[number]);
+        if (attention && stages > 0) result.attention = attentionOf(outputs, number, stages, crops[number], turns[number]);
         results.push(result);
       });
     }
@@ -163,13 +166,14 @@ function part({ data, dims }, number) {
  * @param {number} number
  * @param {number} stages
  * @param {Pixels} crop
+ * @param {number} turned degrees clockwise that it was turned by
  * @returns {Attention}
  */
-function attentionOf(outputs, number, stages, crop) {
+function attentionOf(outputs, number, stages, crop, turned) {
   const all = kind => Array.from({ length: stages }, (_, stage) => part(outputs[`${kind}${stage + 1}`], number));
   const maps = all('map').map(normalize);
   const scaled = all('before').map((before, stage) => onOneScale(before, part(outputs[`after${stage + 1}`], number)));
-  return { maps, before: scaled.map(pair => pair[0]), after: scaled.map(pair => pair[1]), crop };
+  return { maps, before: scaled.map(pair => pair[0]), after: scaled.map(pair => pair[1]), crop, turned };
 }
 
 /**

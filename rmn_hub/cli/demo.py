@@ -10,7 +10,9 @@ from .shared import USE, Checkpoint, examples, failing_on_bad_input, main
 @main.command(rich_help_panel=USE, epilog=examples("rmn-hub demo --open", "rmn-hub demo --host 0.0.0.0 --port 7861"))
 def demo(
     checkpoint: Checkpoint = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other computers in.")] = "127.0.0.1",
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not given, 0.0.0.0 lets other computers in.")
+    ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port to listen on. The next free one from 7860 if not given.")
     ] = None,

@@ -150,12 +150,13 @@ def serve(
     page = build(service, rate)
     stop = threading.Event()
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
+        # In another thread than the main one (of a notebook, for example) a caller has the signals.
+        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
             signal.signal(getattr(signal, name), lambda *_: stop.set())
     try:
         page.queue(default_concurrency_limit=2, max_size=32, api_open=False)
         _, local, public = page.launch(
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,
             server_port=port,
             share=share,
             inbrowser=open_browser,

@@ -11,7 +11,7 @@ from .folder import PrivateFolder
 
 def main(
     checkpoint: str | None = None,
-    host: str = "127.0.0.1",
+    host: str | None = None,
     port: int | None = None,
     share: bool = False,
     open_browser: bool = False,
@@ -21,8 +21,9 @@ def main(
 
     Args:
         checkpoint: folder or Hub id; the bundled checkpoint when not given.
-        host: address to listen on: `"127.0.0.1"` for this computer only, `"0.0.0.0"` for all.
-        port: port to listen on; the next free one from 7860 when not given.
+        host: address to listen on: `"127.0.0.1"` for this computer only, `"0.0.0.0"` for all, `"::1"` and `"::"` the
+            same in IPv6; gradio's `GRADIO_SERVER_NAME`, or this computer only, when not given.
+        port: port to listen on; `GRADIO_SERVER_PORT`, or the next free one from 7860, when not given.
         share: whether to ask gradio for a public address.
         open_browser: whether to open the page in the user's browser.
 
@@ -32,6 +33,13 @@ def main(
     """
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the page needs gradio: install it with `pip install 'rmn-hub[demo]'`")
+    # gradio reads both when it is imported: a name in IPv6 makes it find no free port, a port like "abc" a traceback.
+    name, number = (os.environ.pop(f"GRADIO_SERVER_{part}", None) for part in ("NAME", "PORT"))
+    host = (host or name or "127.0.0.1").strip("[]")
+    if port is None and number:
+        if not (number.isascii() and number.isdigit() and 0 < int(number) < 65536):
+            raise InputError(f"GRADIO_SERVER_PORT={number[:40]!r} must be a port in 1..65535")
+        port = int(number)
     if port is not None:
         _check_free(host, port)
     # These are read when torch and gradio are imported.
@@ -56,6 +64,6 @@ def _check_free(host: str, port: int) -> None:
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(f"port {port} of {host} cannot be used ({reason}): choose another --port or --host") from error

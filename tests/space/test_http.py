@@ -8,9 +8,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import urllib.request
 import zipfile
 
 import pytest
+from cli_helpers import start
 from PIL import Image
 from space_helpers import EXAMPLES, ROOT, SPACE, as_data_url, build_wheel, jpeg_url, many_pixels, serving
 from typer.testing import CliRunner
@@ -141,6 +143,37 @@ def test_bad_starts_get_one_sentence(tmp_path, monkeypatch):
         answer = runner.invoke(main, ["demo", "--port", str(port)])
     assert answer.exit_code == 2
     assert f"port {port} of 127.0.0.1 cannot be used" in answer.stderr
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "70000", "-1"])
+def test_a_port_of_the_environment_that_cannot_be(monkeypatch, port):
+    monkeypatch.setenv("GRADIO_SERVER_PORT", port)
+    answer = CliRunner().invoke(main, ["demo"])
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith("rmn-hub: GRADIO_SERVER_PORT=")
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6 here")
+def test_a_page_in_ipv6_started_by_a_thread(tmp_path):
+    """The environment names the address; whoever starts the page in a thread keeps the signals."""
+    with socket.socket(socket.AF_INET6) as free:
+        try:
+            free.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this computer has no ::1")
+        port = free.getsockname()[1]
+    code = "import threading; from rmn_space.start import main; t = threading.Thread(target=main); t.start(); t.join()"
+    process = start(
+        python=("-c", code),
+        environment={"GRADIO_SERVER_NAME": "::1", "GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(tmp_path)},
+    )
+    try:
+        assert any(line.startswith(b"Open ") for line in process.stdout)
+        with urllib.request.urlopen(f"http://[::1]:{port}/", timeout=60) as page:
+            assert b"rmn-result" in page.read()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_without_a_folder_to_write_to(monkeypatch):

@@ -1,6 +1,7 @@
 """A small Hub in memory for the real huggingface_hub client, over HTTP and with nothing but the standard library.
 
-Models only: files, revisions, tags, LFS, commits and error codes. The client has to have xet off.
+Models, and Spaces as far as uploads go: files, revisions, tags, LFS, commits and error codes. The client has to have
+xet off.
 """
 
 import base64
@@ -15,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 class Hub:
     def __init__(self):
         self.repos = {}  # id -> {"commits": {sha: {path: bytes}}, "refs": {name: sha}}
+        self.spaces = {}  # id -> SDK, of those repositories that are Spaces
         self.lfs = {}  # sha256 -> bytes
         self.log = []
         self.broken = set()  # repositories whose safetensors break off half-way
@@ -180,16 +182,22 @@ def make_handler(hub):
             data = self.body()
             raw = urlsplit(self.path).path
             host = f"http://{self.headers['Host']}"
+
+            def place(rid):
+                return f"spaces/{rid}" if rid in hub.spaces else rid
+
             if not self.headers.get("Authorization") and raw != "/api/validate-yaml":
                 return self.err(401, "Unauthorized")
             if raw == "/api/repos/create":
                 d = json.loads(data)
                 rid = f"{d['organization'] or 'org'}/{d['name']}"
                 ok = hub.create(rid)
-                return self.out(200 if ok else 409, {"url": f"{host}/{rid}", "name": rid})
+                if d.get("type") == "space":
+                    hub.spaces[rid] = d["sdk"]
+                return self.out(200 if ok else 409, {"url": f"{host}/{place(rid)}", "name": rid})
             if raw == "/api/validate-yaml":
                 return self.out(200, {"errors": [], "warnings": []})
-            if m := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/(.+)", raw):
+            if m := re.fullmatch(r"/api/(?:models|spaces)/([^/]+/[^/]+)/preupload/(.+)", raw):
                 if m[1] not in hub.repos:
                     return self.err(404, "RepoNotFound")
                 cur = hub.repos[m[1]]["commits"].get(hub.resolve(m[1], unquote(m[2])), {})
@@ -207,7 +215,7 @@ def make_handler(hub):
                         ]
                     },
                 )
-            if m := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", raw):
+            if m := re.fullmatch(r"/(?:spaces/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", raw):
                 objs = []
                 for o in json.loads(data)["objects"]:
                     e = {"oid": o["oid"], "size": o["size"]}
@@ -215,7 +223,7 @@ def make_handler(hub):
                         e["actions"] = {"upload": {"href": f"{host}/_lfs/{o['oid']}", "header": {}}}
                     objs.append(e)
                 return self.out(200, {"transfer": "basic", "objects": objs}, ctype="application/vnd.git-lfs+json")
-            if m := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", raw):
+            if m := re.fullmatch(r"/api/(?:models|spaces)/([^/]+/[^/]+)/commit/(.+)", raw):
                 files, dele = {}, []
                 for line in data.splitlines():
                     it = json.loads(line)
@@ -231,7 +239,7 @@ def make_handler(hub):
                     200,
                     {
                         "success": True,
-                        "commitUrl": f"{host}/{m[1]}/commit/{sha}",
+                        "commitUrl": f"{host}/{place(m[1])}/commit/{sha}",
                         "commitOid": sha,
                         "pullRequestUrl": None,
                         "hookOutput": "",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .shared import PUBLISH, examples, failing_on_bad_input, main
+from .shared import PUBLISH, examples, fail, failing_on_bad_input, main
 
 
 @main.command(
@@ -71,17 +71,40 @@ def card(
 
 
 @main.command(
-    rich_help_panel=PUBLISH, epilog=examples("rmn-hub publish runs/mine/best OWNER/NAME --private --revision next")
+    rich_help_panel=PUBLISH,
+    epilog=examples(
+        "rmn-hub publish runs/mine/best OWNER/NAME --private --revision next",
+        "rmn-hub publish page/ OWNER/SPACE --space static --model OWNER/NAME",
+    ),
 )
 def publish(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint, with its README.md.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Folder of the checkpoint, with its README.md; with --space static, that of the page."),
+    ],
     repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub; made when it is not there.")],
     revision: Annotated[str | None, typer.Option(help="Branch to upload to.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
+    space: Annotated[
+        str | None,
+        typer.Option(metavar="static", help="Upload the folder of `rmn-hub export --browser` as a static Space."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="With --space: the checkpoint that the Space links to.")
+    ] = None,
 ) -> None:
     """Upload a checkpoint to the Hub with its card and its code, so that it runs without rmn-hub as well."""
+    if space not in (None, "static"):
+        fail(f"--space {space} must be static: the page with a server is pushed as the folder space/")
+    if model is not None and space is None:
+        fail("--model belongs to --space")
     with failing_on_bad_input():
-        from ..hub.publish import publish as run
+        if space is not None:
+            from ..hub.space import publish_page
 
-        address = run(checkpoint, repo_id, revision=revision, private=private or None)
+            address = publish_page(checkpoint, repo_id, model=model, revision=revision, private=private or None)
+        else:
+            from ..hub.publish import publish as run
+
+            address = run(checkpoint, repo_id, revision=revision, private=private or None)
     typer.echo(address)

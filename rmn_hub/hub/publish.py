@@ -66,19 +66,53 @@ def publish(
         CheckpointError: the folder holds no checkpoint that can be loaded.
         InputError: it has no card, or the Hub refuses the upload.
     """
-    api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "checkpoint"
         write_repository(checkpoint, folder)
-        try:
-            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            if revision is not None:
-                api.create_branch(repo_id, branch=revision, exist_ok=True)
-            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
-        except Exception as error:  # the client's own, and those of the network library under it
-            reason = " ".join(str(error).split()).rstrip(".")
-            remedy = "Check the name and `hf auth login`"
-            raise InputError(f"{checkpoint} cannot be uploaded to {repo_id}: {reason}. {remedy}.") from error
+        return upload(folder, repo_id, checkpoint, revision=revision, private=private, token=token, message=message)
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    source: str | Path,
+    *,
+    space: str | None = None,
+    revision: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    message: str,
+) -> str:
+    """
+    Upload a folder in one commit, and return the address of the commit.
+
+    Args:
+        folder: what is uploaded, as it is.
+        repo_id: `owner/name` on the Hub; made when it is not there.
+        source: what an error calls it.
+        space: the kind of a Space (`"static"`); a repository of a model when `None`.
+        revision: branch to upload to, made when it is not there; the main one when not given.
+        private: whether a repository that is made is private.
+        token: of an account that may write there; the one that is logged in when not given.
+        message: of the commit.
+
+    Raises:
+        InputError: the Hub refuses the upload.
+    """
+    api = HfApi(token=token)
+    kind = "model" if space is None else "space"
+    try:
+        made = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind, space_sdk=space)
+        repo_id = made.repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=kind)
+        commit = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message, repo_type=kind
+        )
+    except Exception as error:  # the client's own, and those of the network library under it
+        reason = " ".join(str(error).split()).rstrip(".")
+        remedy = "Check the name and `hf auth login`"
+        raise InputError(f"{source} cannot be uploaded to {repo_id}: {reason}. {remedy}.") from error
     return commit.commit_url
 
 
@@ -118,4 +152,4 @@ def _carry(classes: Mapping[str, type], folder: Path) -> dict[str, str]:
     }
 
 
-__all__ = ["publish", "write_repository"]
+__all__ = ["publish", "upload", "write_repository"]

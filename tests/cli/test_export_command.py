@@ -1,10 +1,16 @@
 """`rmn-hub export`."""
 
+import json
+
 import pytest
 from cli_helpers import files_of, run
 from evaluation_helpers import faces, save_checkpoint, write_set
 
+from rmn_hub import EXPRESSIONS
+from rmn_hub.cli.browser import _look
+from rmn_hub.drawing.palette import color_of
 from rmn_hub.engines.onnx import OnnxEngine
+from rmn_hub.export import browser
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +34,72 @@ def test_accuracies_are_of_the_given_faces(checkpoint, tmp_path):
     assert files_of(tmp_path) == ["data/test.parquet", "own.onnx"]
 
 
+@pytest.fixture
+def runtime(tmp_path):
+    folder = tmp_path / "runtime"
+    folder.mkdir()
+    for name in (browser.SCRIPT, browser.BINARY):
+        (folder / name).write_text(f"the file {name}")
+    return folder
+
+
+def settings_of(page):
+    return json.loads((page / "js" / "settings.js").read_text().partition("export default ")[2].rstrip(";\n"))
+
+
+def test_a_checkpoint_gets_its_page(checkpoint, runtime, tmp_path):
+    page = tmp_path / "page"
+    versions = []
+    for _ in range(2):  # a page replaces an earlier one, and the same inputs make the same page
+        result = run("export", checkpoint, page, "--browser", "--runtime", runtime)
+        assert result.exit_code == 0, result.output
+        versions.append(settings_of(page)["version"])
+    assert versions[0] == versions[1]
+    settings = settings_of(page)
+    assert settings["processor"]["width"] == 32
+    assert settings["colors"] == {name: color_of(name) for name in settings["classes"]}
+    kept = (page / "kept.js").read_text()
+    listed = {path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file()}
+    assert all(f'"{name}"' in kept for name in listed - {"sw.js", "kept.js"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page", "runtime"]
+
+
+def test_a_page_has_the_limits_of_the_page_with_a_server():
+    live = pytest.importorskip("rmn_space.live", reason="the page with a server needs rmn-hub[demo]")
+    from rmn_space.safety import MAX_FACES
+    from rmn_space.service import LIVE_MIN_FACE
+
+    look = _look(EXPRESSIONS)
+    assert (look["maxFaces"], look["live"]["minFace"]) == (MAX_FACES, LIVE_MIN_FACE)
+    assert (look["live"]["maxFaces"], look["live"]["patience"]) == (live.MAX_FACES, live.PATIENCE)
+
+
+def test_a_page_does_not_replace_other_files(checkpoint, runtime, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    result = run("export", checkpoint, tmp_path / "notes", "--browser", "--runtime", runtime)
+    assert result.exit_code == 2
+    assert "notes" in result.stderr
+    assert files_of(tmp_path / "notes") == ["mine.txt"]
+
+
+def test_without_npm_the_command_tells_what_to_install(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run("export", checkpoint, tmp_path / "page", "--browser")
+    assert result.exit_code == 2
+    assert "npm" in result.stderr
+    assert "--runtime" in result.stderr
+    assert files_of(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
         (["nowhere/at/all"], "nowhere/at/all"),
+        (["{checkpoint}", "--browser"], "OUT"),
+        (["{checkpoint}", "{out}", "--browser", "--fp16"], "--fp16"),
+        (["{checkpoint}", "{out}", "--runtime", "nowhere"], "--browser"),
+        (["{checkpoint}", "{out}", "--browser", "--runtime", "nowhere"], "onnxruntime-web"),
         (["{checkpoint}", "--fp16", "--int8"], "--int8"),
         (["{checkpoint}", "{out}", "--int8"], "--data"),
         (["{checkpoint}", "{out}", "--data", "nowhere.csv"], "nowhere.csv"),

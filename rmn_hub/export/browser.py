@@ -122,8 +122,8 @@ def fetch_runtime(folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise MissingPackageError(
-            f"the page needs {RUNTIME} {RUNTIME_VERSION}: install npm (it comes with Node.js), or give runtime='FOLDER' "
-            f"that holds {SCRIPT} and {BINARY}"
+            f"the page needs {RUNTIME} {RUNTIME_VERSION}: install npm (it comes with Node.js), or give "
+            f"runtime='FOLDER' that holds {SCRIPT} and {BINARY}"
         )
     command = [npm, "pack", f"{RUNTIME}@{RUNTIME_VERSION}", "--silent", "--pack-destination", str(folder)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)

@@ -1,1 +1,1 @@
-"""Baselines: other networks in the recognizer's form, and ensembles of networks."""
+"""Baselines: the networks that the RMN is compared with, by name."""

@@ -78,6 +78,7 @@ def test_large_images_have_the_original_heads_and_stems():
     with torch.device("meta"):
         model = ResAttNetForImageClassification(ResAttNetConfig())
     assert model.config.mask_depths() == (3, 2, 1)
+    assert ResAttNetConfig(image_size=48, stem="small").mask_depths() == (2, 1, 1)
     # Table 2 of the paper: 31.9 million with the classifier of ImageNet's 1000 classes.
     parameters = sum(parameter.numel() for parameter in model.parameters()) + 993 * 2049
     assert parameters == pytest.approx(31.9e6, rel=0.05)

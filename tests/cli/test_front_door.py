@@ -15,7 +15,7 @@ from rmn_hub.cli.shared import in_options
 HEAVY = {"facenet_pytorch", "gradio", "matplotlib", "numpy", "onnxruntime", "pandas", "PIL", "safetensors", "scipy"} | {
     *("sklearn", "torch", "torchvision", "transformers", "yaml"),
 }
-COMMANDS = [command.callback.__name__ for command in main.registered_commands]
+COMMANDS = [command.name or command.callback.__name__ for command in main.registered_commands]
 
 
 def ended(process, stdin=None):
@@ -44,7 +44,7 @@ print(json.dumps([pages, sorted(sys.modules)]))
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_panel_and_an_example_that_it_understands(command):
-    [info] = [info for info in main.registered_commands if info.callback.__name__ == command]
+    [info] = [info for info in main.registered_commands if command in (info.name, info.callback.__name__)]
     assert info.rich_help_panel in ("Use", "Train", "Publish")
     # The first sentence is an order: "Find", not "Finds".
     assert not re.match(r"\w+s\b", info.callback.__doc__.strip())
@@ -64,7 +64,7 @@ def test_the_help_of_a_command():
     for part in (
         "demo [OPTIONS] Serve the page: photos and camera, with probability charts and attention maps. Ctrl-C ends it.",
         "--checkpoint Folder or Hub id; the bundled one when not given.",
-        "--host Address to listen on; 0.0.0.0 lets other computers in. [default: 127.0.0.1]",
+        "--host Address to listen on; 127.0.0.1 if not given, 0.0.0.0 lets other computers in.",
         "Examples rmn-hub demo",
     ):
         assert part in words
@@ -145,4 +145,4 @@ def test_the_page_is_opened_when_asked_for(monkeypatch, words):
     given = []
     monkeypatch.setattr(start, "main", lambda *arguments: given.append(arguments))
     assert run("demo", "--port", 7999, *words).exit_code == 0
-    assert given == [(None, "127.0.0.1", 7999, False, bool(words))]
+    assert given == [(None, None, 7999, False, bool(words))]

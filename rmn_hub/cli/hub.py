@@ -46,7 +46,8 @@ def convert(
 @main.command(
     rich_help_panel=PUBLISH,
     epilog=examples(
-        "rmn-hub card runs/mine/best", "rmn-hub card runs/mine/best --ablation on.json --ablation off.json"
+        "rmn-hub card runs/mine/best --licence cc-by-nc-4.0",
+        "rmn-hub card runs/mine/best --peer fer.json --ablation on.json --ablation off.json",
     ),
 )
 def card(
@@ -58,15 +59,27 @@ def card(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Results of networks with and without masks to compare; give it twice."),
     ] = None,
+    peer: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Results of another network or an ensemble on the same faces, for the table."
+        ),
+    ] = None,
+    repo_id: Annotated[
+        str | None, typer.Option("--id", help="owner/name on the Hub that the card's code loads; `publish` sets it.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", "--license", help="Of the weights, as the Hub abbreviates it: mit, ...")
+    ] = None,
 ) -> None:
-    """Write the model card from the numbers in the checkpoint's folder."""
+    """Write the model card, and evaluation.md beside it, from the numbers in the checkpoint's folder."""
     with failing_on_bad_input("train"):
         from ..evaluation.ablation import write_ablation
         from ..hub.card import write_card
 
         if ablation:
             write_ablation(checkpoint, ablation)
-        for path in write_card(checkpoint, out):
+        for path in write_card(checkpoint, out, repo_id=repo_id, licence=licence, peers=peer or ()):
             typer.echo(f"wrote {path}")
 
 

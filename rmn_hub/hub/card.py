@@ -1,449 +1,408 @@
 """
-The model card: `rmn-hub card`. Every number in it comes from a file in the checkpoint's folder.
+The model card: `rmn-hub card`. Every number in it comes from a file in the checkpoint's folder (see `records`), and so
+does what it says of data, start, teacher and source; what no file holds, it does not claim.
 
-Beside the weights lie `eval.json` (of `rmn-hub evaluate`), and, where there are any, `calibration.json` (of
-`rmn-hub calibrate`), `ablation.json` (of `rmn-hub card --ablation`), and `run.json` and `metrics.csv` (of
-`rmn-hub train`). The text is `model_card_template.md`.
+The card (`card_template.md`) goes with a page of all tables, `evaluation.md`, which `evaluation_page` fills in.
 """
 
-import csv
-import json
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..checkpoints import BUNDLED_CHECKPOINT
 from ..errors import CheckpointError, InputError
 from ..expressions import EXPRESSIONS
-from ..files import file_hash, write_text
+from ..files import file_hash, write_json, write_text
 from ..images import is_folder
-from .checkpoint import WEIGHTS, find
+from ..model.configuration_rmn import MINIMUM_TRANSFORMERS
+from .checkpoint import CONFIG, PROCESSOR, WEIGHTS, find
+from .evaluation_page import evaluation_values
+from .files import ONNX_FILE
+from .records import (
+    ABLATION,
+    CALIBRATION,
+    EVALUATION,
+    METRICS,
+    PEERS,
+    RUN,
+    SOURCE,
+    accuracy,
+    in_words,
+    is_fer2013,
+    main_set,
+    percent,
+    read_json,
+    titles,
+    train_command,
+    training_time,
+)
 
-EVALUATION = "eval.json"
-CALIBRATION = "calibration.json"
-ABLATION = "ablation.json"
-RUN = "run.json"
-METRICS = "metrics.csv"
-TEMPLATE = Path(__file__).with_name("model_card_template.md")
-_TITLES = {"public_test": "FER2013 PublicTest", "private_test": "FER2013 PrivateTest", "train": "FER2013 Training"}
-_COVERAGE = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
+CARD = "README.md"
+PAGE = "evaluation.md"
+# How a card of this command is told from one that was written by hand.
+MARKER = "Written by `rmn-hub card`"
+ARXIV = "2603.05937"
+_TEMPLATES = Path(__file__).parent
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
-def write_card(checkpoint: str | Path, output: str | Path | None = None) -> list[Path]:
+def write_card(
+    checkpoint: str | Path,
+    output: str | Path | None = None,
+    *,
+    repo_id: str | None = None,
+    licence: str | None = None,
+    peers: Sequence[str | Path] = (),
+    folder: str | Path | None = None,
+) -> list[Path]:
     """
-    Write the card as the checkpoint's `README.md` and, when given, as another file too; see [`make_card`].
+    Write the card as `README.md` and the page of its tables as `evaluation.md` beside it; see [`make_card`].
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        output: another file for the card; its links lead to the files beside the checkpoint.
+        repo_id: as [`make_card`] takes it.
+        licence: as [`make_card`] takes it.
+        peers: files of `rmn-hub evaluate --json` about other networks, which stay in the checkpoint's `peers.json`.
+        folder: where both go; beside the checkpoint when not given.
 
     Returns:
         The files that were written.
     """
-    card = str(make_card(checkpoint))
-    written = [Path(checkpoint) / "README.md", *([Path(output)] if output is not None else [])]
-    for path in written:
-        write_text(path, card)
-    return written
+    if peers:
+        _write_peers(checkpoint, peers)
+    material = _Material(checkpoint, repo_id, licence)
+    beside = Path(checkpoint) if folder is None else Path(folder)
+    written = {beside / CARD: material.card(PAGE), beside / PAGE: material.page()}
+    if output is not None:
+        link = Path(os.path.relpath(beside / PAGE, Path(output).parent)).as_posix()
+        written[Path(output)] = material.card(link)
+    for path, text in written.items():
+        write_text(path, text)
+    return list(written)
 
 
-def make_card(checkpoint: str | Path) -> ModelCard:
+def make_card(checkpoint: str | Path, *, repo_id: str | None = None, licence: str | None = None) -> ModelCard:
     """
     Make the card of a checkpoint, with its results as metadata (`model-index`) for the Hub.
 
+    Args:
+        checkpoint: folder of the checkpoint.
+        repo_id: the id that it is, or will be, published under, which the card's code loads; its folder when not given.
+        licence: of the weights, as the Hub abbreviates it; that of the card which is there, else MIT for the bundled
+            checkpoint and none for others, when not given.
+
     Raises:
         CheckpointError: the folder holds no checkpoint.
-        InputError: there is no `eval.json` of these weights, or a file cannot be read.
+        InputError: there is no `eval.json` of these weights, a file cannot be read, or `repo_id` or `licence` cannot
+            be one.
     """
-    if not is_folder(Path(checkpoint)):
-        raise CheckpointError(
-            f"The card of {checkpoint} cannot be written: there is no such folder. Give a checkpoint's."
-        )
-    folder = find(checkpoint)
-    document = read_json(folder / EVALUATION)
-    if document is None:
-        raise InputError(
-            f"The card of {folder} cannot be written: it has no {EVALUATION}. Run rmn-hub evaluate {folder} --json "
-            f"{folder / EVALUATION} first."
-        )
-    calibration, ablation, run = (read_json(folder / name) for name in (CALIBRATION, ABLATION, RUN))
-    sha256 = file_hash(folder / WEIGHTS)
-    try:
-        if document["checkpoint"]["sha256"] != sha256:
-            raise InputError(
-                f"The card of {folder} cannot be written: {EVALUATION} is about other weights than {WEIGHTS}. Evaluate "
-                "them again."
+    return ModelCard(_Material(checkpoint, repo_id, licence).card(PAGE))
+
+
+def is_ours(card: Path) -> bool:
+    """Return whether a card was written by this command, and may be written again."""
+    return MARKER in card.read_text(encoding="utf-8", errors="replace")
+
+
+class _Material:
+    """All that a card and its page are made of."""
+
+    def __init__(self, checkpoint: str | Path, repo_id: str | None, licence: str | None) -> None:
+        if not is_folder(Path(checkpoint)):
+            raise CheckpointError(
+                f"The card of {checkpoint} cannot be written: there is no such folder. Give a checkpoint's."
             )
-        if calibration is not None and calibration["sha256"] != sha256:
-            calibration = None  # of weights that were here before
-        values = _values(folder, document, calibration, ablation, run)
-        card = ModelCard.from_template(_metadata(folder, document), template_path=str(TEMPLATE), **values)
-    except (KeyError, TypeError, IndexError) as error:
-        raise InputError(
-            f"The card of {folder} cannot be written: a file of numbers lacks {error}. Make it again with rmn-hub "
-            "evaluate, calibrate or card --ablation."
-        ) from error
-    return ModelCard(str(card).rstrip() + "\n")
+        if repo_id is not None and not _HUB_ID.fullmatch(repo_id):
+            raise InputError(f"repo_id={repo_id!r} must be an id on the Hub, owner/name")
+        if licence is not None and not _LICENCE.fullmatch(licence):
+            raise InputError(f"licence={licence!r} must be an abbreviation such as mit, apache-2.0 or cc-by-nc-4.0")
+        self.folder, self.repo_id = find(checkpoint), repo_id
+        self.source = repo_id or str(checkpoint)
+        document = read_json(self.folder / EVALUATION)
+        if document is None:
+            raise InputError(
+                f"The card of {self.folder} cannot be written: it has no {EVALUATION}. Run rmn-hub evaluate "
+                f"{self.folder} --json {self.folder / EVALUATION} first."
+            )
+        self.document = document
+        self.calibration, self.ablation, self.run, self.origin, peers = (
+            read_json(self.folder / name) for name in (CALIBRATION, ABLATION, RUN, SOURCE, PEERS)
+        )
+        self.peers = peers or {"networks": []}
+        sha256 = file_hash(self.folder / WEIGHTS)
+        self.bundled = sha256 == file_hash(Path(BUNDLED_CHECKPOINT) / WEIGHTS)
+        self.licence = licence or self._former_licence() or ("mit" if self.bundled else None)
+        with self._naming_gaps():
+            if document["checkpoint"]["sha256"] != sha256:
+                raise InputError(
+                    f"The card of {self.folder} cannot be written: {EVALUATION} is about other weights than {WEIGHTS}. "
+                    "Evaluate them again."
+                )
+            if self.calibration is not None and self.calibration["sha256"] != sha256:
+                self.calibration = None  # of weights that were here before
 
+    @property
+    def name(self) -> str:
+        """The repository's name, or that of the folder, of the run around it where it is called `best`."""
+        if self.repo_id:
+            return self.repo_id.rpartition("/")[2]
+        folder = self.folder.resolve()
+        return folder.parent.name if folder.name == "best" else folder.name
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """
-    Read the object of a JSON file; `None` without a file.
+    def card(self, page: str) -> str:
+        """Return the card, whose link to the page of tables is `page`."""
+        with self._naming_gaps():
+            values = {**self._card_values(), "evaluation_file": page, "evaluation_name": PAGE}
+            card = ModelCard.from_template(
+                self._metadata(), template_path=str(_TEMPLATES / "card_template.md"), **values
+            )
+        return str(card).rstrip() + "\n"
 
-    Raises:
-        InputError: it cannot be read, or holds something else.
-    """
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}. Make it again.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object. Make it again.")
-    return content
+    def page(self) -> str:
+        """Return the page of tables."""
+        with self._naming_gaps():
+            rows = [row for row in _peer_rows(self.document["sets"], self.peers) if row["command"]]
+            numbers = (self.calibration, self.ablation, self.run)
+            values = evaluation_values(self.folder, self.document, *numbers, rows)
+        template = jinja2.Template((_TEMPLATES / "evaluation_template.md").read_text(encoding="utf-8"))
+        return template.render(name=self.name, marker=MARKER, **values).rstrip() + "\n"
 
+    @contextlib.contextmanager
+    def _naming_gaps(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise InputError(
+                f"The card of {self.folder} cannot be written: a file of numbers lacks {error}. Make it again with "
+                "rmn-hub evaluate, calibrate or card --ablation."
+            ) from error
 
-# Metadata for the Hub
+    def _former_licence(self) -> str | None:
+        try:
+            former = ModelCard.load(self.folder / CARD).data.license
+        except Exception:  # no card, or one whose front matter is no YAML
+            return None
+        return former if isinstance(former, str) and _LICENCE.fullmatch(former) else None
 
+    # Metadata for the Hub
 
-def _metadata(folder: Path, document: dict[str, Any]) -> ModelCardData:
-    results = []
-    for name, numbers in document["sets"].items():
-        dataset = {
-            "task_type": "image-classification",
-            "task_name": "Facial expression recognition",
-            "dataset_type": "fer2013" if name in _TITLES else name,
-            "dataset_name": _title(name),
-            "dataset_split": numbers["data"]["split"],
+    def _metadata(self) -> ModelCardData:
+        results = []
+        sets = self.document["sets"]
+        for name, numbers in sets.items():
+            dataset = {
+                "task_type": "image-classification",
+                "task_name": "Facial expression recognition",
+                "dataset_type": "fer2013" if is_fer2013(name, numbers["data"]["faces"]) else name,
+                "dataset_name": titles(sets)[name],
+                "dataset_split": numbers["data"]["split"],
+            }
+            two, one = numbers["flip_averaged"], numbers["single_view"]
+            metrics = [
+                ("accuracy", "Accuracy, two views", two["accuracy"]),
+                ("accuracy", "Accuracy, one view", one["accuracy"]),
+                ("f1", "F1, mean over the expressions, one view", numbers["mean_f1"]),
+                ("ece", "Expected calibration error, two views", two["expected_calibration_error"]),
+            ]
+            for kind, metric, value in metrics:
+                value = round(value, 4)
+                results.append(EvalResult(metric_type=kind, metric_name=metric, metric_value=value, **dataset))
+        tags = ["facial-expression-recognition", "residual-masking-network", "face", "rmn", f"arxiv:{ARXIV}"]
+        tags += ["fer2013"] if self._trained_on_fer2013() else []
+        tags += ["onnx"] if (self.folder / ONNX_FILE).is_file() else []
+        start = (self.run or {}).get("start_from") or (self.origin or {}).get("repo_id")
+        return ModelCardData(
+            license=self.licence,
+            library_name="transformers",
+            pipeline_tag="image-classification",
+            tags=tags,
+            datasets=self._datasets(),
+            base_model=start if isinstance(start, str) and _HUB_ID.fullmatch(start) else None,
+            metrics=["accuracy", "f1"],
+            model_name=self.name,
+            eval_results=results,
+        )
+
+    def _data(self) -> dict[str, Any]:
+        return (self.run or {}).get("data") or {}
+
+    def _trained_on_fer2013(self) -> bool:
+        data = self._data()
+        return is_fer2013(str(data.get("split")), data.get("faces", 0))
+
+    def _datasets(self) -> list[str] | None:
+        name = str(self._data().get("name", ""))
+        return [name] if _HUB_ID.fullmatch(name) else ["fer2013"] if self._trained_on_fer2013() else None
+
+    # Text
+
+    def _card_values(self) -> dict[str, Any]:
+        """Return what the card's template asks for, in words and rounded numbers."""
+        sets, model = self.document["sets"], self.document["checkpoint"]
+        names, main = titles(sets), main_set(sets)
+        speed = sets[main]["milliseconds_per_face"]
+        config = read_json(self.folder / CONFIG) or {}
+        processor = read_json(self.folder / PROCESSOR) or {}
+        return {
+            "name": self.name,
+            "marker": MARKER,
+            "id": self.repo_id,
+            "source": self.source,
+            "bundled": self.bundled,
+            "carries_code": "AutoModelForImageClassification" in config.get("auto_map", {}),
+            "onnx": (self.folder / ONNX_FILE).is_file(),
+            "grey": processor.get("do_grayscale", True),
+            "transformers": MINIMUM_TRANSFORMERS,
+            "arxiv": ARXIV,
+            "expressions": f"{', '.join(EXPRESSIONS[:-1])} and {EXPRESSIONS[-1]}",
+            "model": {
+                "masks": model["masks"],
+                # Numbers of before have no such field, and are an RMN's.
+                "network": model.get("network", "rmn"),
+                "parameters": in_words(model["parameters"]),
+                "multiply_adds": in_words(model["multiply_adds"]),
+                "megabytes": f"{model['megabytes']:.1f}",
+                "image_size": model["image_size"],
+            },
+            "results": self._results(),
+            "paper": any(is_fer2013(name, sets[name]["data"]["faces"]) for name in sets if name == "private_test"),
+            "speed": {
+                "device": speed["device"],
+                "threads": speed["threads"],
+                "one": f"{speed['batch_1']['with_processor']:.1f}",
+                "many": f"{speed['batch_32']['with_processor']:.1f}",
+            },
+            "training": self._training(),
+            "fer2013": self._trained_on_fer2013(),
+            "weakest": _weakest(names[main], sets[main]["per_expression"]),
+            "others": [
+                {
+                    "title": names[name],
+                    "faces": f"{numbers['data']['faces']:,}",
+                    "two_views": accuracy(numbers["flip_averaged"]),
+                }
+                for name, numbers in sets.items()
+                if name not in ("private_test", "public_test", "train")
+            ],
         }
-        metrics = [
-            ("accuracy", "Accuracy, single view", numbers["single_view"]["accuracy"]),
-            ("accuracy", "Accuracy, flip-averaged", numbers["flip_averaged"]["accuracy"]),
-            ("f1", "F1, mean over the expressions, single view", numbers["mean_f1"]),
-            ("ece", "Expected calibration error, single view", numbers["single_view"]["expected_calibration_error"]),
-        ]
-        unique = (numbers["without_duplicates"] or {}).get("single_view")
-        if unique is not None:
-            metrics.append(("accuracy", "Accuracy, single view, without duplicates", unique["accuracy"]))
-        for kind, metric, value in metrics:
-            results.append(EvalResult(metric_type=kind, metric_name=metric, metric_value=round(value, 4), **dataset))
-    return ModelCardData(
-        license="mit",
-        library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["facial-expression-recognition", "residual-masking-network", "fer2013", "face", "rmn"],
-        metrics=["accuracy", "f1"],
-        model_name=folder.resolve().name,
-        eval_results=results,
-    )
+
+    def _results(self) -> list[dict[str, str]]:
+        """Return the rows of the table: each set, the one that is scored once first, with all networks on it."""
+        sets = self.document["sets"]
+        main, rows = main_set(sets), []
+        peers = _peer_rows(sets, self.peers)
+        for name in sorted(sets, key=lambda name: name != main):
+            numbers = sets[name]
+            shown = f"{titles(sets)[name]} ({numbers['data']['faces']:,})"
+            rows.append({"set": shown, "network": f"**{self.name}**", **_numbers_of(numbers)})
+            rows += [{**row, "set": ""} for row in peers if row["name"] == name]
+            if name == "private_test" and is_fer2013(name, numbers["data"]["faces"]):
+                blank = {"set": "", "one_view": "", "ece": ""}
+                rows.append({**blank, "network": "RMN of the paper", "two_views": "74.14%"})
+        return rows
+
+    def _training(self) -> dict[str, str]:
+        """Return what the records say of start, teacher and data, and the command."""
+        run, origin = self.run, self.origin
+        if run is None:
+            if origin is None:
+                return {"start": "How it was trained is not recorded beside it.", "data": "", "command": ""}
+            return {"start": _converted(origin), "data": "", "command": ""}
+        command, start = train_command(run), run.get("start_from")
+        if start:
+            text = f"Its training started from the checkpoint `{start}`."
+        elif "--start-from" in command:
+            text = "Its training started from another checkpoint."
+        else:
+            text = "Its training started from random weights."
+        if command.startswith("rmn-hub distill"):
+            members = ", ".join(f"`{name}`" for name in run.get("teacher") or ())
+            text += (
+                f" It is a student: it was trained on labels and on the probabilities of {members or 'an ensemble'}."
+            )
+        data, words = self._data(), ""
+        if data:
+            name = "FER2013" if self._trained_on_fer2013() else f"`{data['name']}`"
+            words = f"It was trained on {name} ({data['faces']:,} faces of the split {data['split']})"
+            words += f" and chosen on the split {data['validation_split']}."
+        calibrated = "Its probabilities are calibrated." if self.calibration else ""
+        return {"start": text, "data": f"{words} {calibrated}".strip(), "command": command}
 
 
-# Text
-
-
-def _values(
-    folder: Path,
-    document: dict[str, Any],
-    calibration: dict[str, Any] | None,
-    ablation: dict[str, Any] | None,
-    run: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """Return what the template asks for, in words and rounded numbers."""
-    sets, model = document["sets"], document["checkpoint"]
-    main = next((name for name in ("private_test", "public_test") if name in sets), next(iter(sets)))
-    faithful = next((name for name in ("public_test", *sets) if name in sets and sets[name]["faithfulness"]), None)
+def _numbers_of(numbers: dict[str, Any]) -> dict[str, str]:
     return {
-        "name": folder.resolve().name,
-        "expressions": f"{', '.join(EXPRESSIONS[:-1])} and {EXPRESSIONS[-1]}",
-        "names": EXPRESSIONS,
-        "model": {
-            "masks": model["masks"],
-            # Numbers of before have no such field, and are an RMN's.
-            "network": model.get("network", "rmn"),
-            "parameters": _in_words(model["parameters"]),
-            "multiply_adds": _in_words(model["multiply_adds"]),
-            "megabytes": f"{model['megabytes']:.1f}",
-            "image_size": model["image_size"],
-        },
-        "sha256": model["sha256"],
-        "bins": len(sets[main]["calibration"]["bins"]),
-        "results": _results(sets),
-        "paper": "private_test" in sets,
-        "commands": [numbers["command"] for numbers in sets.values()],
-        "main": _main(_title(main), sets[main]),
-        "agreement": [
-            {"title": _title(name), "share": f"{100 * numbers['data']['ferplus_agreement']:.0f}"}
-            for name, numbers in sets.items()
-            if numbers["data"]["ferplus_agreement"] is not None
-        ],
-        "duplicates": [
-            {
-                "title": _title(name),
-                "count": numbers["without_duplicates"]["duplicates"],
-                "faces": f"{numbers['data']['faces']:,}",
-                "single_view": _accuracy(numbers["without_duplicates"]["single_view"]),
-                "flip_averaged": _accuracy(numbers["without_duplicates"]["flip_averaged"]),
-            }
-            for name, numbers in sets.items()
-            if numbers["without_duplicates"] is not None
-        ],
-        "notes": [
-            {"title": _title(name), "note": note} for name, numbers in sets.items() for note in numbers["data"]["notes"]
-        ],
-        "training": _training(folder, run),
-        "calibration": _calibration(calibration),
-        "ablation": _ablation(ablation),
-        "faithfulness": _faithfulness(_title(faithful), sets[faithful]["faithfulness"]) if faithful else None,
-        "others": [
-            {
-                "title": _title(name),
-                "faces": f"{numbers['data']['faces']:,}",
-                "single_view": _accuracy(numbers["single_view"]),
-            }
-            for name, numbers in sets.items()
-            if name not in _TITLES
-        ],
+        "two_views": accuracy(numbers["flip_averaged"]),
+        "one_view": accuracy(numbers["single_view"]),
+        "ece": f"{numbers['flip_averaged']['expected_calibration_error']:.3f}",
     }
 
 
-def _title(name: str) -> str:
-    return _TITLES.get(name, name)
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
-
-
-def _in_words(value: float) -> str:
-    for size, name in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
-        if value >= size:
-            return f"{value / size:.1f} {name}"
-    return str(value)
-
-
-def _accuracy(numbers: dict[str, Any] | None) -> str:
-    if numbers is None:
-        return "not known"
-    low, high = numbers["interval"]
-    return f"{_percent(numbers['accuracy'])}% ({_percent(low)} to {_percent(high)})"
-
-
-def _results(sets: dict[str, Any]) -> list[dict[str, str]]:
-    rows = []
-    for name, numbers in sets.items():
-        kinds = [("", numbers)]
-        unique = numbers["without_duplicates"]
-        if unique is not None and unique["duplicates"] and unique["single_view"] is not None:
-            kinds.append((", without duplicates of training faces", unique))
-        for suffix, kind in kinds:
-            rows.append(
-                {
-                    "name": _title(name) + suffix,
-                    "faces": f"{kind['single_view']['faces']:,}",
-                    "single_view": _accuracy(kind["single_view"]),
-                    "flip_averaged": _accuracy(kind["flip_averaged"]),
-                    "ece": f"{kind['single_view']['expected_calibration_error']:.3f}",
-                }
-            )
-    return rows
-
-
-def _main(title: str, numbers: dict[str, Any]) -> dict[str, Any]:
-    """Return the numbers of the set that most of the card is about."""
-    expressions, speed = numbers["per_expression"], numbers["milliseconds_per_face"]
+def _weakest(shown: str, expressions: dict[str, Any]) -> str:
     present = {name: row for name, row in expressions.items() if row["faces"]}
     weakest = sorted(present, key=lambda name: present[name]["recall"])[:2]
-    shown = " and ".join(f"{name} ({_percent(present[name]['recall'])}% of its faces are found)" for name in weakest)
-    return {
-        "title": title,
-        "weakest": f"The expressions that it recognises least are {shown}, on {title}.",
-        "per_expression": [
-            {
-                "name": name,
-                **{key: _percent(row[key]) for key in ("precision", "recall", "f1")},
-                "faces": f"{row['faces']:,}",
-            }
-            for name, row in expressions.items()
-        ],
-        "mean_recall": _percent(numbers["mean_recall"]),
-        "mean_f1": _percent(numbers["mean_f1"]),
-        "confusion_matrix": [
-            {"name": name, "counts": row} for name, row in zip(EXPRESSIONS, numbers["confusion_matrix"])
-        ],
-        "coverage": [
-            {
-                "threshold": f"{row['threshold']:.1f}",
-                "coverage": _percent(row["coverage"]),
-                "accuracy": "" if row["accuracy"] is None else f"{_percent(row['accuracy'])}%",
-            }
-            for row in numbers["coverage"]
-            if row["threshold"] in _COVERAGE
-        ],
-        "device": speed["device"],
-        "threads": speed["threads"],
-        "milliseconds": [
-            {
-                "batch": batch,
-                "network": f"{speed[f'batch_{batch}']['network']:.2f}",
-                "with_processor": f"{speed[f'batch_{batch}']['with_processor']:.2f}",
-            }
-            for batch in (1, 32)
-        ],
-        "bins": [
-            {
-                "range": f"{_percent(row['lower'])} to {_percent(row['upper'])}",
-                "faces": f"{row['faces']:,}",
-                "confidence": _percent(row["confidence"]),
-                "accuracy": _percent(row["accuracy"]),
-            }
-            for row in numbers["calibration"]["bins"]
-            if row["faces"]
-        ],
-    }
+    found = " and ".join(f"{name} ({percent(present[name]['recall'])}% of its faces are found)" for name in weakest)
+    return f"The expressions that it recognises least are {found}, on {shown}."
 
 
-def _train_command(run: dict[str, Any]) -> str:
-    """Return the command of a run, but for its data and its folder."""
-    if "command" in run:
-        return run["command"]
-    budget = f"--minutes {run['minutes']:g}" if run["minutes"] else f"--epochs {run['epochs']}"
-    return f"rmn-hub train --recipe RECIPE.yaml {budget} --seed {run['seed']}"  # `run.json` has the recipe
+def _converted(origin: dict[str, Any]) -> str:
+    text = f"Its weights were converted from `{origin['file']}`"
+    if origin.get("repo_id"):
+        text += f" of `{origin['repo_id']}`"
+    return f"{text} by `rmn-hub convert`; how they were trained stands there."
 
 
-def _duration(trained: dict[str, float]) -> str:
-    return f"{trained['epochs']} epochs in {trained['minutes']:.0f} minutes"
+def _write_peers(checkpoint: str | Path, files: Sequence[str | Path]) -> None:
+    """Keep what other networks scored in the checkpoint's `peers.json`."""
+    networks = []
+    for path in map(Path, files):
+        document = read_json(path)
+        try:
+            if document is None:
+                raise KeyError("checkpoint")
+            described = document["checkpoint"]
+            members = described.get("members")
+            name = f"{len(members)} networks together" if members else described.get("name", described.get("network"))
+            keys = ("command", "data", "single_view", "flip_averaged")
+            sets = {title: {key: numbers[key] for key in keys} for title, numbers in document["sets"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} lacks {error}: make it with rmn-hub evaluate --json") from error
+        networks.append({"name": name, "sha256": described["sha256"], "sets": sets})
+    write_json(find(checkpoint) / PEERS, {"networks": networks})
 
 
-def _training(folder: Path, run: dict[str, Any] | None) -> str:
-    if run is None:
-        return ""
-    text = f"`{_train_command(run)}`"
-    trained = training_time(folder / METRICS)
-    if trained is not None:
-        text += f": {_duration(trained)}"
-    recipe = run["recipe"]
-    sizes = ", then ".join(f"{size} px for {100 * part:.0f}%" for part, size in recipe["sizes"])
-    return (
-        f"{text}. Optimizer {recipe['optimizer']}, learning rate {recipe['learning_rate']:g}, weight decay "
-        f"{recipe['weight_decay']:g}, batch {recipe['batch_size']}, label smoothing {recipe['label_smoothing']:g}; "
-        f"trained at {sizes} of the time. The whole recipe is in `run.json`. The checkpoint was chosen on PublicTest."
-    )
-
-
-def _calibration(record: dict[str, Any] | None) -> dict[str, Any] | None:
-    if record is None:
-        return None
-    return {
-        "temperatures": ", ".join(f"{name} {value:.3f}" for name, value in record["temperatures"].items()),
-        "faces": f"{record['faces']:,}",
-        "split": _title(record["split"]),
-        "before": f"{record['before']['expected_calibration_error']:.3f}",
-        "after": f"{record['after']['expected_calibration_error']:.3f}",
-        "accuracy_before": f"{100 * record['before']['accuracy']:.1f}",
-        "accuracy_after": f"{100 * record['after']['accuracy']:.1f}",
-        "command": record["command"],
-    }
-
-
-def _ablation(ablation: dict[str, Any] | None) -> dict[str, Any] | None:
-    if ablation is None:
-        return None
-    runs, differences = ablation["runs"], ablation["differences"]
-    names = [difference["set"] for difference in differences]
-    rows = [
+def _peer_rows(sets: dict[str, Any], peers: dict[str, Any]) -> list[dict[str, str]]:
+    """Return a row for each other network and each set of which it scored the very same faces."""
+    return [
         {
-            "name": run["name"],
-            "training": _duration(run["trained"]) if run["trained"] else "",
-            "multiply_adds": _in_words(run["checkpoint"]["multiply_adds"]),
-            "parameters": _in_words(run["checkpoint"]["parameters"]),
-            "title": _title(name),
-            "single_view": _accuracy(run["sets"][name]["single_view"]),
-            "flip_averaged": _accuracy(run["sets"][name]["flip_averaged"]),
+            "name": name,
+            "set": titles(sets)[name],
+            "network": network["name"],
+            "command": network["sets"][name]["command"],
+            **_numbers_of(network["sets"][name]),
         }
-        for name in names
-        for run in runs
+        for name in sets
+        for network in peers["networks"]
+        if name in network["sets"] and network["sets"][name]["data"]["sha256"] == sets[name]["data"]["sha256"]
     ]
-    commands = [_train_command(run["run"]) for run in runs if run["run"]]
-    commands += [run["calibration"] for run in runs if run["calibration"]]
-    commands += [run["sets"][name]["command"] for run in runs for name in names]
-    return {"rows": rows, "verdicts": [_masks_verdict(values) for values in differences], "commands": commands}
-
-
-def _masks_verdict(values: dict[str, Any]) -> str:
-    """Put into words how two networks, with masks and without, differ on the same faces of one set."""
-    low, high = values["interval"]
-    chance = "Chance over these faces may explain it."
-    verdict = chance if low <= 0 <= high else "Chance over these faces does not explain it."
-    title, change, first, second = (
-        _title(values["set"]),
-        values["difference"],
-        values["only_first"],
-        values["only_second"],
-    )
-    return (
-        f"On {title}, single view, the masks change the accuracy by {100 * change:+.1f} points (95% interval over the "
-        f"faces {100 * low:+.1f} to {100 * high:+.1f}): {first} faces are right with masks only, {second} without only "
-        f"(McNemar's exact test: p = {values['p_value']:.2g}). {verdict}"
-    )
-
-
-def _faithfulness(title: str, values: dict[str, Any]) -> dict[str, Any]:
-    removals = values["removals"]
-    return {
-        "title": title,
-        "faces": f"{values['faces']:,}",
-        "grid": f"{values['blocks']} x {values['blocks']}",
-        "probability": _percent(values["probability"]),
-        "rows": [
-            {
-                "stage": removal["stage"],
-                "fraction": f"{100 * removal['fraction']:.0f}%",
-                **{name: _percent(removal[name]["mean"]) for name in ("map", "random", "features")},
-                **{name: _points(removal[name]) for name in ("map_minus_random", "map_minus_features")},
-            }
-            for removal in removals
-        ],
-        "verdicts": [
-            _verdict(removals, "map_minus_random", "random places"),
-            _verdict(removals, "map_minus_features", "the places where the stage's features are strongest"),
-        ],
-    }
-
-
-def _points(value: dict[str, Any]) -> str:
-    low, high = value["interval"]
-    return f"{100 * value['mean']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-
-
-def _verdict(removals: list[dict[str, Any]], difference: str, others: str) -> str:
-    more = sum(removal[difference]["interval"][0] > 0 for removal in removals)
-    less = sum(removal[difference]["interval"][1] < 0 for removal in removals)
-    return (
-        f"The places that the map ranks highest matter more than {others} in {more} of {len(removals)} rows, less in "
-        f"{less}, and in the others the interval of the difference holds 0."
-    )
-
-
-def training_time(path: Path) -> dict[str, float] | None:
-    """
-    Read how long the run of a `metrics.csv` went: `epochs` and `minutes`; `None` without a file.
-
-    Raises:
-        InputError: it is not what `rmn-hub train` wrote.
-    """
-    if not path.exists():
-        return None
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return {"epochs": int(rows[-1]["epoch"]), "minutes": float(rows[-1]["minutes"])} if rows else None
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise InputError(f"{path} must be what rmn-hub train wrote. Restore it, or remove it.") from error
 
 
 __all__ = [
     "ABLATION",
     "CALIBRATION",
+    "CARD",
     "EVALUATION",
     "METRICS",
+    "PAGE",
     "RUN",
+    "is_ours",
     "make_card",
     "read_json",
     "training_time",

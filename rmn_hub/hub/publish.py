@@ -1,14 +1,17 @@
 """
 Upload a checkpoint to the Hub with its card and its code, as a repository that needs no rmn_hub: `rmn-hub publish`.
 
-`model.push_to_hub` of transformers uploads configuration and weights alone, with an automatic card.
+`model.push_to_hub` of transformers uploads configuration, weights and code, with an automatic card.
 """
 
 import inspect
+import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 
@@ -16,7 +19,9 @@ from ..errors import InputError
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
 from ..model.modeling_rmn import RMNBackbone, RMNForImageClassification, RMNModel
+from . import card as cards
 from . import checkpoint as checkpoints
+from .evaluation_page import FIGURES
 
 # What a checkpoint has beside its network, and what to do where it is not there.
 NEEDED = {
@@ -25,8 +30,11 @@ NEEDED = {
 }
 # What else of a checkpoint's folder goes along: the numbers and images that its card refers to.
 BESIDE = (".csv", ".jpg", ".json", ".md", ".png", ".svg")
-# And what runs it without torch: the file of `rmn-hub export`.
-ONNX = "onnx"
+LICENCE = "LICENSE"
+# And whole folders: what runs it without torch (`rmn-hub export`), and the figures of `rmn-hub evaluate`.
+FOLDERS = ("onnx", FIGURES)
+# The card's Python, which the Hub opens in a notebook service under this name.
+NOTEBOOK = "notebook.ipynb"
 # The Auto classes that load the repository's code.
 _MODELS = {
     "AutoConfig": RMNConfig,
@@ -49,7 +57,10 @@ def publish(
     """
     Upload a checkpoint in one commit: safetensors, configuration, image processor, its `README.md` as the card, and
     the code, so that transformers' Auto classes load it with `trust_remote_code=True` where rmn_hub is not installed.
-    What else its folder holds of numbers, images and ONNX files goes along.
+    What else its folder holds of numbers, images, figures and ONNX files goes along, and its LICENSE.
+
+    A card of `rmn-hub card` is written again for `repo_id`, so that its code loads the checkpoint from there; one that
+    was written by hand goes as it is.
 
     Args:
         checkpoint: folder with configuration, weights, image processor and `README.md`.
@@ -68,7 +79,7 @@ def publish(
     """
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "checkpoint"
-        write_repository(checkpoint, folder)
+        write_repository(checkpoint, folder, repo_id)
         return upload(folder, repo_id, checkpoint, revision=revision, private=private, token=token, message=message)
 
 
@@ -116,9 +127,9 @@ def upload(
     return commit.commit_url
 
 
-def write_repository(checkpoint: str | Path, folder: str | Path) -> None:
+def write_repository(checkpoint: str | Path, folder: str | Path, repo_id: str) -> None:
     """
-    Write what a Hub repository of a checkpoint holds into a new folder; see [`publish`].
+    Write what the Hub repository `repo_id` of a checkpoint holds into a new folder; see [`publish`].
 
     Raises:
         CheckpointError: `checkpoint` holds no checkpoint that can be loaded.
@@ -131,15 +142,37 @@ def write_repository(checkpoint: str | Path, folder: str | Path) -> None:
     loaded = checkpoints.load(checkpoint, rmn_only=True)
     folder.mkdir(parents=True)
     for path in checkpoint.iterdir():
-        if path.suffix in BESIDE:
+        if path.suffix in BESIDE or path.name == LICENCE:
             shutil.copyfile(path, folder / path.name)
-    if (checkpoint / ONNX).is_dir():
-        shutil.copytree(checkpoint / ONNX, folder / ONNX)
+    for name in FOLDERS:
+        if (checkpoint / name).is_dir():
+            shutil.copytree(checkpoint / name, folder / name)
+    if cards.is_ours(checkpoint / cards.CARD):
+        cards.write_card(checkpoint, repo_id=repo_id, folder=folder)
+        text = (folder / cards.CARD).read_text(encoding="utf-8")
+        (folder / NOTEBOOK).write_text(json.dumps(_notebook(text), indent=1) + "\n", encoding="utf-8")
     # Not `register_for_auto_class`: it marks the classes themselves, and all that is saved later would carry code.
     loaded.model.config.auto_map = _carry(_MODELS, folder)
     loaded.processor.auto_map = _carry(_PROCESSORS, folder)
     loaded.model.save_pretrained(folder)
     loaded.processor.save_pretrained(folder)
+
+
+def _notebook(card: str) -> dict[str, Any]:
+    """Return a notebook of the card's title, what it installs, and its Python."""
+    blocks = re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
+    title = next(line for line in card.splitlines() if line.startswith("# "))
+    note = "Put a photo at `photo.jpg`, and the image of one face at `face.jpg`."
+    code = ["%pip install -q rmn-hub onnxruntime", *blocks]
+    cells: list[dict[str, Any]] = [{"cell_type": "markdown", "metadata": {}, "source": f"{title}\n\n{note}"}]
+    cells += [
+        {"cell_type": "code", "metadata": {}, "source": block.rstrip(), "outputs": [], "execution_count": None}
+        for block in code
+    ]
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell-{number}"
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
 
 def _carry(classes: Mapping[str, type], folder: Path) -> dict[str, str]:

@@ -6,10 +6,20 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassFieldValidationError
-from transformers import PreTrainedConfig
-from transformers.backbone_utils import BackboneConfigMixin
+MINIMUM_TRANSFORMERS = "5.4"
+
+try:
+    from huggingface_hub.dataclasses import strict
+    from huggingface_hub.errors import StrictDataclassFieldValidationError
+    from transformers import PreTrainedConfig
+    from transformers.backbone_utils import BackboneConfigMixin
+except ImportError as error:  # this file also runs where no package checks its requirements
+    import transformers
+
+    raise ImportError(
+        f"The Residual Masking Network needs transformers {MINIMUM_TRANSFORMERS} or newer, not "
+        f"{transformers.__version__}: pip install -U 'transformers>={MINIMUM_TRANSFORMERS}'"
+    ) from error
 
 # FER2013's class order (Goodfellow et al., 2013). A copy of `rmn_hub.expressions`: this file travels alone to the Hub.
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")

@@ -5,15 +5,24 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_processing_backends import PilBackend
-from transformers.image_utils import (
-    ChannelDimension,
-    PILImageResampling,
-    SizeDict,
-    infer_channel_dimension_format,
-)
-from transformers.processing_utils import ImagesKwargs
+
+try:
+    from transformers.feature_extraction_utils import BatchFeature
+    from transformers.image_processing_backends import PilBackend
+    from transformers.image_utils import (
+        ChannelDimension,
+        PILImageResampling,
+        SizeDict,
+        infer_channel_dimension_format,
+    )
+    from transformers.processing_utils import ImagesKwargs
+except ImportError as error:  # this file also runs where no package checks its requirements
+    import transformers
+
+    raise ImportError(
+        f"The Residual Masking Network needs transformers 5.4 or newer, not {transformers.__version__}: "
+        "pip install -U 'transformers>=5.4'"
+    ) from error
 
 # How far outside 0..1 a float may lie: interpolation and a division by 255 overshoot by a rounding error.
 FLOAT_TOLERANCE = 1e-4

@@ -219,7 +219,7 @@ def student_source(teacher: Teacher) -> Source:
 
         return epoch_faces
 
-    return Source(epochs, program="distill TEACHER.npz", identity=teacher.identity)
+    return Source(epochs, program="distill TEACHER.npz", identity=teacher.identity, teacher=teacher.members)
 
 
 def distill(teacher: Teacher, data: str | Path, output: str | Path, recipe: Recipe, **options: Any) -> TrainingResult:

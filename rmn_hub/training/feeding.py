@@ -55,11 +55,13 @@ class Source:
         epochs: returns what the epochs train on, given the training split.
         program: the command that trains so, as it stands in `run.json` (`distill TEACHER.npz`).
         identity: what a run must not go on without, a hash for instance.
+        teacher: names of the networks that taught, for the record.
     """
 
     epochs: Callable[[FaceSet], Epochs]
     program: str
     identity: str
+    teacher: tuple[str, ...] = ()
 
 
 def faces_for_training(stored: FaceImages, size: int, in_memory: bool | None) -> Faces:

@@ -152,6 +152,10 @@ def train(
         "seed": seed,
         "start_from": shown_start,
         "start_from_sha256": start_hash,
+        # A member's folder is its run's `best`, as a rule.
+        "teacher": [public_name(Path(name).parent if Path(name).name == "best" else name) for name in source.teacher]
+        if source
+        else None,
         "data": {
             "name": public_name(opened.where),
             "split": train_split,

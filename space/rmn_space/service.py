@@ -167,7 +167,9 @@ class Service:
         detector = MTCNNDetector(min_face=min_face, max_faces=MAX_FACES, device=chosen.device)
         return ExpressionRecognizer(chosen.engine, chosen.processor, device=chosen.device, detector=detector)
 
-    def _recognize_anywhere(self, settings: tuple[Any, ...], on_cpu: bool) -> tuple[ImageResult, str | None]:
+    def _recognize_anywhere(
+        self, settings: tuple[Image.Image, int | None, float | None, bool], on_cpu: bool
+    ) -> tuple[ImageResult, str | None]:
         """Return the result, and a sentence where a GPU was refused."""
         lent = self.live_recognizer is not self.recognizer
         if not lent:
@@ -177,7 +179,7 @@ class Service:
                 return self._recognize(*settings), None
             except Exception:  # `spaces` raises gradio's error for whatever it was: no quota, a timeout, a failed task
                 log.warning("no GPU was lent", exc_info=True)
-        return self._recognize_here(*settings, on_cpu=True), None if on_cpu else NO_GPU
+        return self._recognize_here(*settings, True), None if on_cpu else NO_GPU
 
     def _recognize_here(
         self,

@@ -26,6 +26,6 @@ def test_the_wheel_holds_both_packages_and_all_that_they_read(wheel):
     browser = SPACE / "browser"
     pages = {path.relative_to(browser).as_posix() for path in browser.rglob("*") if path.is_file()}
     assert {f"rmn_space/browser/{name}" for name in pages} <= names
-    kinds = ("model.safetensors", "recipes/cpu.yaml", "hub/model_card_template.md", "rmn_space/page.css", "py.typed")
+    kinds = ("model.safetensors", "recipes/cpu.yaml", "hub/card_template.md", "rmn_space/page.css", "py.typed")
     assert all(any(name.endswith(kind) for name in names) for kind in kinds)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"rmn_hub", "rmn_space"}

@@ -107,7 +107,7 @@ def read(payload: ImageData) -> bytes:
         ValueError: it does not; the message is a sentence for the visitor.
     """
     if payload.url and payload.url.startswith("data:"):
-        data = _decode(payload.url)
+        data = decoded(payload.url)
     elif payload.path and not payload.path.lower().startswith(("http:", "https:")):
         path = Path(payload.path).resolve()
         # Gradio looks at files that are marked as gradio's, and lets any other path through.
@@ -123,7 +123,13 @@ def read(payload: ImageData) -> bytes:
     return data
 
 
-def _decode(url: str) -> bytes:
+def decoded(url: str) -> bytes:
+    """
+    Return the bytes of a `data:` URL that keep the limit on their size.
+
+    Raises:
+        ValueError: they do not, or they are not in base64; the message is a sentence for the visitor.
+    """
     head, _, body = url.partition(",")
     if not head.endswith(";base64"):
         raise ValueError(NOT_AN_IMAGE)

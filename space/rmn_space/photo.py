@@ -12,8 +12,8 @@ from rmn_hub import ImageResult, InputError
 from . import render
 from .about import faithfulness
 from .inputs import FacesOutput, Photo, PhotoInput
-from .requests import visitor_stays
-from .safety import MAX_BYTES, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit, visitor_of
+from .requests import not_a_tool, visitor_stays
+from .safety import MAX_BYTES, MAX_PIXELS, REDUCED_PIXELS, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit, visitor_of
 from .service import Service
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,8 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
         chosen = chosen if chosen in names else names[0]
         return chosen, None, show(None, chosen, min_face, min_confidence, request)
 
-    def predict(photo: Photo | None, request: gr.Request) -> dict[str, Any]:
+    @not_a_tool
+    def predict_photo(photo: Photo | None, request: gr.Request) -> dict[str, Any]:
         """Return the result of `/predict`: see `DESCRIPTION`."""
         if not allows(rate, request):
             raise gr.Error(TOO_FAST, print_exception=False)
@@ -92,7 +93,13 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
                 example_buttons(), elem_id="examples", js_on_load=EXAMPLES_JS, apply_default_css=False, padding=False
             )
             gr.HTML(PROMISE, apply_default_css=False, padding=False)
-    shown = gr.HTML(first_sight, elem_id="result", js_on_load=RESULT_JS, apply_default_css=False, padding=False)
+    shown = gr.HTML(
+        first_sight,
+        elem_id="result",
+        js_on_load=script("result", "zoom", "upload"),
+        apply_default_css=False,
+        padding=False,
+    )
     with gr.Accordion("Settings", open=False, elem_id="settings"), gr.Row():
         min_face = gr.Slider(
             20,
@@ -126,7 +133,7 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
         api_photo = PhotoInput(label="photo")
         api_faces = FacesOutput(label="faces")
         gr.Button("predict").click(
-            predict,
+            predict_photo,
             api_photo,
             api_faces,
             api_name="predict",
@@ -197,6 +204,14 @@ def allows(rate: RateLimit, request: gr.Request) -> bool:
     return rate.allows(visitor_of(client, request.headers.get("x-forwarded-for")))
 
 
+def script(*names: str) -> str:
+    """Return some of the page's scripts, each in a scope of its own, with the limits that they name."""
+    limits = {"MAX_BYTES": MAX_BYTES, "MAX_PIXELS": MAX_PIXELS, "REDUCED_PIXELS": REDUCED_PIXELS}
+    constants = "".join(f"const {name} = {value};\n" for name, value in limits.items())
+    texts = ((_HERE / "scripts" / f"{name}.js").read_text(encoding="utf-8") for name in names)
+    return constants + "".join(f"{{\n{text}}}\n" for text in texts)
+
+
 CHANGE = '<button type="button" class="rmn-button">Change photo</button>'
 PROMISE = (
     '<p class="rmn-muted rmn-small-text">Nothing is kept: your photo is deleted after five to six minutes and never '
@@ -218,76 +233,3 @@ element.addEventListener('click', event => {
   if (window.innerWidth < 768) document.querySelector('#result')?.scrollIntoView({behavior: 'smooth', block: 'start'});
 });
 """
-
-# Which face and which map are shown is kept in the page; every new result begins anew.
-RESULT_JS = """
-let face = 1, stage = 1, mix = 60;
-const spoken = document.createElement('p');
-spoken.className = 'rmn-hidden';
-spoken.setAttribute('role', 'status');
-element.after(spoken);
-// Gradio would report it in its own words, and only after it has begun to send the file.
-const refuse = event => {
-  const files = [...(event.target.files ?? event.dataTransfer?.files ?? [])];
-  if (!event.target.closest?.('#photo, #result') || !files.some(file => file.size > MAX_BYTES)) return;
-  event.stopPropagation();
-  event.preventDefault();
-  if (event.type === 'change') event.target.value = '';
-  trigger('input');
-};
-document.addEventListener('change', refuse, true);
-// On a narrow page the result lies below: its visitor sees at once that something happens.
-const show_result = target => {
-  if (window.innerWidth < 768) target?.scrollIntoView({behavior: 'smooth', block: 'start'});
-};
-document.addEventListener('change', event => {
-  if (event.target.matches?.('#photo input[type=file]')) show_result(element);
-});
-document.addEventListener('drop', refuse, true);
-// A photo may be dropped on the large one, too.
-element.addEventListener('dragover', event => event.preventDefault());
-element.addEventListener('drop', event => {
-  event.preventDefault();
-  const input = document.querySelector('#photo input[type=file]');
-  if (!input || !event.dataTransfer.files.length) return;
-  input.files = event.dataTransfer.files;
-  input.dispatchEvent(new Event('change', {bubbles: true}));
-});
-const apply = () => {
-  const show = (name, value, attribute) => element.querySelectorAll(`[data-${name}]`).forEach(item => {
-    const chosen = Number(item.dataset[name]) === value;
-    if (attribute === 'hidden') item.hidden = !chosen; else item.setAttribute(attribute, chosen);
-  });
-  show('face', face, 'aria-pressed');
-  show('panel', face, 'hidden');
-  show('stage', stage, 'aria-pressed');
-  show('steps', stage, 'hidden');
-  const section = element.querySelector('.rmn-result');
-  if (section) section.style.setProperty('--mix', mix / 100);
-  const slider = element.querySelector('[data-mix]');
-  if (slider) slider.value = mix;
-};
-element.addEventListener('click', event => {
-  const tab = event.target.closest('[data-tab]');
-  if (tab) {
-    [...document.querySelectorAll('[role=tab]')].find(item => item.textContent.trim() === tab.dataset.tab)?.click();
-    window.scrollTo({top: 0});
-  }
-  const chosen = event.target.closest('[data-face], [data-stage]');
-  if (!chosen) return;
-  if (chosen.dataset.face !== undefined) face = Number(chosen.dataset.face);
-  if (chosen.dataset.stage !== undefined) stage = Number(chosen.dataset.stage);
-  apply();
-});
-element.addEventListener('input', event => {
-  if (event.target.matches('[data-mix]')) { mix = Number(event.target.value); apply(); }
-});
-watch('value', () => {
-  [face, stage, mix] = [1, 1, 60];
-  apply();
-  const section = element.querySelector('section');
-  spoken.textContent = element.querySelector('[data-say]')?.dataset.say ?? '';
-  show_result(section);
-});
-apply();
-""".replace("MAX_BYTES", str(MAX_BYTES))

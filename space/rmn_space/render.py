@@ -16,7 +16,7 @@ from rmn_hub.drawing.palette import color_of, ink_on, long_label_of, near_expres
 from rmn_hub.drawing.photo import to_srgb
 
 # Long side of the shown photo, of the photo to download, and of a shown crop, in pixels.
-SHOWN_SIZE = 1200
+SHOWN_SIZE = 1600
 DOWNLOAD_SIZE = 2048
 CROP_SIZE = 192
 GLOW_SIZE = 48
@@ -26,6 +26,14 @@ NARROW = 0.2
 NO_FACE = (
     "The detector finds no face in this photo. A larger or less turned face helps, and so does a smaller “Smallest "
     "face” under Settings."
+)
+# Each with the key that does the same.
+ZOOM = (
+    '<div class="rmn-zoom-buttons" role="group" aria-label="Zoom">'
+    '<button type="button" data-zoom-by="out" aria-disabled="true" title="Smaller (-)" aria-label="Zoom out">&minus;'
+    "</button>"
+    '<button type="button" data-zoom-by="in" aria-disabled="false" title="Larger (+)" aria-label="Zoom in">+</button>'
+    '<button type="button" data-zoom-by="fit" aria-disabled="true" title="All of the photo (0)">Fit</button></div>'
 )
 FORMULA = "features &times; (1 + mask)"
 
@@ -46,12 +54,14 @@ def result(result: ImageResult, image: Image.Image, note: str = "", measured: st
     several = len(result) > 1
     panels = "".join(_chart_panel(face, len(result)) for face in result)
     attention = "".join(_attention_panel(face) for face in result)
-    caption = f'<p class="rmn-note">{escape(note)}</p>' if note else ""
+    caption = f'<p class="rmn-note">{escape(note)}</p>' if note else _legend(result)
     link = '<button type="button" class="rmn-link" data-tab="About">All results</button>' if measured else ""
     return f"""
-<section class="rmn-result{" rmn-several" if several else ""}" aria-label="Result" data-say="{escape(_spoken(result))}">
+<section class="rmn-result{" rmn-several" if several else ""}" aria-label="Result" data-say="{escape(_spoken(result))}"
+  data-source="{escape(result.source)}">
   <div class="rmn-top">
-    <div class="rmn-card rmn-hero">{photo(result, image)}{caption}{_chooser(result)}</div>
+    <div class="rmn-card rmn-hero">{photo(result, image)}
+      <div class="rmn-under">{caption}{ZOOM}</div>{_chooser(result)}</div>
     <div class="rmn-card rmn-side"><div>{panels}</div>{_downloads(result, image)}</div>
   </div>
   <div class="rmn-card rmn-attention">
@@ -72,8 +82,10 @@ def photo(result: ImageResult, image: Image.Image) -> str:
     """Return the photo with a button over every face."""
     faces = "".join(_face_button(face, result) for face in result)
     count = "one face" if len(result) == 1 else f"{len(result)} faces"
-    return f"""<div class="rmn-photo" style="aspect-ratio:{result.width}/{result.height};--ratio:{_ratio(result)}">
-  <img src="{_shown(image)}" alt="The photo with {count}">{faces}</div>"""
+    shape = f"aspect-ratio:{result.width}/{result.height}"
+    return f"""<div class="rmn-zoom" role="group" aria-label="The photo" tabindex="-1"
+  style="{shape};--ratio:{_ratio(result)}"><div class="rmn-photo" style="{shape}">
+  <img src="{_shown(image)}" draggable="false" alt="The photo with {count}">{faces}</div></div>"""
 
 
 def chart(face: FaceExpression, raw: Mapping[str, float] | None = None) -> str:
@@ -223,6 +235,19 @@ def _chooser(result: ImageResult) -> str:
         for face in result
     )
     return f'<div class="rmn-chooser" role="group" aria-label="Choose a face">{pills}</div>'
+
+
+def _legend(result: ImageResult) -> str:
+    """Return what the boxes of several faces mean: a colour for each expression in the photo, dashes for doubt."""
+    if len(result) == 1:
+        return ""
+    found = {face.expression for face in result}
+    parts = [
+        f'<span style="--c:{color_of(name)}">{escape(name)}</span>' for name in result[0].probabilities if name in found
+    ]
+    if any(face.uncertain for face in result):
+        parts.append('<span class="rmn-doubtful">“?” uncertain</span>')
+    return f'<p class="rmn-legend">{"".join(parts)}</p>'
 
 
 def _chart_panel(face: FaceExpression, count: int) -> str:

@@ -120,6 +120,12 @@ async def _call_with_sentences(*arguments: Any, **named: Any) -> Any:
 route_utils.call_process_api = _call_with_sentences
 
 
+def not_a_tool(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function of a public event, marked so that gradio does not list it as a tool for language models."""
+    function._mcp_type = "event"  # type: ignore[attr-defined]
+    return function
+
+
 def visitor_stays() -> Callable[[], bool]:
     """Return a function for whether the visitor whose event is running still waits for its result."""
     blocks, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)

@@ -8,6 +8,9 @@ from collections import OrderedDict
 MAX_BYTES = 10 * 1024 * 1024
 # Phones make photos of 12 and 24.5 million pixels. JPEGs of up to four times as many are read at half their size.
 MAX_PIXELS = 25_000_000
+# The browser makes larger photos this small before it sends them: every phone's canvas holds as much, and a face that a
+# phone's full 48 megapixels show with 40 pixels has 20.
+REDUCED_PIXELS = 12_000_000
 # Most pixels of a photo over those of a square of the smallest face: what finding the faces costs.
 MAX_PLACES = 16_000
 MAX_FACES = 50

@@ -25,7 +25,7 @@ from rmn_hub.video.writing import FilmWriter
 from . import render
 from .decoding import VISITOR_LEFT
 from .photo import EXAMPLES_FOLDER, EXAMPLES_JS, allows, example_button
-from .requests import visitor_stays
+from .requests import not_a_tool, visitor_stays
 from .safety import GONE, MAX_BYTES, NOT_UPLOADED, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit
 from .service import Service
 
@@ -103,6 +103,7 @@ def build(service: Service, rate: RateLimit) -> None:
             lambda done, total: progress(min(1.0, done / max(total, 0.01)), f"{done:.0f} of {total:.0f} seconds"),
         )
 
+    @not_a_tool
     def video(upload: Upload | None, request: gr.Request) -> dict[str, Any]:
         """Return the result of `/video`: see `DESCRIPTION`."""
         if not allows(rate, request):

@@ -119,7 +119,7 @@ def test_the_example_film_shows_its_people(tmp_path):
     with serving(tmp_path / "files") as server, browsing() as browser, visiting(browser, server) as page:
         page.get_by_role("tab", name="Video").click()
         page.get_by_role("button", name="Example film").click()
-        page.wait_for_selector(".rmn-film video")
+        page.wait_for_selector(".rmn-film video", timeout=240_000)  # nine seconds of film on a busy core
         texts = page.locator(".rmn-tracks tbody tr").all_inner_texts()
         assert len(texts) == 4  # two people, then one, then the other
         assert sum("happy" in text for text in texts) == 2

@@ -18,6 +18,7 @@ def _arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--host", default="0.0.0.0" if on_a_space else "127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=7860 if on_a_space else None, help="port to listen on")
     parser.add_argument("--share", action="store_true", help="ask gradio for a public address")
+    parser.add_argument("--mcp", action="store_true", help="offer a tool to language models (rmn-hub[mcp])")
     return parser.parse_args(arguments)
 
 

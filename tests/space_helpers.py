@@ -97,7 +97,7 @@ def _open(request):
 
 
 @contextmanager
-def serving(folder, code=(ROOT, SPACE)):
+def serving(folder, code=(ROOT, SPACE), options=()):
     """Start the page of the packages in the folders `code` in a process of its own, and stop it by SIGTERM."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -107,7 +107,7 @@ def serving(folder, code=(ROOT, SPACE)):
     log = (folder.parent / f"{folder.name}.log").open("w+")
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "rmn_hub", "demo", "--port", str(port)],
+        [sys.executable, "-m", "rmn_hub", "demo", "--port", str(port), *options],
         cwd=folder.parent,
         env=environment,
         stdout=subprocess.PIPE,

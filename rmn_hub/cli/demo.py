@@ -7,7 +7,10 @@ import typer
 from .shared import USE, Checkpoint, examples, failing_on_bad_input, main
 
 
-@main.command(rich_help_panel=USE, epilog=examples("rmn-hub demo --open", "rmn-hub demo --host 0.0.0.0 --port 7861"))
+@main.command(
+    rich_help_panel=USE,
+    epilog=examples("rmn-hub demo --open", "rmn-hub demo --host 0.0.0.0 --port 7861", "rmn-hub demo --mcp"),
+)
 def demo(
     checkpoint: Checkpoint = None,
     host: Annotated[
@@ -18,9 +21,12 @@ def demo(
     ] = None,
     share: Annotated[bool, typer.Option("--share", help="Ask gradio for a public address.")] = False,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="Offer language models the tool `predict`, over MCP (rmn-hub[mcp]).")
+    ] = False,
 ) -> None:
     """Serve the page: photos and camera, with probability charts and attention maps. Ctrl-C ends it."""
     from rmn_space.start import main as serve
 
     with failing_on_bad_input("demo"):
-        serve(checkpoint, host, port, share, open_browser)
+        serve(checkpoint, host, port, share, open_browser, mcp)

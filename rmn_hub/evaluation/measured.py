@@ -58,6 +58,22 @@ class Faithful:
 
 
 @dataclass(frozen=True)
+class Robust:
+    """
+    What one change of the image does, averaged over the views that a recognizer averages.
+
+    Args:
+        change: its name; `"unchanged"` is none.
+        accuracy: share of right predictions in 0..1.
+        changed: share of faces in 0..1 whose predicted expression is another one than unchanged.
+    """
+
+    change: str
+    accuracy: float
+    changed: float
+
+
+@dataclass(frozen=True)
 class Measured:
     """
     What was measured of a checkpoint.
@@ -68,6 +84,7 @@ class Measured:
         multiply_adds: multiply-adds for one face, or `None`.
         image_size: side of a face in pixels, or `None`.
         faithfulness: how faithful the attention maps are, or `None` where that was not measured.
+        robustness: what changes of the image do; empty where that was not measured.
     """
 
     sets: tuple[SetScores, ...]
@@ -75,6 +92,7 @@ class Measured:
     multiply_adds: int | None = None
     image_size: int | None = None
     faithfulness: Faithful | None = None
+    robustness: tuple[Robust, ...] = ()
 
 
 def read_measured(checkpoint: Path | None) -> Measured | None:
@@ -99,6 +117,7 @@ def read_measured(checkpoint: Path | None) -> Measured | None:
         multiply_adds=_whole(_find(document, "checkpoint", "multiply_adds")),
         image_size=_whole(_find(document, "checkpoint", "image_size")),
         faithfulness=next(filter(None, faithful), None),
+        robustness=next(filter(None, (_robustness(_find(sets, each.name, "robustness")) for each in known)), ()),
     )
 
 
@@ -133,6 +152,17 @@ def _faithfulness(values: Any) -> Faithful | None:
     return Faithful(faces, FRACTION, **{way: (min(means), max(means)) for way, means in drops.items()})
 
 
+def _robustness(values: Any) -> tuple[Robust, ...]:
+    rows = _find(values, "changes")
+    found = []
+    for row in rows if isinstance(rows, list) else []:
+        name, accuracy = _find(row, "change"), _share(_find(row, "averaged", "accuracy"))
+        changed = _share(_find(row, "averaged", "changed"))
+        if isinstance(name, str) and accuracy is not None and changed is not None:
+            found.append(Robust(name, accuracy, changed))
+    return tuple(found)
+
+
 def _find(value: Any, *keys: str) -> Any:
     """Return what lies under some keys of nested dictionaries, or `None`."""
     for key in keys:
@@ -162,4 +192,4 @@ def _interval(value: Any) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
-__all__ = ["FRACTION", "Faithful", "Measured", "SetScores", "read_measured"]
+__all__ = ["FRACTION", "Faithful", "Measured", "Robust", "SetScores", "read_measured"]

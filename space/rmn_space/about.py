@@ -12,13 +12,25 @@ from rmn_hub.evaluation.measured import Measured, SetScores
 from . import render
 from .service import Service
 
-TITLES = {"public_test": "FER2013 PublicTest", "private_test": "FER2013 PrivateTest"}
+# In the order of the table.
+TITLES = {"private_test": "FER2013 PrivateTest", "public_test": "FER2013 PublicTest"}
+# Right in percent: of the paper's network, and of the network inside the package fer 25.10.
+PAPER = {"private_test": 74.14}
+FER = {"public_test": 65.2}
 
 
-def build(service: Service, faces: ImageResult) -> None:
-    """Add the tab's text. `faces` is a result with attention maps, for the figure of how masking works."""
+def build(service: Service, faces: ImageResult, mcp: bool = False) -> None:
+    """
+    Add the tab's text.
+
+    Args:
+        service: the recognizer, whose results are shown.
+        faces: a result with attention maps, for the figure of how masking works.
+        mcp: whether language models are offered a tool.
+    """
+    parts = (measured(service.results), how_it_works(faces), LIMITS, PRIVACY, API.replace("TOOL", TOOL if mcp else ""))
     gr.HTML(
-        '<div class="rmn-about">' + measured(service.results) + how_it_works(faces) + LIMITS + PRIVACY + API + "</div>",
+        f'<div class="rmn-about">{"".join(parts)}</div>',
         elem_id="about",
         js_on_load=ADDRESS_JS,
         apply_default_css=False,
@@ -28,13 +40,11 @@ def build(service: Service, faces: ImageResult) -> None:
 def how_it_works(faces: ImageResult) -> str:
     """Return one figure, made of the first face of the result, and a few sentences."""
     return f"""<section class="rmn-card rmn-wide"><h2>How masking works</h2>{_figure(faces)}
-<p>A residual network of four stages turns a face into features: many small images of what it found where. After each
-stage a small network of its own, shaped like a U, looks at these features and predicts a <em>mask</em>, a number
-between 0 and 1 for every place of every feature. The next stage sees {render.FORMULA}: places that the mask chooses
-become up to twice as strong, and nothing is lost. After the fourth stage the features become seven probabilities. The
-maps on this page show where each mask changed the features most.</p>
-<p class="rmn-muted">Luan Pham, The Huynh Vu and Tuan Anh Tran: “Facial Expression Recognition Using Residual Masking
-Network”, ICPR 2020, doi:10.1109/ICPR48806.2021.9411919.</p></section>"""
+<p>Each of four stages turns the face into features, and a small network shaped like a U predicts a <em>mask</em> for
+them, between 0 and 1. The next stage sees {render.FORMULA}: some features become up to twice as strong, none is
+lost.</p>
+<p class="rmn-muted">Pham, Vu and Tran: “Facial Expression Recognition Using Residual Masking Network”, ICPR 2020,
+doi:10.1109/ICPR48806.2021.9411919.</p></section>"""
 
 
 def _figure(result: ImageResult) -> str:
@@ -70,11 +80,11 @@ def _figure(result: ImageResult) -> str:
 
 
 def measured(results: Measured | None) -> str:
-    """Return the table of results, PrivateTest first, with the paper's own number beside it."""
+    """Return the table of results, PrivateTest first, with the numbers of others beside them."""
     if results is None:
         body = "<p>There are no measured results of this checkpoint. <code>rmn-hub evaluate</code> makes them.</p>"
         return f'<section class="rmn-card rmn-wide"><h2>Measured results</h2>{body}</section>'
-    order = ("private_test", "public_test")
+    order = list(TITLES)
     sets = sorted(results.sets, key=lambda each: order.index(each.name) if each.name in order else len(order))
     rows = "".join(map(_row, sets))
     size = (
@@ -84,14 +94,33 @@ def measured(results: Measured | None) -> str:
         else ""
     )
     faithful = f"<p><b>Do the maps show what matters?</b> {faithfulness(results)}</p>" if faithfulness(results) else ""
+    heads = ("Right, in %", "This page: with the mirror image", "Calibration error", "Paper", "Package fer")
     return f"""<section class="rmn-card rmn-wide"><h2>Measured results</h2>
-<div class="rmn-scroll" tabindex="0" role="group" aria-label="Table of results"><table class="rmn-table"><thead><tr>
-<th scope="col">Faces of</th><th scope="col">Number</th>
-<th scope="col">Right, in %</th><th scope="col">… averaged with the mirror image</th>
-<th scope="col">Calibration error</th></tr></thead><tbody>{rows}</tbody></table></div>
-<p class="rmn-muted">With 95% intervals, from the checkpoint's <code>eval.json</code>; this page does not average. The
-paper's network, which is larger and starts from ImageNet weights, is right on 74.1% of PrivateTest. People agree with
-these labels for 65 ± 5% of the faces. {size}</p>{faithful}</section>"""
+{_table("Table of results", ("Faces of", "Number", *heads), rows)}
+<p class="rmn-muted">With 95% intervals, from the checkpoint's <code>eval.json</code>. The paper's network is larger and
+starts from ImageNet; <code>rmn-hub evaluate --peer fer --data fer2013</code> measured fer. People agree with these
+labels for 65 ± 5% of the faces. {size}</p>{robustness(results)}{faithful}</section>"""
+
+
+def robustness(results: Measured) -> str:
+    """Return what changes of the image do, folded up; empty where that was not measured."""
+    if not results.robustness:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(each.change)}</th><td>{100 * each.accuracy:.1f}</td>'
+        f"<td>{100 * each.changed:.1f}</td></tr>"
+        for each in results.robustness
+    )
+    table = _table("Table of changes", ("The face is", "Right, in %", "Another expression, in %"), rows)
+    return f"<details><summary>When a photo is not as it should be</summary>{table}</details>"
+
+
+def _table(label: str, heads: Sequence[str], rows: str) -> str:
+    cells = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    return (
+        f'<div class="rmn-scroll" tabindex="0" role="group" aria-label="{label}"><table class="rmn-table"><thead>'
+        f"<tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
 
 
 def faithfulness(results: Measured | None) -> str:
@@ -117,6 +146,7 @@ def _row(scores: SetScores) -> str:
         _share(scores.accuracy, scores.interval),
         "" if scores.averaged is None else _share(scores.averaged, scores.averaged_interval),
         "" if scores.calibration_error is None else f"{100 * scores.calibration_error:.1f}",
+        *(f"{numbers[scores.name]:.1f}" if scores.name in numbers else "" for numbers in (PAPER, FER)),
     )
     return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
@@ -128,31 +158,31 @@ def _share(accuracy: float, interval: tuple[float, float] | None) -> str:
 
 LIMITS = """<section class="rmn-card"><h2>What it cannot do</h2><ul>
 <li>An expression is what a face shows at one moment, not a feeling, a character or an intention.</li>
-<li>The network learnt from small grey images whose labels are often doubtful. It errs, more often on faces that are
-turned, covered, blurred or unlike those it learnt from.</li>
-<li>Do not use it to decide anything about a person: not for hiring, policing, lie detection or diagnosis.</li>
-<li>Photos have at most 10 MB and 25 million pixels (a JPEG 100 million); the 50
-largest faces of a photo are shown.</li>
+<li>It errs, more often on faces that are turned, covered, blurred or unlike the small grey ones it learnt from.</li>
+<li>Decide nothing about a person with it: no hiring, policing, lie detection or diagnosis.</li>
 </ul></section>"""
 
 PRIVACY = """<section class="rmn-card"><h2>Privacy</h2><ul>
-<li>Nothing is kept. Camera frames are never written to a disk. Photos that you upload are deleted after five to six
-minutes, and all of them when the page's program ends.</li>
-<li>Nothing is counted or analysed, there is no history, and your browser asks no other computer for anything.</li>
-<li>The program opens no addresses: it sees the photos that you give it, and nothing else.</li>
+<li>Photos and films are deleted after five to six minutes and when the page ends; camera frames are never written.</li>
+<li>Nothing is counted, there is no history, and your browser asks no other computer for anything.</li>
 </ul></section>"""
 
 API = """<section class="rmn-card rmn-wide"><h2>From a program</h2>
-<p>The same result as <code>rmn-hub predict --json</code>, in Python:</p>
+<p>The same result as <code>rmn-hub predict --json</code>; <code>/video</code> takes a film. In Python:</p>
 <pre tabindex="0"><code>from gradio_client import Client, handle_file
 
 client = Client("<span class="rmn-address">http://127.0.0.1:7860</span>")
 print(client.predict(handle_file("photo.jpg"), api_name="/predict"))</code></pre>
-<p>and without it (the first command prints the number of the event, the second fetches its result):</p>
+<p>With curl (the first command prints the event's number, the second its result):</p>
 <pre tabindex="0"><code>printf '{"data": [{"url": "data:image/jpeg;base64,%s", "orig_name": "photo.jpg"}]}' \\
   "$(base64 &lt; photo.jpg | tr -d '\\n')" | curl -s -d @- -H 'Content-Type: application/json' \\
   <span class="rmn-address">http://127.0.0.1:7860</span>/gradio_api/call/predict
-curl -s <span class="rmn-address">http://127.0.0.1:7860</span>/gradio_api/call/predict/EVENT_ID</code></pre></section>"""
+curl -s <span class="rmn-address">http://127.0.0.1:7860</span>/gradio_api/call/predict/EVENT_ID</code></pre>
+<p class="rmn-muted">At most 10 MB and 25 million pixels (a JPEG 100 million); the 50 largest faces are returned.</p>
+TOOL</section>"""
+
+TOOL = """<p>Language models find the tool <code>predict</code> over MCP, which takes a photo in base64:</p>
+<pre tabindex="0"><code><span class="rmn-address">http://127.0.0.1:7860</span>/gradio_api/mcp</code></pre>"""
 
 # The commands name the address under which the visitor sees the page.
 ADDRESS_JS = """

@@ -42,6 +42,7 @@ class Guard:
         frames: how many camera frames.
         hosts: the names under which the page may be asked, without ports; any when `None`. A page on this computer
             only must refuse others: a website could give its own name this computer's address (DNS rebinding).
+        tools: whether the address for language models (MCP) is offered.
         part_seconds: time between two parts of a body.
     """
 
@@ -91,6 +92,7 @@ class Guard:
         rate: RateLimit,
         frames: RateLimit | None = None,
         hosts: Collection[str] | None = None,
+        tools: bool = False,
         part_seconds: float = PART_SECONDS,
     ) -> None:
         self.app = app
@@ -99,6 +101,8 @@ class Guard:
         self.frames = RateLimit(burst=300, per_second=30) if frames is None else frames
         self.hosts = None if hosts is None else frozenset(name.lower() for name in hosts)
         self.part_seconds = part_seconds
+        if tools:
+            self.exact = self.exact | {"/mcp"}
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -168,7 +172,7 @@ class Guard:
 
 
 # What may be posted.
-_POSTED = ("/upload", "/queue/join", "/cancel", "/reset", "/call", "/stream/")
+_POSTED = ("/upload", "/queue/join", "/cancel", "/reset", "/call", "/stream/", "/mcp")
 
 
 def _path(scope: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 
 from rmn_hub import InputError
 
-from . import about, live, photo, video
+from . import about, live, photo, tool, video
 from .folder import PrivateFolder
 from .guard import Guard
 from .safety import FILE_AGE, MAX_BYTES, SESSION_AGE, RateLimit
@@ -99,13 +99,14 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build(service: Service, rate: RateLimit) -> gr.Blocks:
+def build(service: Service, rate: RateLimit, mcp: bool = False) -> gr.Blocks:
     """
     Return the page.
 
     Args:
         service: recognizer and limits.
         rate: how many photos a visitor may send.
+        mcp: whether language models are offered a tool, over MCP.
     """
 
     def forget(request: gr.Request) -> None:
@@ -124,13 +125,21 @@ def build(service: Service, rate: RateLimit) -> gr.Blocks:
             with gr.Tab("Video", id="video"):
                 video.build(service, rate)
             with gr.Tab("About", id="about"):
-                about.build(service, example)
+                about.build(service, example, mcp)
+        if mcp:
+            tool.build(service, rate)
         page.unload(forget)
     return page
 
 
 def serve(
-    service: Service, folder: PrivateFolder, host: str, port: int | None, share: bool, open_browser: bool
+    service: Service,
+    folder: PrivateFolder,
+    host: str,
+    port: int | None,
+    share: bool,
+    open_browser: bool,
+    mcp: bool = False,
 ) -> None:
     """
     Start the page, and return when the process receives a signal to stop (SIGTERM, SIGINT); then nothing of it is left.
@@ -142,12 +151,13 @@ def serve(
         port: port to listen on; gradio's next free one from 7860 when `None`.
         share: whether to ask gradio for a public address.
         open_browser: whether to open the page in the user's browser.
+        mcp: whether to offer a tool to language models, over MCP.
 
     Raises:
         InputError: the port is taken.
     """
     rate = RateLimit()
-    page = build(service, rate)
+    page = build(service, rate, mcp)
     stop = threading.Event()
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
         # In another thread than the main one (of a notebook, for example) a caller has the signals.
@@ -165,7 +175,7 @@ def serve(
             theme=theme(),
             css_paths=[HERE / "page.css"],
             head='<meta name="color-scheme" content="light dark">',
-            footer_links=["api"],
+            footer_links=[],
             run_history=False,
             enable_monitoring=False,
             show_error=False,
@@ -173,18 +183,22 @@ def serve(
             state_session_capacity=200,
             ssr_mode=False,
             pwa=False,
-            mcp_server=False,
+            mcp_server=mcp,
             app_kwargs={
-                "middleware": [Middleware(Guard, rate=rate, hosts=names_of(host, share))],
+                "middleware": [Middleware(Guard, rate=rate, hosts=names_of(host, share), tools=mcp)],
                 "docs_url": None,
                 "redoc_url": None,
                 "openapi_url": None,
             },
         )
+        if page.mcp_error:
+            raise InputError(f"the tool for language models cannot be offered: {page.mcp_error}")
         # Gradio makes this folder for a mode that is off here.
         with contextlib.suppress(OSError):
             (folder.uploads / "vibe_edit_history").rmdir()
         print(f"Open {public or local} in a browser. Ctrl-C ends the page, and nothing stays.", flush=True)
+        if mcp:
+            print(f"The tool for language models (MCP): {(public or local).rstrip('/')}/gradio_api/mcp", flush=True)
         sweeper = Sweeper(page, SESSION_AGE - 2 * SWEEP)
         while not stop.wait(SWEEP):
             folder.sweep(FILE_AGE + 30)

@@ -5,6 +5,7 @@ import os
 import socket
 
 from rmn_hub import InputError
+from rmn_hub.packages import require
 
 from .folder import PrivateFolder
 
@@ -15,6 +16,7 @@ def main(
     port: int | None = None,
     share: bool = False,
     open_browser: bool = False,
+    mcp: bool = False,
 ) -> None:
     """
     Serve the page until the process receives a signal to stop.
@@ -26,13 +28,16 @@ def main(
         port: port to listen on; `GRADIO_SERVER_PORT`, or the next free one from 7860, when not given.
         share: whether to ask gradio for a public address.
         open_browser: whether to open the page in the user's browser.
+        mcp: whether to offer a tool to language models, over MCP (the extra `mcp`).
 
     Raises:
-        InputError: gradio is not installed, the checkpoint cannot be loaded, the port is taken, or uploads have no
-            folder.
+        InputError: gradio or (with `mcp`) the package mcp is not installed, the checkpoint cannot be loaded, the port
+            is taken, or uploads have no folder.
     """
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the page needs gradio: install it with `pip install 'rmn-hub[demo]'`")
+    if mcp:
+        require("mcp", "tools for language models (--mcp)", extra="mcp")
     # gradio reads both when it is imported: a name in IPv6 makes it find no free port, a port like "abc" a traceback.
     name, number = (os.environ.pop(f"GRADIO_SERVER_{part}", None) for part in ("NAME", "PORT"))
     host = (host or name or "127.0.0.1").strip("[]")
@@ -54,7 +59,7 @@ def main(
         from .page import serve
         from .service import Service
 
-        serve(Service(checkpoint), folder, host, port, share, open_browser)
+        serve(Service(checkpoint), folder, host, port, share, open_browser, mcp)
     finally:
         folder.remove()
 

@@ -138,11 +138,11 @@ def test_sentences_of_the_library_name_options():
         assert in_options(sentence) == expected
 
 
-@pytest.mark.parametrize("words", [(), ("--open",)])
+@pytest.mark.parametrize("words", [(), ("--open",), ("--mcp",)])
 def test_the_page_is_opened_when_asked_for(monkeypatch, words):
     from rmn_space import start
 
     given = []
     monkeypatch.setattr(start, "main", lambda *arguments: given.append(arguments))
     assert run("demo", "--port", 7999, *words).exit_code == 0
-    assert given == [(None, None, 7999, False, bool(words))]
+    assert given == [(None, None, 7999, False, "--open" in words, "--mcp" in words)]

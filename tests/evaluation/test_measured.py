@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from rmn_hub.evaluation.measured import SetScores, read_measured
+from rmn_hub.evaluation.measured import Robust, SetScores, read_measured
 
 
 def write_evaluation(folder, document, weights=b"weights"):
@@ -33,6 +33,13 @@ def test_results_are_those_of_these_weights(tmp_path):
         )
     ]
     views = {"single_view": SCORES, "flip_averaged": {**SCORES, "accuracy": 0.7199}}
+    unchanged, dark = ({"accuracy": accuracy, "changed": changed} for accuracy, changed in ((0.7, 0.0), (0.6, 0.1)))
+    changes = [
+        {"change": "unchanged", "accuracy": 0.69, "changed": 0.0, "averaged": unchanged},
+        {"change": "dark", "accuracy": 0.58, "changed": 0.2, "averaged": dark},
+        {"change": "broken", "averaged": {"accuracy": "<b>"}},
+    ]
+    views["robustness"] = {"views": 2, "changes": changes}
     public = {**views, "faithfulness": {"faces": 3589, "removals": removals}}
     write_evaluation(tmp_path, an_evaluation(private_test=views, public_test=public))
     measured = read_measured(tmp_path)
@@ -40,6 +47,7 @@ def test_results_are_those_of_these_weights(tmp_path):
     interval = (0.6971, 0.7268)
     assert measured.sets[0] == SetScores("private_test", 3589, 0.7123, interval, 0.7199, interval, 0.0156)
     assert (measured.parameters, measured.multiply_adds, measured.image_size) == (4_900_000, 148_000_000, 48)
+    assert measured.robustness == (Robust("unchanged", 0.7, 0.0), Robust("dark", 0.6, 0.1))
     assert measured.faithfulness.map == pytest.approx((0.3, 0.34))
     assert measured.faithfulness.random == pytest.approx((0.14, 0.14))
     write_evaluation(tmp_path, an_evaluation(private_test=views), b"other weights")
@@ -58,6 +66,7 @@ EVIL = "<script>alert(1)</script>"
         lambda document: document["sets"]["private_test"]["single_view"].update(accuracy=EVIL),
         lambda document: document["sets"]["private_test"]["single_view"].update(interval=[EVIL, 1], faces=3.5),
         lambda document: document["sets"]["private_test"].update(flip_averaged=None, faithfulness={"removals": [EVIL]}),
+        lambda document: document["sets"]["private_test"].update(robustness={"changes": [EVIL, {"change": 3}]}),
         lambda document: document["sets"].update(private_test=[EVIL]),
         lambda document: document.update(sets=EVIL),
         lambda document: document.update(checkpoint=EVIL),

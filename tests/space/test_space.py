@@ -18,13 +18,13 @@ from PIL import Image
 from space_helpers import EXAMPLES, SPACE, as_data_url, jpeg_url
 
 from rmn_hub import EXPRESSIONS, FaceExpression
-from rmn_hub.evaluation.measured import Faithful, Measured, SetScores
+from rmn_hub.evaluation.measured import Faithful, Measured, Robust, SetScores
 from rmn_hub.results import ImageResult
 
 pytest.importorskip("gradio", reason="the page is optional: install rmn-hub[demo]")
 
 from gradio.data_classes import ImageData
-from rmn_space import about, live, photo, render, safety
+from rmn_space import about, live, photo, render, safety, video
 from rmn_space.folder import PrivateFolder
 from rmn_space.inputs import CameraInput, Photo, PhotoInput
 from rmn_space.service import Service
@@ -174,7 +174,7 @@ def test_who_is_too_fast_gets_a_sentence(service):
 
     anna, bert = (SimpleNamespace(client=SimpleNamespace(host=host), headers={}) for host in ("10.0.0.1", "10.0.0.2"))
     fns = page.build(service, safety.RateLimit(burst=1, per_second=0)).fns.values()
-    show, predict = (next(fn.fn for fn in fns if fn.name == name) for name in ("show", "predict"))
+    show, predict = (next(fn.fn for fn in fns if fn.name == name) for name in ("show", "predict_photo"))
     given = Photo("astronaut.jpg", ASTRONAUT.read_bytes())
     assert predict(given, anna)["faces"]
     with pytest.raises(gradio.Error, match="Please wait a few seconds"):
@@ -320,16 +320,18 @@ def test_live_never_raises(service, monkeypatch):
     assert visit is None
 
 
-def build_page(service):
+def build_page(service, mcp=False):
     from rmn_space import page
 
-    return page.build(service, safety.RateLimit())
+    return page.build(service, safety.RateLimit(), mcp)
 
 
 def test_every_public_event_has_a_name_and_no_other_can_be_called(service):
     page = build_page(service)
     public = [fn.api_name for fn in page.fns.values() if fn.api_visibility == "public" and fn.inputs]
     assert public == ["predict", "video"]
+    public = [fn.api_name for fn in build_page(service, mcp=True).fns.values() if fn.api_visibility == "public"]
+    assert [name for name in public if name in ("predict", "video", "tool")] == ["predict", "video", "tool"]
 
 
 # About
@@ -341,7 +343,9 @@ def test_the_about_tab_shows_what_was_measured():
     private = SetScores("private_test", 3589, 0.7123, (0.6971, 0.7268), 0.7199, None, 0.0156)
     other = SetScores("<script>alert(1)</script>", 5, 0.5)
     faithful = Faithful(3589, 0.2, map=(0.182, 0.344), random=(0.148, 0.148), features=(0.239, 0.337))
-    html = about.measured(Measured((public, other, private), 4_900_000, 148_000_000, 48, faithful))
+    html = about.measured(
+        Measured((public, other, private), 4_900_000, 148_000_000, 48, faithful, (Robust("dark", 0.654, 0.121),))
+    )
     for shown in (
         "FER2013 PrivateTest",
         "3,589",
@@ -351,6 +355,10 @@ def test_the_about_tab_shows_what_was_measured():
         "1.6",
         "4.9 million",
         "18 to 34",
+        "74.1",
+        "65.2",
+        "65.4",
+        "12.1",
         "15",
     ):
         assert shown in html
@@ -383,7 +391,7 @@ def test_front_matter_requirements_and_licences():
         assert "rmn-hub" in (SPACE / name).read_text(encoding="utf-8")
     licences = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     pictures = {path.name for path in EXAMPLES.iterdir()} - {"README.md"}
-    assert pictures == {name for name, _, _ in photo.EXAMPLES}
+    assert pictures == {name for name, _, _ in photo.EXAMPLES} | {video.EXAMPLE.name}
     assert all(f"`{name}`" in licences for name in pictures)
 
 

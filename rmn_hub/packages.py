@@ -1,7 +1,10 @@
 """Packages: the version of this one, and the same sentence everywhere for an optional one that is missing."""
 
 import importlib
+import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 from .errors import MissingPackageError
 
@@ -33,4 +36,41 @@ def require(package: str, purpose: str, *, extra: str | None = None, otherwise: 
         ) from error
 
 
-__all__ = ["VERSION", "require"]
+def data_folder(package: str, name: str = "") -> Path:
+    """
+    Return a folder of data beside a package's modules.
+
+    Where the package is imported from a zip file, the folder is unpacked into a temporary one, once in a process.
+
+    Args:
+        package: the imported package that holds the folder, by its full name.
+        name: of the folder in it; the package's own folder when not given.
+    """
+    beside = Path(str(sys.modules[package].__file__)).parent / name
+    return beside if beside.is_dir() else _unpacked(package, name)
+
+
+_unpacked_folders: dict[tuple[str, str], Any] = {}
+
+
+def _unpacked(package: str, name: str) -> Path:
+    from importlib.resources import files
+    from tempfile import TemporaryDirectory
+
+    if (package, name) not in _unpacked_folders:
+        temporary = TemporaryDirectory(prefix="rmn-hub-")  # removed when the process ends
+        _copy(files(package) / name if name else files(package), Path(temporary.name))
+        _unpacked_folders[package, name] = temporary
+    return Path(_unpacked_folders[package, name].name)
+
+
+def _copy(source: Any, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for entry in source.iterdir():
+        if entry.is_dir():
+            _copy(entry, folder / entry.name)
+        else:
+            (folder / entry.name).write_bytes(entry.read_bytes())
+
+
+__all__ = ["VERSION", "data_folder", "require"]

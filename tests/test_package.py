@@ -3,6 +3,8 @@
 import importlib.util
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +79,25 @@ def test_what_is_raised_is_one_family():
     assert issubclass(rmn_hub.InputError, ValueError)
     assert issubclass(rmn_hub.CheckpointError, rmn_hub.InputError)
     assert issubclass(rmn_hub.TrainingError, RuntimeError)
+
+
+def test_the_package_runs_from_a_zip_file(tmp_path):
+    package = Path(rmn_hub.__file__).parent
+    with zipfile.ZipFile(tmp_path / "package.zip", "w") as archive:
+        for file in package.rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                archive.write(file, file.relative_to(package.parent))
+    photo = package.parent / "space" / "examples" / "astronaut.jpg"
+    code = f"""
+import sys
+import zipfile
+from pathlib import Path
+sys.path.insert(0, {str(tmp_path / "package.zip")!r})
+import rmn_hub
+assert "package.zip" in rmn_hub.__file__
+print([face.expression for face in rmn_hub.ExpressionRecognizer.from_pretrained()({str(photo)!r})])
+print(rmn_hub.BUNDLED_CHECKPOINT)
+"""
+    shown, folder = python(code).stdout.splitlines()
+    assert shown == "['happy']"
+    assert not Path(folder).exists()  # what was unpacked is gone

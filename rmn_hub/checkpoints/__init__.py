@@ -1,7 +1,7 @@
 """The checkpoint that the package brings along."""
 
-from pathlib import Path
+from ..packages import data_folder
 
-BUNDLED_CHECKPOINT = str(Path(__file__).parent / "rmn-fer2013")
+BUNDLED_CHECKPOINT = str(data_folder(__name__, "rmn-fer2013"))
 
 __all__ = ["BUNDLED_CHECKPOINT"]

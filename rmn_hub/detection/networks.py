@@ -2,16 +2,16 @@
 
 import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 
 from ..errors import InputError
+from ..packages import data_folder
 from ..sessions import OnnxSession
 
 # Written by `rmn_hub.export.mtcnn`.
-FOLDER = Path(__file__).parent / "onnx"
+FOLDER = data_folder("rmn_hub.detection", "onnx")
 
 Runtime = Literal["auto", "onnx", "torch"]
 

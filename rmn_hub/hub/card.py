@@ -21,6 +21,7 @@ from ..expressions import EXPRESSIONS
 from ..files import file_hash, write_json, write_text
 from ..images import is_folder
 from ..model.configuration_rmn import MINIMUM_TRANSFORMERS
+from ..packages import data_folder
 from .checkpoint import CONFIG, PROCESSOR, WEIGHTS, find
 from .evaluation_page import evaluation_values
 from .files import ONNX_FILE
@@ -48,7 +49,7 @@ PAGE = "evaluation.md"
 # How a card of this command is told from one that was written by hand.
 MARKER = "Written by `rmn-hub card`"
 ARXIV = "2603.05937"
-_TEMPLATES = Path(__file__).parent
+_TEMPLATES = data_folder("rmn_hub.hub")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 

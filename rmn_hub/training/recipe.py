@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 
 from ..errors import InputError
+from ..packages import data_folder
 from .augment import Augmentation, check_number
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = data_folder("rmn_hub.training", "recipes")
 OPTIMIZERS = ("adamw", "radam", "sgd")
 FLIPS = ("alternate", "random")
 MAX_SIZE = 1024  # pixels; a batch of larger faces fits into no memory

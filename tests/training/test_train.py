@@ -155,9 +155,10 @@ def test_a_kill_between_renames_loses_nothing(made, tmp_path, monkeypatch, two_e
 
 
 def test_a_budget_in_minutes_ends_with_a_learning_rate_near_zero(made, tmp_path):
-    train(made, tmp_path, RECIPE, minutes=0.05, device="cpu")
+    train(made, tmp_path, RECIPE, minutes=0.1, device="cpu")
     rows = metrics(tmp_path)
-    assert float(rows[-1]["minutes"]) >= 0.05
+    # The clock may run out between two epochs, before the next one's first step.
+    assert 0.07 <= float(rows[-1]["minutes"]) <= 0.5
     assert float(rows[-1]["learning_rate"]) < 0.2 * RECIPE.learning_rate
 
 

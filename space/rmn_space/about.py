@@ -40,11 +40,11 @@ def build(service: Service, faces: ImageResult, mcp: bool = False) -> None:
 def how_it_works(faces: ImageResult) -> str:
     """Return one figure, made of the first face of the result, and a few sentences."""
     return f"""<section class="rmn-card rmn-wide"><h2>How masking works</h2>{_figure(faces)}
-<p>Each of four stages turns the face into features, and a small network shaped like a U predicts a <em>mask</em> for
-them, between 0 and 1. The next stage sees {render.FORMULA}: some features become up to twice as strong, none is
-lost.</p>
+<div class="rmn-pair"><p>Each of four stages turns the face into features, and a small network shaped like a U
+predicts a <em>mask</em> for them, between 0 and 1. The next stage sees {render.FORMULA}: some features become up to
+twice as strong, none is lost.</p>
 <p class="rmn-muted">Pham, Vu and Tran: “Facial Expression Recognition Using Residual Masking Network”, ICPR 2020,
-doi:10.1109/ICPR48806.2021.9411919.</p></section>"""
+doi:10.1109/ICPR48806.2021.9411919.</p></div></section>"""
 
 
 def _figure(result: ImageResult) -> str:
@@ -94,12 +94,13 @@ def measured(results: Measured | None) -> str:
         else ""
     )
     faithful = f"<p><b>Do the maps show what matters?</b> {faithfulness(results)}</p>" if faithfulness(results) else ""
-    heads = ("Right, in %", "This page: with the mirror image", "Calibration error", "Paper", "Package fer")
+    heads = ("Right, in %", "Paper", "Package fer", "Without the mirror image", "Calibration error", "Faces")
     return f"""<section class="rmn-card rmn-wide"><h2>Measured results</h2>
-{_table("Table of results", ("Faces of", "Number", *heads), rows)}
-<p class="rmn-muted">With 95% intervals, from the checkpoint's <code>eval.json</code>. The paper's network is larger and
-starts from ImageNet; <code>rmn-hub evaluate --peer fer --data fer2013</code> measured fer. People agree with these
-labels for 65 ± 5% of the faces. {size}</p>{robustness(results)}{faithful}</section>"""
+{_table("Table of results", ("Faces of", *heads), rows)}
+<div class="rmn-pair"><p class="rmn-muted">With 95% intervals, from the checkpoint's <code>eval.json</code>; this page
+averages a face and its mirror image. The paper's network is larger and starts from ImageNet;
+<code>rmn-hub evaluate --peer fer --data fer2013</code> measured fer. People agree with these labels for 65 ± 5% of the
+faces. {size}</p>{faithful}</div>{robustness(results)}</section>"""
 
 
 def robustness(results: Measured) -> str:
@@ -142,18 +143,18 @@ def faithfulness(results: Measured | None) -> str:
 def _row(scores: SetScores) -> str:
     name = TITLES.get(scores.name, scores.name)
     cells: Sequence[str] = (
-        f"{scores.faces:,}",
-        _share(scores.accuracy, scores.interval),
         "" if scores.averaged is None else _share(scores.averaged, scores.averaged_interval),
-        "" if scores.calibration_error is None else f"{100 * scores.calibration_error:.1f}",
         *(f"{numbers[scores.name]:.1f}" if scores.name in numbers else "" for numbers in (PAPER, FER)),
+        _share(scores.accuracy, scores.interval, "span"),
+        "" if scores.calibration_error is None else f"{100 * scores.calibration_error:.1f}",
+        f"{scores.faces:,}",
     )
     return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
-def _share(accuracy: float, interval: tuple[float, float] | None) -> str:
+def _share(accuracy: float, interval: tuple[float, float] | None, tag: str = "b") -> str:
     between = "" if interval is None else f" <small>({100 * interval[0]:.1f} to {100 * interval[1]:.1f})</small>"
-    return f"<b>{100 * accuracy:.1f}</b>{between}"
+    return f"<{tag}>{100 * accuracy:.1f}</{tag}>{between}"
 
 
 LIMITS = """<section class="rmn-card"><h2>What it cannot do</h2><ul>

@@ -197,8 +197,6 @@ def serve(
         with contextlib.suppress(OSError):
             (folder.uploads / "vibe_edit_history").rmdir()
         print(f"Open {public or local} in a browser. Ctrl-C ends the page, and nothing stays.", flush=True)
-        if mcp:
-            print(f"The tool for language models (MCP): {(public or local).rstrip('/')}/gradio_api/mcp", flush=True)
         sweeper = Sweeper(page, SESSION_AGE - 2 * SWEEP)
         while not stop.wait(SWEEP):
             folder.sweep(FILE_AGE + 30)

@@ -82,7 +82,7 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
                 sources=["upload", "clipboard", "webcam"],
                 height=INPUT_HEIGHT,
                 elem_id="photo",
-                placeholder="Drop a photo here or click to choose one",
+                placeholder="Drop or choose a photo",
                 webcam_options=gr.WebcamOptions(constraints={"video": {"width": {"ideal": 1280}}}),
                 buttons=[],
                 alt_text="Your photo, as you gave it",

@@ -88,7 +88,7 @@ def test_the_about_tabs_commands_work_as_they_stand(server, tmp_path):
     # A photo that is too large for a command's arguments.
     Image.open(ASTRONAUT).resize((1400, 1400)).save(tmp_path / "photo.jpg", quality=95)
     text = html.unescape(re.sub("<[^>]+>", "", about.API)).replace("http://127.0.0.1:7860", server.url)
-    send, fetch = text[text.index("printf") :].rsplit("\n", 1)
+    send, fetch = text[text.index("printf") : text.index("EVENT_ID") + 8].rsplit("\n", 1)
     event = json.loads(subprocess.run(["sh", "-c", send], cwd=tmp_path, capture_output=True, check=True).stdout)
     fetch = fetch.replace("EVENT_ID", event["event_id"])
     answer = subprocess.run(["sh", "-c", fetch], cwd=tmp_path, capture_output=True, check=True, text=True).stdout

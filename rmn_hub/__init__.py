@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from .drawing.photo import annotate
     from .model.configuration_rmn import RMNConfig
     from .model.image_processing_rmn import RMNImageProcessor
-    from .model.modeling_rmn import RMNBackbone, RMNBackboneOutput, RMNForImageClassification, RMNModel, RMNOutput
+    from .model.modeling_rmn import (
+        RMNBackbone,
+        RMNBackboneOutput,
+        RMNBaseModel,
+        RMNBaseModelOutput,
+        RMNForImageClassification,
+        RMNModel,
+        RMNOutput,
+    )
     from .recognizer import ExpressionRecognizer
     from .results import Attention, Face, FaceExpression, ImageResult
     from .video.recognize import FilmResults
@@ -45,6 +53,8 @@ _LAZY = {
     "MTCNNDetector": "detection.mtcnn",
     "RMNBackbone": "model.modeling_rmn",
     "RMNBackboneOutput": "model.modeling_rmn",
+    "RMNBaseModel": "model.modeling_rmn",
+    "RMNBaseModelOutput": "model.modeling_rmn",
     "RMNConfig": "model.configuration_rmn",
     "RMNForImageClassification": "model.modeling_rmn",
     "RMNImageProcessor": "model.image_processing_rmn",
@@ -86,6 +96,8 @@ __all__ = [
     "MissingPackageError",
     "RMNBackbone",
     "RMNBackboneOutput",
+    "RMNBaseModel",
+    "RMNBaseModelOutput",
     "RMNConfig",
     "RMNError",
     "RMNForImageClassification",

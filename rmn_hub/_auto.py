@@ -27,9 +27,9 @@ def _register_image_processor(auto: ModuleType) -> None:
 
 def _register_models(auto: ModuleType) -> None:
     from .model.configuration_rmn import RMNConfig
-    from .model.modeling_rmn import RMNBackbone, RMNForImageClassification, RMNModel
+    from .model.modeling_rmn import RMNBackbone, RMNBaseModel, RMNForImageClassification
 
-    auto.AutoModel.register(RMNConfig, RMNModel, exist_ok=True)
+    auto.AutoModel.register(RMNConfig, RMNBaseModel, exist_ok=True)
     auto.AutoModelForImageClassification.register(RMNConfig, RMNForImageClassification, exist_ok=True)
     auto.AutoBackbone.register(RMNConfig, RMNBackbone, exist_ok=True)
 

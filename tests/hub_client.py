@@ -6,6 +6,7 @@ Prints a JSON object: what each step answered, or its error.
 """
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -67,11 +68,42 @@ def push(checkpoint, repo_id):
 
 
 def publish(checkpoint, repo_id, **where):
-    from rmn_hub import RMNModel
     from rmn_hub.hub.publish import publish
 
     publish(checkpoint, repo_id, **where)
-    assert not RMNModel.is_remote_code()  # what is saved later carries no code
+
+
+def validate(repo_id):
+    """What the Hub says about a card's front matter: nothing, or an error."""
+    from huggingface_hub import ModelCard
+
+    ModelCard.load(repo_id).validate()
+
+
+def snippet(code):
+    """What a card's Python prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "card", "exec"), {"__name__": "card"})
+    return printed.getvalue()
+
+
+def train(checkpoint, repo_id, output):
+    """Fine-tune with transformers' Trainer on made faces, and push what it made."""
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    from rmn_hub import RMNImageProcessor, RMNModel
+
+    faces = [{"pixel_values": torch.rand(3, 32, 32), "labels": number % 7} for number in range(8)]
+    arguments = TrainingArguments(
+        output, max_steps=2, per_device_train_batch_size=4, use_cpu=True, report_to=[], hub_model_id=repo_id
+    )
+    processor = RMNImageProcessor.from_pretrained(checkpoint)
+    trainer = Trainer(RMNModel.from_pretrained(checkpoint), arguments, train_dataset=faces, processing_class=processor)
+    trainer.train()
+    trainer.push_to_hub()
+    return _logits(trainer.model.eval())
 
 
 def convert(source, output, **where):

@@ -4,21 +4,16 @@ Upload a checkpoint to the Hub with its card and its code, as a repository that 
 `model.push_to_hub` of transformers uploads configuration, weights and code, with an automatic card.
 """
 
-import inspect
 import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 
 from ..errors import InputError
-from ..model.configuration_rmn import RMNConfig
-from ..model.image_processing_rmn import RMNImageProcessor
-from ..model.modeling_rmn import RMNBackbone, RMNForImageClassification, RMNModel
 from . import card as cards
 from . import checkpoint as checkpoints
 from .evaluation_page import FIGURES
@@ -35,14 +30,6 @@ LICENCE = "LICENSE"
 FOLDERS = ("onnx", FIGURES)
 # The card's Python, which the Hub opens in a notebook service under this name.
 NOTEBOOK = "notebook.ipynb"
-# The Auto classes that load the repository's code.
-_MODELS = {
-    "AutoConfig": RMNConfig,
-    "AutoModel": RMNModel,
-    "AutoModelForImageClassification": RMNForImageClassification,
-    "AutoBackbone": RMNBackbone,
-}
-_PROCESSORS = {"AutoImageProcessor": RMNImageProcessor}
 
 
 def publish(
@@ -151,9 +138,7 @@ def write_repository(checkpoint: str | Path, folder: str | Path, repo_id: str) -
         cards.write_card(checkpoint, repo_id=repo_id, folder=folder)
         text = (folder / cards.CARD).read_text(encoding="utf-8")
         (folder / NOTEBOOK).write_text(json.dumps(_notebook(text), indent=1) + "\n", encoding="utf-8")
-    # Not `register_for_auto_class`: it marks the classes themselves, and all that is saved later would carry code.
-    loaded.model.config.auto_map = _carry(_MODELS, folder)
-    loaded.processor.auto_map = _carry(_PROCESSORS, folder)
+    # Both carry their code.
     loaded.model.save_pretrained(folder)
     loaded.processor.save_pretrained(folder)
 
@@ -173,16 +158,6 @@ def _notebook(card: str) -> dict[str, Any]:
         cell["id"] = f"cell-{number}"
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-
-
-def _carry(classes: Mapping[str, type], folder: Path) -> dict[str, str]:
-    """Copy the files of classes, and return what `auto_map` has to hold for transformers to find them there."""
-    for code in {Path(inspect.getfile(carried)) for carried in classes.values()}:
-        shutil.copyfile(code, folder / code.name)
-    return {
-        auto_class: f"{carried.__module__.rpartition('.')[2]}.{carried.__name__}"
-        for auto_class, carried in classes.items()
-    }
 
 
 __all__ = ["publish", "upload", "write_repository"]

@@ -21,6 +21,13 @@ except ImportError as error:  # this file also runs where no package checks its 
         f"{transformers.__version__}: pip install -U 'transformers>={MINIMUM_TRANSFORMERS}'"
     ) from error
 
+# Where transformers' Auto classes find the code of a checkpoint where rmn_hub is not installed: in files beside it.
+AUTO_MAP = {
+    "AutoConfig": "configuration_rmn.RMNConfig",
+    "AutoModel": "modeling_rmn.RMNBaseModel",
+    "AutoModelForImageClassification": "modeling_rmn.RMNForImageClassification",
+    "AutoBackbone": "modeling_rmn.RMNBackbone",
+}
 # FER2013's class order (Goodfellow et al., 2013). A copy of `rmn_hub.expressions`: this file travels alone to the Hub.
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 STEMS = ("imagenet", "small")
@@ -234,4 +241,4 @@ class RMNConfig(BackboneConfigMixin, PreTrainedConfig):
         return tuple(min(MAX_AUTO_MASK_DEPTH, 1 + max(0, count)) for count in halvings)
 
 
-__all__ = ["EXPRESSIONS", "RMNConfig"]
+__all__ = ["AUTO_MAP", "EXPRESSIONS", "MINIMUM_TRANSFORMERS", "RMNConfig"]

@@ -76,6 +76,8 @@ class RMNImageProcessor(PilBackend):
             or not finite, or with another dtype.
     """
 
+    # `save_pretrained` carries this file along.
+    _auto_class = "AutoImageProcessor"
     valid_kwargs = RMNImageProcessorKwargs
     resample = PILImageResampling.BILINEAR
     size = {"height": 224, "width": 224}  # noqa: RUF012 - transformers declares class defaults so and copies them

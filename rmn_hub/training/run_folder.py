@@ -18,12 +18,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.dynamic_module_utils import custom_object_save
 
 from ..baselines.networks import Network
 from ..errors import InputError
 from ..files import naming_failures, replacing
 from ..hub.checkpoint import CONFIG, WEIGHTS
+from ..model.configuration_rmn import AUTO_MAP
 from ..model.image_processing_rmn import RMNImageProcessor
+from ..model.modeling_rmn import RMNModel
 from .recipe import Recipe, recipe_names
 
 METRICS = ("epoch", "minutes", "size", "learning_rate", "loss", "images_per_second", "accuracy", "validation_loss")
@@ -55,6 +58,9 @@ class RunFolder:
             # What `save_pretrained` writes, without its progress bar on stderr.
             model.config.architectures = [type(model).__name__]
             model.config.dtype = model.dtype
+            if isinstance(model, RMNModel):
+                model.config.auto_map = dict(AUTO_MAP)
+                custom_object_save(model, beside)
             model.config.save_pretrained(beside)
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
             try:

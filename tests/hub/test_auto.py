@@ -10,11 +10,11 @@ HEAVY = ("torch", "torchvision", "transformers", "gradio", "matplotlib", "facene
 # What every one of them checks at its end.
 FINDS = """
 import transformers
-from rmn_hub import BUNDLED_CHECKPOINT, RMNBackbone, RMNConfig, RMNImageProcessor, RMNModel
+from rmn_hub import BUNDLED_CHECKPOINT, RMNBackbone, RMNBaseModel, RMNConfig, RMNImageProcessor, RMNModel
 
 config = transformers.AutoConfig.from_pretrained(BUNDLED_CHECKPOINT)
 assert type(config) is RMNConfig
-assert type(transformers.AutoModel.from_pretrained(BUNDLED_CHECKPOINT)) is RMNModel
+assert type(transformers.AutoModel.from_pretrained(BUNDLED_CHECKPOINT)) is RMNBaseModel
 assert type(transformers.AutoModelForImageClassification.from_pretrained(BUNDLED_CHECKPOINT)) is RMNModel
 assert type(transformers.AutoImageProcessor.from_pretrained(BUNDLED_CHECKPOINT)) is RMNImageProcessor
 assert type(transformers.AutoBackbone.from_config(config)) is RMNBackbone
@@ -41,6 +41,8 @@ from PIL import Image
 classifier = transformers.pipeline("image-classification", model=BUNDLED_CHECKPOINT)
 found = classifier(Image.linear_gradient("L"), top_k=7)
 assert {{answer["label"] for answer in found}} == set(rmn_hub.EXPRESSIONS)
+extractor = transformers.pipeline("image-feature-extraction", model=BUNDLED_CHECKPOINT)
+assert len(extractor(Image.linear_gradient("L"), pool=True)[0]) == 256
 assert not [name for name in rmn_hub.__all__ if not hasattr(rmn_hub, name)]
 """
     )

@@ -29,11 +29,11 @@ def test_a_pickle_becomes_a_checkpoint(original, contradicting, tmp_path):
     torch.save({"net": original, "best_val_acc": 71.2}, tmp_path / "authors.pt")
     result = CliRunner().invoke(main, ["convert", str(tmp_path / "authors.pt"), str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".py"} == {
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
-    ]
+    }
     model, report = RMNModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert RMNImageProcessor.from_pretrained(tmp_path / "out").size["height"] == 224
@@ -122,7 +122,7 @@ def test_it_is_written_where_it_was_asked_for(output, small, tmp_path, monkeypat
     here = tmp_path / ("empty" if output == "." else "here")
     monkeypatch.chdir(here)
     convert(small.parent, output, filename=small.name)
-    assert len(list(Path(output).iterdir())) == 3
+    assert (Path(output) / "preprocessor_config.json").is_file()
     assert RMNModel.from_pretrained(here / output).config.image_size == 32
     assert not list(tmp_path.rglob(".*"))
 

@@ -279,7 +279,7 @@ def test_transformers_finds_it_without_being_told(answers):
     found = answers["auto classes"]["answer"]
     for name, module in (
         ("AutoConfig", "configuration_rmn.RMNConfig"),
-        ("AutoModel", "modeling_rmn.RMNForImageClassification"),
+        ("AutoModel", "modeling_rmn.RMNBaseModel"),
         ("AutoModelForImageClassification", "modeling_rmn.RMNForImageClassification"),
         ("AutoBackbone", "modeling_rmn.RMNBackbone"),
         ("AutoImageProcessor", "image_processing_rmn.RMNImageProcessor"),
@@ -398,6 +398,7 @@ def test_a_published_checkpoint_has_its_card_and_its_code(answers, hub, revision
         "config.json",
         "configuration_rmn.py",
         "image_processing_rmn.py",
+        "layers_rmn.py",
         "model.safetensors",
         "modeling_rmn.py",
         "onnx/model.onnx",
@@ -447,10 +448,13 @@ def test_what_was_published_runs_without_the_package(answers, home, hub, tmp_pat
             "trusted": ("auto", {"checkpoint": "org/published", "trust_remote_code": True}),
             "not trusted": ("auto", {"checkpoint": "org/published", "trust_remote_code": False}),
             "package": ("model", {"checkpoint": "org/published"}),
+            "pushed": ("auto", {"checkpoint": "org/pushed", "trust_remote_code": True}),
         },
         "--without-package",
     )
     assert alone["package"]["error"] == "ModuleNotFoundError"  # it really was not there
+    # What transformers pushed carries its code as well.
+    assert alone["pushed"]["answer"]["logits"] == pytest.approx(answers["push"]["answer"], rel=1e-4)
     trusted = alone["trusted"]["answer"]
     assert trusted["logits"] == pytest.approx(answers["cold"]["answer"], rel=1e-4)
     assert trusted["pipeline"] == pytest.approx(answers["auto classes"]["answer"]["pipeline"])
@@ -466,4 +470,9 @@ def test_what_was_published_runs_without_the_package(answers, home, hub, tmp_pat
 def test_what_transformers_pushes_can_be_loaded(answers, hub, checkpoint):
     assert answers["push"].get("answer") == pytest.approx(logits(checkpoint), rel=1e-4), answers["push"]
     files = uploaded(hub, "org/pushed")
-    assert sorted(files) == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    assert {name for name in files if not name.endswith(".py")} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from transformers_common import load
 
-from rmn_hub import RMNConfig, RMNImageProcessor, RMNModel
+from rmn_hub import RMNBaseModel, RMNConfig, RMNImageProcessor, RMNModel
 
 common_configuration, common_image_processing, common_modeling = load()
 if not hasattr(common_image_processing, "ImageProcessingTester"):  # transformers before 5.10
@@ -53,7 +53,7 @@ class RMNConfigTest(unittest.TestCase):
 
 
 class RMNModelTest(common_modeling.ModelTesterMixin, unittest.TestCase):
-    all_model_classes = (RMNModel,)
+    all_model_classes = (RMNModel, RMNBaseModel)
     has_attentions = False
     test_resize_embeddings = False
 
@@ -64,7 +64,7 @@ class RMNModelTest(common_modeling.ModelTesterMixin, unittest.TestCase):
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         # The mixin knows which models take labels from transformers' own lists.
         inputs_dict = super()._prepare_for_class(inputs_dict, model_class, return_labels)
-        if return_labels:
+        if return_labels and model_class is RMNModel:
             inputs_dict["labels"] = torch.zeros(self.model_tester.batch_size, dtype=torch.long)
         return inputs_dict
 

@@ -1,0 +1,137 @@
+"""A published checkpoint in the hands of somebody who has never heard of this package."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from evaluation_helpers import faces, save_checkpoint, write_set
+from hub_server import Hub, serve
+
+from rmn_hub import EXPRESSIONS, RMNImageProcessor, RMNModel
+from rmn_hub.evaluation import evaluate as evaluation
+from rmn_hub.export.onnx import export
+from rmn_hub.files import file_hash
+from rmn_hub.hub.card import write_card
+
+TESTS = Path(__file__).parents[1]
+ASTRONAUT = TESTS.parent / "space" / "examples" / "astronaut.jpg"
+ID = "org/mine"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    """Runs steps of `hub_client` in a process of its own, against a local Hub."""
+    hub = Hub()
+    server = serve(hub)
+    home = tmp_path_factory.mktemp("home")
+    shutil.copyfile(ASTRONAUT, home / "photo.jpg")
+    shutil.copyfile(ASTRONAUT, home / "face.jpg")
+
+    def run(steps, *options):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSF"))}
+        environment |= {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+            "HF_HOME": str(home / "without" if options else home / "with"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": "hf_of_nobody",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(TESTS.parent),
+        }
+        program = [sys.executable, str(TESTS / "hub_client.py")]
+        steps = json.dumps([{"name": name, "do": do, "with": settings} for name, (do, settings) in steps.items()])
+        done = subprocess.run([*program, steps, *options], capture_output=True, text=True, env=environment, cwd=home)
+        assert done.returncode == 0, done.stderr
+        results = json.loads(done.stdout.splitlines()[-1])
+        assert not {name: result for name, result in results.items() if "error" in result}
+        return {name: result["answer"] for name, result in results.items()}
+
+    run.hub = hub
+    yield run
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def published(client, tmp_path_factory):
+    """The files of a repository: a tiny checkpoint with all that can lie beside it."""
+    root = tmp_path_factory.mktemp("published")
+    folder = save_checkpoint(root / "tiny")
+    model, processor = RMNModel.from_pretrained(folder), RMNImageProcessor.from_pretrained(folder)
+    pixel_values = processor(faces(4), return_tensors="np")["pixel_values"]
+    weights_hash = file_hash(folder / "model.safetensors")
+    export(model, folder / "onnx" / "model.onnx", pixel_values, weights_hash=weights_hash)
+    write_set(root / "photos.parquet", faces(14), [index % 7 for index in range(14)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "TIMING_SECONDS", 0.0)
+        evaluation.evaluate(
+            folder, root / "photos.parquet", "all", json_file=folder / "eval.json", figures=folder / "figures"
+        )
+    (folder / "LICENSE").write_text("Do what you like.\n")
+    write_card(folder, licence="mit")
+    client({"publish": ("publish", {"checkpoint": str(folder), "repo_id": ID}), "card": ("validate", {"repo_id": ID})})
+    repository = client.hub.repos[ID]
+    return folder, repository["commits"][repository["refs"]["main"]]
+
+
+def test_everything_beside_the_weights_goes_along(published):
+    folder, files = published
+    figures = [f"figures/{path.name}" for path in (folder / "figures").iterdir()]
+    assert len(figures) > 2
+    for name in ("LICENSE", "onnx/model.onnx", "eval.json", *figures):
+        assert files[name] == (folder / name).read_bytes(), name
+    card, page = (files[name].decode() for name in ("README.md", "evaluation.md"))
+    assert str(folder) not in card
+    for text in (card, page):
+        for link in re.findall(r"\]\((.*?)\)", text):
+            assert link in files
+    notebook = json.loads(files["notebook.ipynb"])
+    code = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert code[1:] == [block.rstrip() for block in blocks(card)]
+
+
+def blocks(card):
+    return re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
+
+
+def test_the_cards_code_runs_with_the_package_and_without(published, client):
+    code = {str(number): block for number, block in enumerate(blocks(published[1]["README.md"].decode()))}
+    assert len(code) == 3
+    everywhere = client({name: ("snippet", {"code": block}) for name, block in code.items()})
+    apart = {name: ("snippet", {"code": block}) for name, block in code.items() if "rmn_hub" not in block}
+    without = client(apart, "--without-package")
+    assert len(without) == 2
+    assert {name: everywhere[name] for name in without} == without
+    assert everywhere["0"].split()[0] in EXPRESSIONS
+    assert all(expression in everywhere["1"] for expression in EXPRESSIONS)
+
+
+def test_what_the_trainer_pushes_loads_without_the_package(published, client, tmp_path):
+    settings = {"checkpoint": str(published[0]), "repo_id": "org/trained", "output": str(tmp_path / "run")}
+    trained = client({"train": ("train", settings)})["train"]
+    found = client({"auto": ("auto", {"checkpoint": "org/trained", "trust_remote_code": True})}, "--without-package")
+    assert found["auto"]["logits"] == pytest.approx(trained, rel=1e-4, abs=1e-5)
+    assert RMNModel.from_pretrained(tmp_path / "run").config.auto_map
+
+
+def test_an_old_transformers_is_named_in_one_sentence():
+    code = """
+import sys
+sys.modules["transformers.backbone_utils"] = sys.modules["transformers.image_processing_backends"] = None
+sys.path.insert(0, sys.argv[1])
+for name in ("configuration_rmn", "image_processing_rmn"):
+    try:
+        __import__(name)
+    except ImportError as error:
+        print(error)
+"""
+    program = [sys.executable, "-c", code, str(TESTS.parent / "rmn_hub" / "model")]
+    done = subprocess.run(program, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done.stderr
+    for line in lines:
+        assert re.search(r"needs transformers 5\.4 or newer, not \d.*pip install -U", line)

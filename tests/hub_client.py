@@ -112,6 +112,15 @@ def convert(source, output, **where):
     return str(convert(source, output, **where))
 
 
+def recognize_plainly(checkpoint):
+    """The size of a checkpoint's images and the probabilities of a face, in torch."""
+    from rmn_hub import ExpressionRecognizer
+
+    recognizer = ExpressionRecognizer.from_pretrained(checkpoint, engine="torch", device="cpu", views=1)
+    [face] = recognizer(Image.linear_gradient("L"), faces_only=True)
+    return [recognizer.processor.height, list(face.probabilities.values())]
+
+
 def evaluate(checkpoint, data):
     from rmn_hub.evaluation.evaluate import evaluate
 

@@ -11,8 +11,9 @@ from .shared import PUBLISH, examples, fail, failing_on_bad_input, main
 @main.command(
     rich_help_panel=PUBLISH,
     epilog=examples(
-        "rmn-hub convert rmn.pth original/",
-        "rmn-hub convert OWNER/NAME original/ --file rmn.pth",
+        "rmn-hub convert phamquiluan/ResidualMaskingNetwork original/",
+        "rmn-hub predict photo.jpg --checkpoint original/",
+        "rmn-hub convert rmn.pth mine/",
         "rmn-hub convert resnet34.pth start/ --trunk",
     ),
 )
@@ -21,7 +22,10 @@ def convert(
         str, typer.Argument(help="The authors' file, or owner/name on the Hub (owner/name/file names both).")
     ],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    file: Annotated[str | None, typer.Option(help="The file in the Hub repository.")] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(help="The file in the Hub repository; the authors' in theirs and in py-feat/resmasknet."),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
     trunk: Annotated[
         bool, typer.Option("--trunk", help="The source is a ResNet34 or dlib's face network, to start a training from.")

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..expressions import EXPRESSIONS
+from ..files import file_hash, write_json
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
 from ..model.modeling_rmn import RMNModel
 from .files import check_reachable, explain_download
+from .records import AUTHORS, SOURCE
 
 # How many tensors a sentence names.
 NAMED = 3
@@ -40,8 +42,9 @@ def convert(
     Args:
         source: the file, or a Hub id (`owner/name`) or folder whose file is `filename`, or both in one
             (`owner/name/file`).
-        output: the folder to make; it may exist when it is empty.
-        filename: the file in `source`.
+        output: the folder to make; it may exist when it is empty. Its `source.json` names the file.
+        filename: the file in `source`; that of the authors' weights for the repositories in `records.AUTHORS` when not
+            given.
         revision: branch, tag or commit of that repository.
         token: for a private one.
 
@@ -52,6 +55,9 @@ def convert(
         InputError: the source cannot be read or holds other tensors, or the folder cannot be made.
     """
     output = new_folder(output)
+    repository = Path(source).as_posix()
+    if filename is None and repository in AUTHORS and not Path(source).exists():
+        filename = AUTHORS[repository]
     path = find_file(source, filename, revision, token)
     try:
         config, state_dict = convert_state_dict(load_original(path))
@@ -60,7 +66,15 @@ def convert(
     with torch.device("meta"):
         model = RMNModel(config)
     model.load_state_dict(state_dict, strict=True, assign=True)
-    write_checkpoint(model, output)
+    # A local folder's name is nobody else's business.
+    on_hub = not Path(source).exists()
+    record = {
+        "repo_id": "/".join(repository.split("/")[:2]) if on_hub else None,
+        "file": path.name,
+        "revision": revision,
+        "sha256": file_hash(path),
+    }
+    write_checkpoint(model, output, {SOURCE: record})
     return output
 
 
@@ -77,9 +91,9 @@ def new_folder(output: str | Path) -> Path:
     return output
 
 
-def write_checkpoint(model: RMNModel, output: Path) -> None:
+def write_checkpoint(model: RMNModel, output: Path, records: Mapping[str, dict[str, Any]] | None = None) -> None:
     """
-    Write a network and an image processor of its size into a new folder, all or nothing.
+    Write a network, an image processor of its size and JSON `records` by their names into a new folder, all or nothing.
 
     Raises:
         InputError: the folder cannot be written.
@@ -93,6 +107,8 @@ def write_checkpoint(model: RMNModel, output: Path) -> None:
             model.save_pretrained(folder)
             size = {"height": model.config.image_size, "width": model.config.image_size}
             RMNImageProcessor(size=size).save_pretrained(folder)
+            for name, record in (records or {}).items():
+                write_json(folder / name, record)
             if parent == output:
                 for path in folder.iterdir():
                     path.replace(output / path.name)

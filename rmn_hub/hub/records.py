@@ -20,6 +20,11 @@ PEERS = "peers.json"
 RUN = "run.json"
 SOURCE = "source.json"
 METRICS = "metrics.csv"
+# The repositories on the Hub with the authors' own weights, and the file of them there.
+AUTHORS = {
+    "phamquiluan/ResidualMaskingNetwork": "Z_resmasking_dropout1_rot30_2019Nov30_13.32",
+    "py-feat/resmasknet": "ResMaskNet_Z_resmasking_dropout1_rot30.pth",
+}
 # FER2013's splits, and how many faces they have: another set of small grey faces is not called so.
 FER2013 = {
     "private_test": ("FER2013 PrivateTest", 3589),
@@ -119,6 +124,7 @@ def duration(trained: dict[str, float]) -> str:
 
 __all__ = [
     "ABLATION",
+    "AUTHORS",
     "CALIBRATION",
     "EVALUATION",
     "FER2013",

@@ -217,6 +217,29 @@ def test_data_start_and_teacher_come_from_the_record(checkpoint, recorded, chang
     assert ("FER2013" in card) == (data == ["fer2013"])
 
 
+@pytest.mark.parametrize(
+    ("origin", "words", "data"),
+    [
+        (
+            {"repo_id": "py-feat/resmasknet", "file": "w.pth"},
+            ("`py-feat/resmasknet`", "74.14%", "authors"),
+            ["fer2013"],
+        ),
+        ({"repo_id": None, "file": "w.pth"}, ("converted from `w.pth`",), None),
+    ],
+)
+def test_converted_weights_name_their_source(checkpoint, origin, words, data):
+    (checkpoint / "source.json").write_text(json.dumps(origin))
+    try:
+        card, _ = page_of(checkpoint)
+    finally:
+        (checkpoint / "source.json").unlink()
+    for word in words:
+        assert word in card
+    found = ModelCard(card).data
+    assert (found.datasets, found.base_model) == (data, origin["repo_id"])
+
+
 def test_licence_stays_until_another_is_given(checkpoint):
     def found():
         return ModelCard.load(checkpoint / "README.md").data.license

@@ -1,11 +1,14 @@
 """The authors' pickles in: no tensor lost, nothing doubtful taken, none of a pickle's code run."""
 
+import json
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from reference_weights import consistent, original_state_dict, pixel_values
+from hub_helpers import run
+from hub_server import Hub, serve
+from reference_weights import consistent, original_shapes, original_state_dict, pixel_values
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
@@ -13,6 +16,8 @@ from rmn_hub import RMNImageProcessor, RMNModel
 from rmn_hub.cli.shared import main
 from rmn_hub.errors import InputError
 from rmn_hub.hub.convert import convert, convert_state_dict
+
+AUTHORS = "phamquiluan/ResidualMaskingNetwork"
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +38,7 @@ def test_a_pickle_becomes_a_checkpoint(original, contradicting, tmp_path):
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
+        "source.json",
     }
     model, report = RMNModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -47,6 +53,47 @@ def test_a_pickle_becomes_a_checkpoint(original, contradicting, tmp_path):
     assert len(state_dict) == len(original) - len(second_names)
     with torch.inference_mode():
         assert torch.isfinite(model.eval()(pixel_values(1)[:1]).logits).all()
+
+
+def test_the_authors_repository_is_all_one_has_to_name(tmp_path):
+    """Made weights of the original's names and shapes, whose file is small: each tensor repeats one value."""
+    tensors = {
+        name: torch.tensor(0 if name.endswith("num_batches_tracked") else 1.0 if "var" in name else 0.0).expand(shape)
+        for name, shape in original_shapes().items()
+    }
+    tensors["fc.1.bias"] = torch.arange(7.0)
+    torch.save({"net": tensors}, tmp_path / "weights")
+    hub = Hub()
+    for repository, file, content in (
+        (AUTHORS, "Z_resmasking_dropout1_rot30_2019Nov30_13.32", (tmp_path / "weights").read_bytes()),
+        ("py-feat/resmasknet", "ResMaskNet_Z_resmasking_dropout1_rot30.pth", b"something else"),
+    ):
+        hub.create(repository)
+        hub.commit(repository, "main", {file: content})
+    server = serve(hub)
+    try:
+        results = run(
+            f"http://127.0.0.1:{server.server_address[1]}",
+            tmp_path,
+            {
+                "authors": ("convert", {"source": AUTHORS, "output": "out"}),
+                "recognize": ("recognize_plainly", {"checkpoint": "out"}),
+                "py-feat": ("convert", {"source": "py-feat/resmasknet", "output": "never"}),
+                "another": ("convert", {"source": "some/body", "output": "never"}),
+            },
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert results["authors"] == {"answer": "out"}
+    size, probabilities = results["recognize"]["answer"]
+    assert size == 224
+    assert probabilities == pytest.approx(torch.arange(7.0).softmax(0).tolist(), abs=1e-6)
+    source = json.loads((tmp_path / "out" / "source.json").read_text())
+    assert (source["repo_id"], source["file"]) == (AUTHORS, "Z_resmasking_dropout1_rot30_2019Nov30_13.32")
+    # That it was found and downloaded shows in what is wrong with it.
+    assert "damaged" in results["py-feat"]["message"]
+    assert "does not exist" in results["another"]["message"]
 
 
 def test_contradictions_are_refused(contradicting):

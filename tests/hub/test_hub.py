@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,6 +12,7 @@ import pytest
 import torch
 from evaluation_helpers import faces as draw_faces
 from evaluation_helpers import save_checkpoint, write_set
+from hub_helpers import run
 from hub_server import Hub, serve
 from PIL import Image
 from typer.testing import CliRunner
@@ -102,28 +100,6 @@ def _in_shards(checkpoint):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
-
-
-def run(hub_address, home, steps, *options):
-    steps = [{"name": name, "do": do, "with": settings} for name, (do, settings) in steps.items()]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    environment |= {
-        "HF_ENDPOINT": hub_address,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": "hf_of_nobody",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(TESTS.parent),
-    }
-    done = subprocess.run(
-        [sys.executable, str(TESTS / "hub_client.py"), json.dumps(steps), *options],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=home,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,14 @@
 """A published checkpoint in the hands of somebody who has never heard of this package."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from evaluation_helpers import faces, save_checkpoint, write_set
+from hub_helpers import TESTS, run
 from hub_server import Hub, serve
 
 from rmn_hub import EXPRESSIONS, RMNImageProcessor, RMNModel
@@ -18,7 +17,6 @@ from rmn_hub.export.onnx import export
 from rmn_hub.files import file_hash
 from rmn_hub.hub.card import write_card
 
-TESTS = Path(__file__).parents[1]
 ASTRONAUT = TESTS.parent / "space" / "examples" / "astronaut.jpg"
 ID = "org/mine"
 
@@ -32,26 +30,13 @@ def client(tmp_path_factory):
     shutil.copyfile(ASTRONAUT, home / "photo.jpg")
     shutil.copyfile(ASTRONAUT, home / "face.jpg")
 
-    def run(steps, *options):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSF"))}
-        environment |= {
-            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
-            "HF_HOME": str(home / "without" if options else home / "with"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": "hf_of_nobody",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(TESTS.parent),
-        }
-        program = [sys.executable, str(TESTS / "hub_client.py")]
-        steps = json.dumps([{"name": name, "do": do, "with": settings} for name, (do, settings) in steps.items()])
-        done = subprocess.run([*program, steps, *options], capture_output=True, text=True, env=environment, cwd=home)
-        assert done.returncode == 0, done.stderr
-        results = json.loads(done.stdout.splitlines()[-1])
+    def run_all(steps, *options):
+        results = run(f"http://127.0.0.1:{server.server_address[1]}", home, steps, *options)
         assert not {name: result for name, result in results.items() if "error" in result}
         return {name: result["answer"] for name, result in results.items()}
 
-    run.hub = hub
-    yield run
+    run_all.hub = hub
+    yield run_all
     server.shutdown()
     server.server_close()
 

@@ -1,0 +1,32 @@
+"""A process of its own that uses a local Hub: transformers and its Hub client read the Hub's address when imported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def run(hub_address, home, steps, *options):
+    """What each step of `hub_client` answered, or its error; `home` is the working folder and holds the cache."""
+    steps = [{"name": name, "do": do, "with": settings} for name, (do, settings) in steps.items()]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+    environment |= {
+        "HF_ENDPOINT": hub_address,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": "hf_of_nobody",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(TESTS.parent),
+    }
+    done = subprocess.run(
+        [sys.executable, str(TESTS / "hub_client.py"), json.dumps(steps), *options],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=home,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

@@ -89,6 +89,16 @@ class RMNImageProcessor(PilBackend):
     image_mean = [0.0, 0.0, 0.0]  # noqa: RUF012
     image_std = [1.0, 1.0, 1.0]  # noqa: RUF012
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings, as `preprocessor_config.json` has them."""
+        settings = super().to_dict()
+        if settings.get("auto_map"):
+            # One name for each backend. Of a single one, transformers' pipelines make the name of a video processor
+            # and ask whether its code may be run.
+            name = f"{__name__.rpartition('.')[2]}.{type(self).__name__}"
+            settings["auto_map"] = {self._auto_class: [name, name]}
+        return settings
+
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """Return a flat list of single images. Grey arrays of two dimensions are images, unlike in the base class."""
         flat = [self.fetch_images(image) if isinstance(image, str) else image for image in _flatten(images)]

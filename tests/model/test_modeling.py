@@ -318,7 +318,13 @@ def test_what_was_assigned_to_a_configuration_is_checked_by_the_model():
 
 def test_saving_and_loading_is_bit_equal(tiny, tmp_path):
     awake(tiny).save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "configuration_rmn.py",
+        "layers_rmn.py",
+        "model.safetensors",
+        "modeling_rmn.py",
+    ]
     loaded, report = RMNModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     for name, tensor in tiny.state_dict().items():

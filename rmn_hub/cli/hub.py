@@ -12,7 +12,6 @@ from .shared import PUBLISH, examples, fail, failing_on_bad_input, main
     rich_help_panel=PUBLISH,
     epilog=examples(
         "rmn-hub convert phamquiluan/ResidualMaskingNetwork original/",
-        "rmn-hub predict photo.jpg --checkpoint original/",
         "rmn-hub convert rmn.pth mine/",
         "rmn-hub convert resnet34.pth start/ --trunk",
     ),

@@ -31,6 +31,7 @@ from ..baselines.networks import MODEL_TYPES, Network, from_config, read_config
 from ..devices import usable_device
 from ..errors import MissingPackageError
 from ..files import file_hash
+from ..images import shown
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
 from .files import CONFIG, COPY, INDEX, PROCESSOR, WEIGHTS, failure, find, one_line, read_json, shards
@@ -126,7 +127,7 @@ def _config(name: str | os.PathLike[str], folder: Path, rmn_only: bool) -> PreTr
     content = read_json(name, folder / CONFIG)
     architecture = content.get("model_type")
     if architecture != RMNConfig.model_type and (rmn_only or architecture not in MODEL_TYPES):
-        reason = f"its {CONFIG} has model_type={architecture!r}, not {RMNConfig.model_type!r}"
+        reason = f"its {CONFIG} has model_type={shown(repr(architecture))}, not {RMNConfig.model_type!r}"
         raise failure(name, reason, "Give the checkpoint of a Residual Masking Network")
     try:
         config = read_config(content)
@@ -143,7 +144,7 @@ def _config(name: str | os.PathLike[str], folder: Path, rmn_only: bool) -> PreTr
 def _model(name: str | os.PathLike[str], folder: Path, expressions: Sequence[str] | None, rmn_only: bool) -> Network:
     config = _config(name, folder, rmn_only)
     if expressions is not None and _class_names(config) != tuple(expressions):
-        reason = f"it predicts {', '.join(_class_names(config))}"
+        reason = f"it predicts {shown(', '.join(_class_names(config)), 300)}"
         raise failure(name, reason, f"Give one that predicts {', '.join(expressions)}, in this order")
     # On the meta device, without values: the checkpoint brings them.
     with torch.device("meta"):
@@ -188,7 +189,7 @@ def _processor(name: str | os.PathLike[str], folder: Path, config: PreTrainedCon
     content = read_json(name, folder / PROCESSOR)
     kind = content.get("image_processor_type", RMNImageProcessor.__name__)
     if kind != RMNImageProcessor.__name__:
-        reason = f"its {PROCESSOR} is of a {kind}, not of an {RMNImageProcessor.__name__}"
+        reason = f"its {PROCESSOR} is of a {shown(str(kind))}, not of an {RMNImageProcessor.__name__}"
         raise failure(name, reason, "Save its RMNImageProcessor there")
     try:
         processor = RMNImageProcessor.from_dict(content)

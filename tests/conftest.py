@@ -5,6 +5,8 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Read when torch is imported: the workers share the cores, and threads that wait for one of them spin.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Read when Ray is imported: `uv run pytest` would have each of its workers start by `uv run`, too.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import subprocess
 import sys

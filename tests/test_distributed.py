@@ -1,7 +1,6 @@
 """Batches on a Ray cluster of two nodes with a core each, which is started once."""
 
 import io
-import os
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,8 +13,6 @@ from rmn_hub import InputError
 from rmn_hub.distributed import recognize, recognize_batch, summarize
 from rmn_hub.tables import to_records
 
-# `uv run pytest` would have every worker of Ray start by `uv run`, too. A batch of the command line sees to it itself.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rmn-hub[cluster]'")
 STORE = 100_000_000
 

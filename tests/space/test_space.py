@@ -356,7 +356,7 @@ def test_the_about_tab_shows_what_was_measured():
         "4.9 million",
         "18 to 34",
         "74.1",
-        "65.2",
+        "66.5",
         "65.4",
         "12.1",
         "15",

@@ -14,7 +14,7 @@ from .service import Service
 
 # In the order of the table.
 TITLES = {"private_test": "FER2013 PrivateTest", "public_test": "FER2013 PublicTest"}
-# Right in percent, mirror-averaged: the paper's network, and that inside fer 25.10 (`rmn-hub evaluate --peer fer`).
+# Right in percent: of the paper's network, and of that inside fer 25.10 in two views (`evaluate --peer fer`).
 PAPER = {"private_test": 74.14}
 FER = {"private_test": 67.1, "public_test": 66.5}
 

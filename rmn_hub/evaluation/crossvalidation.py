@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from ..data.faces import FaceImages
 from ..data.folds import folds
 from ..data.sources import OpenedSet
 from ..engines.pixels import PixelProcessor
 from ..engines.torch import TorchEngine
 from ..expressions import EXPRESSIONS
-from ..files import file_hash, write_json
+from ..files import write_json
 from ..hub import checkpoint as checkpoints
-from ..hub.checkpoint import WEIGHTS
+from ..hub.checkpoint import weights_hash
 from ..progress import Progress, silent
+from ..training.loop import TrainingResult
 from ..training.recipe import Recipe
 from ..training.run_folder import public_name
 from ..training.train import train
@@ -93,11 +93,13 @@ def cross_validate(
         TrainingError: a loss is no longer a number.
     """
     start = checkpoints.find(checkpoint)
-    size = checkpoints.load_model(start, expressions=EXPRESSIONS).config.image_size
-    recipe = replace(recipe, sizes=((1.0, size),))
+    untouched = _network(start, device)
+    recipe = replace(recipe, sizes=((1.0, untouched[0].image_size),))
     opened = OpenedSet.open(data)
     parts = folds(opened, number, seed)
-    before, after, best = [], [], []
+    best: list[TrainingResult] = []
+    before: list[_Scored] = []
+    after: list[_Scored] = []
     for index, part in enumerate(parts, 1):
         result = train(
             part,
@@ -113,8 +115,8 @@ def cross_validate(
         )
         best.append(result)
         faces = part.split("private_test")
-        before.append(_score(start, faces, device, batch_size, progress))
-        after.append(_score(result.checkpoint, faces, device, batch_size, progress))
+        for scored, network in ((before, untouched), (after, _network(result.checkpoint, device))):
+            scored.append(_Scored(predict(*network, faces, batch_size, progress), faces.labels))
     labels = np.concatenate([scored.labels for scored in after])
     options = {
         "--data": data,
@@ -139,7 +141,7 @@ def cross_validate(
         },
         "recipe": recipe.to_dict(),
         "start_from": public_name(checkpoint),
-        "sha256": file_hash(start / WEIGHTS),
+        "sha256": weights_hash(start),
         "before": old,
         "after": new,
         "difference": paired_difference(
@@ -170,10 +172,9 @@ def summary(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _score(checkpoint: Path, faces: FaceImages, device: str | None, batch_size: int, progress: Progress) -> _Scored:
+def _network(checkpoint: Path, device: str | None) -> tuple[TorchEngine, PixelProcessor]:
     loaded = checkpoints.load(checkpoint, expressions=EXPRESSIONS)
-    engine, processor = TorchEngine(loaded.model, device), PixelProcessor.from_folder(loaded.folder)
-    return _Scored(predict(engine, processor, faces, batch_size, progress), faces.labels)
+    return TorchEngine(loaded.model, device), PixelProcessor.from_folder(loaded.folder)
 
 
 def _numbers(parts: list[_Scored]) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from ..engines.pixels import PixelProcessor
 from ..engines.torch import TorchEngine
 from ..errors import InputError
 from ..expressions import EXPRESSIONS
-from ..files import file_hash, naming_failures, replacing
+from ..files import naming_failures, replacing
 from ..hub import checkpoint as checkpoints
 from ..hub.card import METRICS, RUN, read_json, training_time
-from ..hub.checkpoint import WEIGHTS
+from ..hub.checkpoint import weights_hash
 from ..progress import Progress, silent
 from .benchmark import multiply_adds
 from .evaluate import Predictions, predict
@@ -100,7 +100,7 @@ def write_members(
                 predicted=predict(engine, processor, faces, batch_size, progress),
                 multiply_adds=multiply_adds(loaded.model),
                 image_size=loaded.model.config.image_size,
-                sha256=file_hash(folder / WEIGHTS),
+                sha256=weights_hash(folder),
                 command=str(run.get("command", "")),
                 trained=training_time(folder / METRICS),
                 curve=_curve(folder / METRICS),

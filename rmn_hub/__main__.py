@@ -9,10 +9,13 @@ import errno
 import os
 import signal
 import sys
-from typing import TextIO
+import threading
+from typing import Any, TextIO
 
 # What writing to stdout or stderr fails with when there is no room left, or the reader has gone.
 _STREAM_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_STOPPED = 128 + signal.SIGTERM  # what a shell shows for a process that SIGTERM has ended
+_RETRY_SECONDS = 0.05
 
 
 def main() -> None:
@@ -20,6 +23,7 @@ def main() -> None:
     code: int | str | None = 0
     try:
         signal.signal(signal.SIGTERM, _stop)
+        sys.unraisablehook = _stop_again
         # A shell's `>&-` closes a stream, which Python then has as None.
         sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
         for stream in (sys.stdout, sys.stderr):
@@ -49,8 +53,28 @@ def _nowhere() -> TextIO:
 
 
 def _stop(*_: object) -> None:
-    """End as Ctrl-C does, so that nothing half-written stays: 143 is what a shell shows for SIGTERM."""
-    raise SystemExit(128 + signal.SIGTERM)
+    """End as Ctrl-C does, so that nothing half-written stays."""
+    raise SystemExit(_STOPPED)
+
+
+def _stop_again(ignored: Any) -> None:
+    """
+    Repeat a stop that Python had to ignore, because it came while a destructor or a library's compiled part ran.
+
+    Ray's wait for results is such a part: without this the batch would go on to its end.
+    """
+    stop = ignored.exc_value
+    if isinstance(stop, KeyboardInterrupt):
+        number = signal.SIGINT
+    elif isinstance(stop, SystemExit) and stop.code == _STOPPED:
+        number = signal.SIGTERM
+    else:
+        return sys.__unraisablehook__(ignored)
+    # Later: raised from here, it would be ignored again.
+    again = threading.Timer(_RETRY_SECONDS, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
+    return None
 
 
 def _lost(error: OSError, stream: TextIO | None = None) -> int:

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import signal
-import time
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
@@ -23,6 +25,53 @@ def images(tmp_path_factory, astronaut):
         astronaut.crop((100, 0, 400 - number, 300)).save(folder / f"{number:02}.jpg", quality=95)
     (folder / "damaged.jpg").write_bytes((folder / "00.jpg").read_bytes()[:3000])
     return folder
+
+
+class Held(BaseHTTPRequestHandler):
+    """Hands out the files of a folder, those from `held` on only when `held` has been moved."""
+
+    folder = None
+    held = 0
+    asked = threading.Event()  # for a file that is held
+    free = threading.Event()
+
+    def do_GET(self):
+        name = self.path.strip("/")
+        if sorted(path.name for path in self.folder.iterdir()).index(name) >= self.held:
+            self.asked.set()
+            self.free.wait()
+        data = (self.folder / name).read_bytes()
+        with contextlib.suppress(OSError):  # who asked is gone
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    def do_HEAD(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def addresses(images, tmp_path, monkeypatch):
+    """A list of the images' addresses on a server, which hands out files up to `Held.held`."""
+    monkeypatch.setattr(Held, "folder", images)
+    monkeypatch.setattr(Held, "asked", threading.Event())
+    monkeypatch.setattr(Held, "free", threading.Event())
+    with ThreadingHTTPServer(("127.0.0.1", 0), Held) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        where = f"http://127.0.0.1:{server.server_port}"
+        names = sorted(path.name for path in images.iterdir())
+        (tmp_path / "list.txt").write_text("".join(f"{where}/{name}\n" for name in names))
+        yield tmp_path / "list.txt"
+        Held.free.set()
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture
@@ -53,37 +102,46 @@ def is_agent(process):
         return True  # it has ended
 
 
-def stopped(begin, number, out, *words):
-    """Start a batch, end it by a signal once it has one more shard, and return its code."""
-    before = len(shards_of(out))
+def stopped(begin, number, held, *words):
+    """Start a batch, end it by a signal while it waits for the image `held`, and return its code."""
+    Held.held = held
+    Held.asked.clear()
     process = begin(*words)
-    while len(shards_of(out)) == before and process.poll() is None:
-        time.sleep(0.05)
-    assert process.poll() is None, process.communicate()
+    while not Held.asked.wait(timeout=0.1):
+        assert process.poll() is None, process.communicate()
     children = psutil.Process(process.pid).children(recursive=True)
     begin.family += children
     working = [child for child in children if not is_agent(child)]
     assert working
     process.send_signal(number)
-    process.communicate(timeout=240)
+    _, stderr = process.communicate(timeout=240)
     _, alive = psutil.wait_procs(working, timeout=240)
     assert not alive
-    return process.returncode
+    return process.returncode, stderr.decode()
 
 
-def test_a_batch_that_was_stopped_twice_has_the_rows_of_one_run(images, tmp_path, bundled, begin, monkeypatch):
+def test_a_batch_that_was_stopped_twice_has_the_rows_of_one_run(
+    images, addresses, tmp_path, bundled, begin, monkeypatch
+):
     out = tmp_path / "out"
-    words = ("batch", images, out, "--workers", 1)
-    assert stopped(begin, signal.SIGTERM, out, *words, "--shard-size", 1) == 128 + signal.SIGTERM
-    assert stopped(begin, signal.SIGKILL, out, *words) == -signal.SIGKILL
+    words = ("batch", addresses, out, "--workers", 1)
+    # One worker takes the shards in their order: what comes before the image that is held is finished or under way.
+    code, stderr = stopped(begin, signal.SIGTERM, 10, *words, "--shard-size", 4)
+    assert (code, "Traceback" in stderr) == (128 + signal.SIGTERM, False), stderr
+    first = shards_of(out)
+    assert 1 <= len(first) < COUNT / 4
+    code, stderr = stopped(begin, signal.SIGKILL, 22, *words)
+    assert code == -signal.SIGKILL, stderr
+    assert len(first) < len(shards_of(out)) < COUNT / 4
+    Held.held = COUNT
     process = begin(*words)
     stdout, stderr = process.communicate(timeout=240)
     assert process.returncode == 1, stderr  # one of several images could not be read
     assert "Traceback" not in stderr.decode()
     rows = [row for path in shards_of(out) for row in pq.read_table(path).to_pylist()]
     expected = to_records(bundled.stream(sorted(images.iterdir()), on_error="keep"), every_image=True)
-    assert [row["source"] for row in rows] == [row["source"] for row in expected]
-    assert [row["message"] for row in rows] == [row["message"] for row in expected]
+    assert [row["source"].rpartition("/")[2] for row in rows] == [Path(row["source"]).name for row in expected]
+    assert [bool(row["message"]) for row in rows] == [bool(row["message"]) for row in expected]
     for row, other in zip(rows, expected):
         assert row["happy"] == (other["happy"] and pytest.approx(other["happy"], abs=1e-4))
     assert sorted(path.name for path in out.iterdir()) == ["_run.json", *(path.name for path in shards_of(out))]

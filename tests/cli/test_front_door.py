@@ -123,6 +123,27 @@ runpy.run_module("rmn_hub", run_name="__main__")
     assert (status, stderr) == (128 + eval(interrupt, {"signal": signal}), "")
 
 
+@pytest.mark.parametrize("interrupt", ["signal.SIGINT", "signal.SIGTERM"])
+def test_a_stop_that_comes_while_a_destructor_runs(interrupt):
+    code = f"""
+import os, runpy, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Stopped:
+    def __del__(self):
+        os.kill(os.getpid(), {interrupt})
+        time.sleep(0.01)  # the handler runs here, and Python ignores what it raises
+class Stop:
+    def find_spec(self, name, path, target=None):
+        if name == "rmn_hub.cli.predict":
+            Stopped()
+            time.sleep(100)
+sys.meta_path.insert(0, Stop())
+runpy.run_module("rmn_hub", run_name="__main__")
+"""
+    status, _, stderr = ended(start(python=("-c", code)))
+    assert (status, stderr) == (128 + eval(interrupt, {"signal": signal}), "")
+
+
 def test_sentences_of_the_library_name_options():
     for sentence, expected in (
         ("min_face=3 must be at least 12", "--min-face 3 must be at least 12"),

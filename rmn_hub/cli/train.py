@@ -50,7 +50,7 @@ def train(
     data: Data,
     output: RunFolder = Path("runs/rmn"),
     recipe: Annotated[
-        str, typer.Option(help="cpu, quick, gpu, strong, face-trunk, fine-tune, original, or a YAML file.")
+        str, typer.Option(help="cpu, quick, gpu, strong, face-trunk, student, fine-tune, original, or a YAML file.")
     ] = "cpu",
     network: Annotated[
         str,

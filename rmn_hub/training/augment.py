@@ -1,5 +1,6 @@
 """Batch augmentation on the training device: one affine grid does crop, flip, rotation, scale and resize at once."""
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,10 +23,15 @@ LIMITS = {
     "contrast": 1.0,
     "gamma": 10.0,
     "erasing": 1.0,
+    "blur": 1.0,
+    "jpeg": 1.0,
     "mixup": 100.0,
     "cutmix": 1.0,
     "strength": 10.0,
 }
+# The largest standard deviation of a blur, as a share of the width (1 of 48 pixels), and JPEG's qualities.
+BLUR = 0.02
+QUALITIES = (30, 95)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,9 @@ class Augmentation:
         contrast: largest change of the contrast around the image's mean (0.3: 0.7 to 1.3 times).
         gamma: largest change of the exponent of the grey values, as a factor (0.3: 1 / 1.3 to 1.3).
         erasing: probability that a rectangle of 2% to 20% of the area is replaced by noise (Zhong et al., 2020).
+        blur: probability that a face is blurred by a Gaussian of up to `BLUR` of its width. Read by the training loop,
+            for a student as well, whose teacher has seen the sharp face.
+        jpeg: probability that a face has been saved as JPEG, at a quality in `QUALITIES`; as `blur`.
         mixup: alpha of the Beta distribution of mixup (Zhang et al., 2018); 0 is off. Read by the training loop,
             which also mixes labels and votes.
         cutmix: probability that a batch is mixed by a rectangle (CutMix: Yun et al., 2019) instead of by mixup; read by
@@ -58,6 +68,8 @@ class Augmentation:
     contrast: float = 0.0
     gamma: float = 0.0
     erasing: float = 0.0
+    blur: float = 0.0
+    jpeg: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     strength: float = 1.0
@@ -144,6 +156,36 @@ def augment(images: Tensor, flip: Tensor, size: int, how: Augmentation, generato
     return faces
 
 
+def degrade(images: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """
+    Blur some faces of a batch and save some as JPEG: what a viewer hardly sees ought to change no prediction.
+
+    Args:
+        images: uint8 `(batch, S, S)`, on any device (from a GPU they make a trip to the CPU).
+        how: see [`Augmentation`].
+        generator: source of the random numbers, on the CPU.
+
+    Returns:
+        uint8 `(batch, S, S)` on the same device; `images` where `blur` and `jpeg` are off.
+    """
+    if not (how.blur or how.jpeg):
+        return images
+    chances = torch.rand(4, len(images), generator=generator).tolist()
+    faces = images.cpu().numpy().copy()
+    for index, (blur, deviation, jpeg, quality) in enumerate(zip(*chances)):
+        if blur < how.blur:
+            blurred = Image.fromarray(faces[index]).filter(
+                ImageFilter.GaussianBlur(deviation * BLUR * len(faces[index]))
+            )
+            faces[index] = np.asarray(blurred)
+        if jpeg < how.jpeg:
+            low, high = QUALITIES
+            file = io.BytesIO()
+            Image.fromarray(faces[index]).save(file, "JPEG", quality=low + int(quality * (high - low + 1)))
+            faces[index] = np.asarray(Image.open(file))
+    return torch.from_numpy(faces).to(images.device)
+
+
 def mix(
     faces: Tensor, targets: Sequence[Tensor], how: Augmentation, generator: torch.Generator
 ) -> tuple[Tensor, list[Tensor]]:
@@ -206,4 +248,4 @@ def resized(faces: Tensor, size: int) -> Tensor:
     return F.interpolate(scaled, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
-__all__ = ["Augmentation", "augment", "check_number", "cutmix", "mix", "mixup", "resized"]
+__all__ = ["Augmentation", "augment", "check_number", "cutmix", "degrade", "mix", "mixup", "resized"]

@@ -231,7 +231,8 @@ def distill(teacher: Teacher, data: str | Path, output: str | Path, recipe: Reci
         teacher: see [`teach`].
         data: the set that the teacher was made from.
         output: folder of the run.
-        recipe: of the student; its own augmentation is not used.
+        recipe: of the student. Of its augmentation, `blur` and `jpeg` are used, on what the student sees: the teacher
+            has seen the view without them.
         options: further arguments of [`train`].
 
     Raises:

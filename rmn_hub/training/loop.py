@@ -20,7 +20,7 @@ from ..data.faces import FaceSet
 from ..errors import InputError, TrainingError
 from ..model.modeling_rmn import RMNModel
 from ..progress import Progress
-from .augment import augment, mix, resized
+from .augment import augment, degrade, mix, resized
 from .feeding import EpochFaces, Faces, Source, batches, faces_of_every_epoch, image_batches, steps_per_epoch
 from .objective import FaceTrainer, distillation_loss
 from .optimisation import Clock, MovingAverage, make_optimizer, schedule
@@ -234,6 +234,7 @@ class TrainingRun:
                 group["lr"] = recipe.learning_rate * schedule(progress, recipe.warmup)
             batch = indices.to(self.device)
             mixed = [targets[batch]] if votes is None else [targets[batch], votes[batch]]
+            images = degrade(images, recipe.augmentation, mixing)
             if not faces.augmented:
                 inputs = resized(images.unsqueeze(1), size)
             else:

@@ -8,7 +8,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from rmn_hub import RMNConfig, RMNModel
 from rmn_hub.errors import InputError
-from rmn_hub.training.augment import LIMITS, Augmentation, augment, cutmix, mix, mixup
+from rmn_hub.training.augment import LIMITS, Augmentation, augment, cutmix, degrade, mix, mixup
 from rmn_hub.training.feeding import batches, steps_per_epoch
 from rmn_hub.training.objective import FaceTrainer, distillation_loss
 from rmn_hub.training.optimisation import Clock, MovingAverage, make_optimizer, schedule
@@ -52,6 +52,23 @@ def test_strength_scales_every_range():
     off = augment(images, flip, 48, Augmentation(**how, strength=0.0), seeded())
     torch.testing.assert_close(off[:, 0], images / 255, atol=1e-5, rtol=0)
     assert Augmentation(scale=0.8, strength=10).limit("scale") == LIMITS["scale"]
+
+
+def test_some_faces_are_blurred_and_some_are_saved_as_jpeg():
+    images = torch.randint(0, 256, (200, 48, 48), dtype=torch.uint8, generator=seeded(1))
+    before = images.clone()
+    assert degrade(images, EVERYTHING, seeded()) is images
+    for how, low, high in (({"blur": 0.5}, 80, 120), ({"jpeg": 0.25}, 35, 65), ({"blur": 1.0, "jpeg": 1.0}, 200, 200)):
+        changed = degrade(images, Augmentation(**how), seeded())
+        assert (changed.dtype, changed.shape) == (images.dtype, images.shape)
+        assert low <= (changed != images).flatten(1).any(1).sum() <= high
+        assert torch.equal(changed, degrade(images, Augmentation(**how), seeded()))
+    blurred = degrade(images, Augmentation(blur=1.0), seeded()).float()
+    assert (blurred.std(dim=(1, 2)) < images.float().std(dim=(1, 2)) + 0.5).all()
+    # Random pixels are what JPEG changes most; one grey stays that grey but for the rounding.
+    grey = torch.full((8, 48, 48), 120, dtype=torch.uint8)
+    assert (degrade(grey, Augmentation(blur=1.0, jpeg=1.0), seeded()).int() - 120).abs().max() <= 8
+    assert torch.equal(images, before)
 
 
 @pytest.mark.parametrize("name", sorted(LIMITS))

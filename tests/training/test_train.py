@@ -183,7 +183,7 @@ def shapes_of_the_original():
         return {name: tensor.shape for name, tensor in RMNModel(RMNConfig()).state_dict().items()}
 
 
-@pytest.mark.parametrize("name", ["face-trunk", "strong"])
+@pytest.mark.parametrize("name", ["face-trunk", "student", "strong"])
 def test_a_few_steps_of_the_other_recipes(made, tmp_path, name):
     recipe = Recipe.load(name).changed(model=TINY, batch_size=16)
     result = train(made, tmp_path, recipe, epochs=1, limit_steps=3, device="cpu")

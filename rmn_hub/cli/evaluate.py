@@ -156,6 +156,9 @@ def calibrate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint; its weights are changed.")],
     data: Annotated[Path, typer.Option(help="Labelled faces that the checkpoint was not trained on.")],
     split: Annotated[str, typer.Option(help="Never the split that is scored.")] = "public_test",
+    views: Annotated[
+        int, typer.Option(min=1, max=2, help="2: a face and its mirror image, as predict has it; 1: the face alone.")
+    ] = 2,
     device: Device = None,
     batch_size: BatchSize = 32,
 ) -> None:
@@ -164,7 +167,7 @@ def calibrate(
         from ..evaluation.calibrate import calibrate as fit
 
         with progress_bars() as report:
-            record = fit(checkpoint, data, split, device=device, batch_size=batch_size, progress=report)
+            record = fit(checkpoint, data, split, views=views, device=device, batch_size=batch_size, progress=report)
     temperatures = ", ".join(f"{name} {value:.3f}" for name, value in record["temperatures"].items())
     before, after = (record[when]["expected_calibration_error"] for when in ("before", "after"))
     typer.echo(f"temperatures: {temperatures}")

@@ -6,6 +6,8 @@ leaves the easy ones too shy and the hard ones too bold, which one temperature f
 logit is divided by a temperature of its own: vector scaling (Guo et al., "On calibration of modern neural networks",
 2017, section 4.2) without its bias, which would teach the network how frequent each expression is in one data set.
 Folded into the classifier's weight and bias, it costs nothing and reaches every runtime, exported ones too.
+
+What is calibrated is the mean of a face's views, which the recognizer predicts: it is shyer than one view alone.
 """
 
 import json
@@ -22,6 +24,7 @@ from ..data.faces import split_role
 from ..data.sources import load_face_images
 from ..engines.pixels import PixelProcessor
 from ..engines.torch import TorchEngine
+from ..engines.views import VIEWS, averaged
 from ..errors import CheckpointError, InputError
 from ..expressions import EXPRESSIONS
 from ..files import file_hash, replacing, write_json
@@ -31,7 +34,7 @@ from ..hub.checkpoint import WEIGHTS
 from ..images import is_folder
 from ..progress import Progress, silent
 from .evaluate import predict
-from .metrics import scores, softmax
+from .metrics import scores
 from .report import command_line
 from .report import versions as package_versions
 
@@ -44,28 +47,33 @@ SPREAD = 0.3
 
 def fit_temperatures(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
-    Return the temperatures T > 0, floats `(classes,)`, under which softmax(logits / T) has the least negative
-    log-likelihood, each drawn to their geometric mean by a normal prior on its logarithm (`SPREAD`). The mean is kept
-    within `LIMITS`.
+    Return the temperatures T > 0, floats `(classes,)`, under which the mean over the views of softmax(logits / T) has
+    the least negative log-likelihood, each drawn to their geometric mean by a normal prior on its logarithm (`SPREAD`).
+    The mean is kept within `LIMITS`.
 
     Args:
-        logits: floats `(N, classes)`.
+        logits: floats `(views, N, classes)`.
         labels: int64 `(N,)`.
     """
     from scipy.optimize import minimize
-    from scipy.special import log_softmax
+    from scipy.special import log_softmax, logsumexp, softmax
 
-    logits, hot = logits.astype(np.float64), np.eye(logits.shape[1])[labels]
+    logits = logits.astype(np.float64)
+    views, count, classes = logits.shape
+    hot = np.eye(classes)[labels]
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         own = parameters[1:]
         scaled = logits * np.exp(parameters[0] + own)
-        log_probabilities = log_softmax(scaled, axis=1)
-        slope = ((np.exp(log_probabilities) - hot) * scaled).sum(0)
-        value = -(log_probabilities * hot).sum() + (own**2).sum() / (2 * SPREAD**2)
-        return value / len(labels), np.concatenate([[slope.sum()], slope + own / SPREAD**2]) / len(labels)
+        log_probabilities = log_softmax(scaled, axis=2)
+        right = log_probabilities[:, np.arange(count), labels]
+        # The slope of the mean's logarithm is that of its views, each by its share of the mean.
+        shares = softmax(right, axis=0)[:, :, None]
+        slope = (shares * (np.exp(log_probabilities) - hot) * scaled).sum((0, 1))
+        value = -(logsumexp(right, axis=0) - np.log(views)).sum() + (own**2).sum() / (2 * SPREAD**2)
+        return value / count, np.concatenate([[slope.sum()], slope + own / SPREAD**2]) / count
 
-    bounds = [tuple(np.log(1 / np.array(LIMITS[::-1])))] + [(None, None)] * logits.shape[1]
+    bounds = [tuple(np.log(1 / np.array(LIMITS[::-1])))] + [(None, None)] * classes
     found = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14})
     return np.exp(-found.x[0] - found.x[1:])
 
@@ -75,18 +83,21 @@ def calibrate(
     data: str | Path,
     split: str = "public_test",
     *,
+    views: int = VIEWS,
     device: str | None = None,
     batch_size: int = 32,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """
-    Fit the temperatures on one split's faces, seen once as they are, fold them into the checkpoint's weights and write
-    down what was done in `calibration.json` beside them. Done again on the same faces, it changes nothing.
+    Fit the temperatures on one split's faces, fold them into the checkpoint's weights and write down what was done in
+    `calibration.json` beside them. Done again on the same faces, it changes nothing.
 
     Args:
         checkpoint: folder of the checkpoint, which is changed.
         data: file or folder of labelled faces, see [`rmn_hub.data.sources`].
         split: the split to fit on: not one that was trained on, and not the one that is scored.
+        views: 2 calibrates the mean of a face and its mirror image, which the recognizer predicts; 1 the face alone,
+            for those who call the network.
         device: where to compute; the GPU if there is one when not given.
         batch_size: faces at once.
         progress: called for every batch.
@@ -98,6 +109,8 @@ def calibrate(
     Raises:
         InputError: checkpoint, data or split cannot be used; a split that was trained on or that is for scoring.
     """
+    if isinstance(views, bool) or views not in (1, 2):
+        raise InputError(f"views={views!r} must be 1 or 2")
     folder = own_folder(checkpoint)
     role = split_role(split)
     if role == "private_test":
@@ -113,10 +126,11 @@ def calibrate(
     loaded = checkpoints.load(folder, expressions=EXPRESSIONS, rmn_only=True)
     engine = TorchEngine(loaded.model, device)
     predicted = predict(engine, PixelProcessor.from_folder(folder), faces, batch_size, progress)
+    logits = np.stack([predicted.logits, predicted.mirrored][:views])
     before = file_hash(folder / WEIGHTS)
     previous = _previous(folder / CALIBRATION, before)
     # Fitted to the logits as they were before any calibration: else the prior would pull anew each time.
-    temperatures = fit_temperatures(predicted.logits * previous, faces.labels)
+    temperatures = fit_temperatures(logits * previous, faces.labels)
     if not LIMITS[0] * 1.01 < np.exp(np.log(temperatures).mean()) < LIMITS[1] / 1.01:
         raise InputError(
             f"the {len(faces)} faces of {split} fit no temperature: the network predicts them at random, or they are "
@@ -128,11 +142,14 @@ def calibrate(
         "temperatures": dict(zip(EXPRESSIONS, temperatures.tolist())),
         "split": split,
         "faces": len(faces),
-        "before": scores(softmax(predicted.logits), faces.labels),
-        "after": scores(softmax(predicted.logits * previous / temperatures), faces.labels),
+        "views": views,
+        "before": scores(averaged(logits), faces.labels),
+        "after": scores(averaged(logits * previous / temperatures), faces.labels),
         "sha256_before": before,
         "sha256": file_hash(folder / WEIGHTS),
-        "command": command_line("calibrate", [checkpoint], {"--data": data, "--split": split, "--device": device}),
+        "command": command_line(
+            "calibrate", [checkpoint], {"--data": data, "--split": split, "--views": views, "--device": device}
+        ),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "versions": package_versions(),
     }

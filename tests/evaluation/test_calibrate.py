@@ -11,6 +11,7 @@ from evaluation_helpers import answers_of, faces, labels_for, save_checkpoint, w
 from safetensors.torch import load_file
 
 from rmn_hub import RMNModel
+from rmn_hub.engines.views import averaged
 from rmn_hub.errors import CheckpointError, InputError
 from rmn_hub.evaluation import calibrate as room
 from rmn_hub.evaluation.calibrate import calibrate, fit_temperatures
@@ -30,7 +31,7 @@ def test_the_temperature_of_each_expression_is_found(common):
     rng = np.random.default_rng(0)
     temperatures = common * np.array([0.7, 1.3, 1.0, 0.9, 1.1, 0.8, 1.25])
     logits = rng.normal(size=(50_000, 7)) * 2
-    found = fit_temperatures(logits, drawn(logits / temperatures, rng))
+    found = fit_temperatures(logits[None], drawn(logits / temperatures, rng))
     np.testing.assert_allclose(found, temperatures, rtol=0.05)
 
 
@@ -38,7 +39,7 @@ def test_nothing_near_is_better():
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(3000, 7)).astype(np.float32) * 5
     labels = np.where(rng.random(3000) < 0.6, logits.argmax(1), rng.integers(0, 7, 3000))
-    best = fit_temperatures(logits, labels)
+    best = fit_temperatures(logits[None], labels)
 
     def loss(temperatures):
         logarithms = np.log(temperatures)
@@ -50,13 +51,22 @@ def test_nothing_near_is_better():
             assert loss(best) < loss(best * np.where(np.arange(7) == index, factor, 1))
 
 
+def test_the_mean_of_two_views_is_calibrated():
+    rng = np.random.default_rng(3)
+    temperatures = np.array([0.7, 1.3, 1.0, 0.9, 1.1, 0.8, 1.25])
+    # Views that differ: their mean is shyer than each of them, which a fit to one view would not see.
+    views = rng.normal(size=(1, 50_000, 7)) * 2 + rng.normal(size=(2, 50_000, 7))
+    mean = np.log(averaged(views / temperatures))
+    np.testing.assert_allclose(fit_temperatures(views, drawn(mean, rng)), temperatures, rtol=0.05)
+
+
 def test_few_faces_give_nearly_one_temperature():
     rng = np.random.default_rng(2)
     logits = rng.normal(size=(50_000, 7)) * 2
     labels = drawn(logits / np.array([0.5, 2.0, 1, 1, 1, 1, 1]), rng)
 
     def spread(count):
-        return np.log(fit_temperatures(logits[:count], labels[:count])).std()
+        return np.log(fit_temperatures(logits[None, :count], labels[:count])).std()
 
     assert spread(5) < 0.1 < 0.3 < spread(50_000)
 
@@ -83,7 +93,7 @@ def world(original, tmp_path):
 
 def test_calibration_changes_the_classifier_alone_and_mends_the_sureness(world):
     before = load_file(world["checkpoint"] / "model.safetensors")
-    record = calibrate(world["checkpoint"], world["data"])
+    record = calibrate(world["checkpoint"], world["data"], views=1)
     temperatures = np.array([record["temperatures"][name] for name in EXPRESSIONS])
     assert 2.5 < np.exp(np.log(temperatures).mean()) < 6
     assert record["after"]["expected_calibration_error"] < record["before"]["expected_calibration_error"] / 2

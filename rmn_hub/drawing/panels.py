@@ -6,22 +6,19 @@ to be closed, no backend is chosen, and functions may be called from several thr
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from ..attention import attention_of, overlay, place
 from ..errors import InputError
-from ..expressions import EXPRESSIONS
 from ..results import Attention, FaceExpression
-from .palette import FAMILY, color_of, label_of, near_expressions, numbers_of
+from .palette import label_of, near_expressions, numbers_of
 from .photo import annotate
-from .sheet import DPI, Sheet, as_image, name_width
+from .sheet import DPI, Sheet, as_image
 
 
 def annotate_figure(
@@ -135,62 +132,9 @@ def group_panel_figure(faces: Iterable[FaceExpression], theme: str = "light") ->
     return sheet.figure
 
 
-def timeline_figure(
-    seconds: Sequence[float],
-    probabilities: np.ndarray,
-    names: Sequence[str] = EXPRESSIONS,
-    title: str | None = None,
-    theme: str = "light",
-) -> Figure:
-    """
-    Draw the probabilities of one face over time: for each expression a strip from 0 to 100%, with its mean and maximum.
-
-    Args:
-        seconds: time of each moment in seconds, increasing.
-        probabilities: `(moments, N)` in 0..1; NaN where the face was not there, which leaves a gap.
-        names: the N expressions.
-        title: text above the strips.
-        theme: `"light"` or `"dark"`.
-
-    Raises:
-        InputError: there is no moment, shapes do not fit, or times do not increase.
-    """
-    times, values = np.asarray(seconds, dtype=float), np.asarray(probabilities, dtype=float)
-    if not len(times) or values.shape != (len(times), len(names)):
-        raise InputError(
-            f"probabilities of shape {values.shape} must be {len(times)} moments (1 or more) x {len(names)}"
-        )
-    if (np.diff(times) <= 0).any():
-        raise InputError("seconds must increase from moment to moment")
-    head, strip, margin, right = 0.4 + 0.35 * (title is not None), 0.46, name_width(names, 10) + 0.3, 1.3
-    row = strip + 0.1
-    sheet = Sheet(9.3, head + len(names) * row + 0.55, theme, title)
-    sheet.text(sheet.width - right + 0.5, head - 0.17, "mean", 9, muted=True, ha="right")
-    sheet.text(sheet.width - 0.2, head - 0.17, "highest", 9, muted=True, ha="right")
-    for index, name in enumerate(names):
-        y = head + index * row
-        axes = sheet.axes(margin, y, sheet.width - margin - right, strip)
-        axes.set_facecolor(to_rgba(sheet.theme.line, 0.35))
-        axes.fill_between(times, values[:, index], color=color_of(name), linewidth=0)
-        axes.plot(times, values[:, index], color=color_of(name), linewidth=1.2)
-        axes.set(xlim=(times[0], max(times[-1], times[0] + 1e-3)), ylim=(0, 1))
-        sheet.text(margin - 0.1, y + strip / 2, name, 10, ha="right")
-        seen = values[np.isfinite(values[:, index]), index]
-        for x, value in ((sheet.width - right + 0.5, seen.mean), (sheet.width - 0.2, seen.max)):
-            text = f"{value():.0%}" if len(seen) else "-"
-            sheet.text(x, y + strip / 2, text, 9.5, ha="right")
-        axes.xaxis.set_major_locator(MaxNLocator(10))
-        if index < len(names) - 1:
-            axes.set_xticklabels([])
-        else:
-            axes.set_xlabel("seconds", color=sheet.theme.muted, size=10, family=FAMILY)
-    return sheet.figure
-
-
 probability_chart = as_image(probability_chart_figure)
 attention_panel = as_image(attention_panel_figure)
 group_panel = as_image(group_panel_figure)
-timeline = as_image(timeline_figure)
 
 
 def _heading(face: FaceExpression) -> str:
@@ -231,6 +175,4 @@ __all__ = [
     "group_panel_figure",
     "probability_chart",
     "probability_chart_figure",
-    "timeline",
-    "timeline_figure",
 ]

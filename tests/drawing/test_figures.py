@@ -75,9 +75,6 @@ def make_figures(theme: str) -> dict[str, Figure]:
     ]
     counts = rng.integers(0, 1000, (7, 7))
     long = make_expression(expression=LONG[1], probability=0.4, uncertain=True, names=LONG, attention=attention)
-    seconds = np.arange(40) / 10
-    timeline = rng.dirichlet(np.ones(7), 40)
-    timeline[10:14] = np.nan
     return {
         "probability_chart": panels.probability_chart_figure(make_expression(), theme),
         "probability_chart_long": panels.probability_chart_figure(long, theme),
@@ -91,7 +88,6 @@ def make_figures(theme: str) -> dict[str, Figure]:
         "faithfulness_chart": figures.faithfulness_chart_figure(make_removals().to_dict(), theme=theme),
         "training_curves": figures.training_curves_figure(make_history(60), theme=theme),
         "training_curves_first": figures.training_curves_figure(make_history(1), theme=theme),
-        "timeline": panels.timeline_figure(seconds, timeline, title="face 1", theme=theme),
     }
 
 
@@ -285,22 +281,6 @@ def test_faithfulness_is_shown_side_by_side() -> None:
     heights = [patch.get_height() for patch in figure.axes[0].patches]
     assert heights == pytest.approx([0.12, 0.24, 0.36, 0.09, 0.18, 0.27, 0.06, 0.12, 0.18])
     assert figures.faithfulness_chart(json.loads(json.dumps(values))) == figures.faithfulness_chart(values)
-
-
-def test_the_timeline_leaves_gaps_where_there_was_no_face() -> None:
-    probabilities = np.full((20, 7), 1 / 7)
-    probabilities[8:12] = np.nan
-    figure = panels.timeline_figure(np.arange(20) / 10, probabilities)
-    assert len(figure.axes) == 7
-    for axes in figure.axes:
-        assert len(axes.collections[0].get_paths()) == 2
-        assert axes.get_ylim() == (0, 1)
-    for seconds, values in ((np.arange(19), probabilities), ([], np.zeros((0, 7)))):
-        with pytest.raises(InputError, match="moments"):
-            panels.timeline(seconds, values)
-    with pytest.raises(InputError, match="must increase"):
-        panels.timeline(np.zeros(20), probabilities)
-    assert panels.timeline([0.0], np.full((1, 7), np.nan)).width > 0
 
 
 # Nothing global

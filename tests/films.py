@@ -1,6 +1,11 @@
 """Small films for tests, made by PyAV: what the frames show, when, and with which sound."""
 
+import contextlib
+import functools
+import http.server
+import socket
 import struct
+import threading
 from fractions import Fraction
 
 import av
@@ -8,9 +13,12 @@ import numpy as np
 from PIL import Image
 from space_helpers import EXAMPLES
 
+from rmn_hub.results import Face
+
 RATE = 25
 SOUND_RATE = 44_100
 SIZE = (320, 240)
+SQUARES_SIZE = (640, 480)
 
 
 def head(name="astronaut", side=130):
@@ -32,6 +40,40 @@ def marked(number, size=SIZE):
     frame = Image.new("RGB", size, (20 + 4 * (number % 50),) * 3)
     frame.paste((255, 0, 0), (0, 0, size[0] // 4, size[1] // 4))
     return frame
+
+
+class SquareDetector:
+    """Finds the bright squares of a frame: one per shade, so that two may overlap."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def detect(self, images):
+        self.sizes.append([image.size for image in images])
+        found = []
+        for image in images:
+            pixels = np.asarray(image.convert("L"))
+            faces = []
+            for shade in (120, 250):
+                rows, columns = np.nonzero(abs(pixels.astype(int) - shade) < 25)
+                # As a real detector, it does not see a sliver at the edge.
+                if len(rows) > 300:
+                    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+                    faces.append(Face(tuple(float(value) for value in box), score=1.0))
+            found.append(faces)
+        return found
+
+    @property
+    def whole_frames(self):
+        return sum(sizes == [SQUARES_SIZE] for sizes in self.sizes)
+
+
+def squares(*places):
+    """A dark frame with `(left, top, size, shade)` squares."""
+    pixels = np.zeros((*SQUARES_SIZE[::-1], 3), np.uint8)
+    for left, top, size, shade in places:
+        pixels[max(0, top) : top + size, max(0, left) : left + size] = shade
+    return Image.fromarray(pixels)
 
 
 def write_film(path, frames, times=None, codec="libx264", pixels="yuv420p", sound=None, options=None, aspect=None):
@@ -98,3 +140,58 @@ def heard(path):
         spectrum = np.abs(np.fft.rfft(wave))
         rate = stream.codec_context.sample_rate
         return stream.codec_context.name, len(wave) / rate, spectrum.argmax() * rate / len(wave)
+
+
+@contextlib.contextmanager
+def at_address(folder):
+    """The address at which a server of this process offers the files of a folder."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def as_camera(stream):
+    """The RTSP address of a camera that sends an MPEG transport stream, in RTP packets within the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=_play, args=(server, stream))
+        thread.start()
+        try:
+            yield f"rtsp://127.0.0.1:{server.getsockname()[1]}/camera"
+        finally:
+            with contextlib.suppress(OSError):  # it waits for a client that never came
+                socket.create_connection(server.getsockname()).close()
+            thread.join()
+
+
+def _play(server, stream):
+    """Answers one client's requests (RFC 2326), then sends the stream."""
+    description = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track\r\n"
+    with server.accept()[0] as client, client.makefile("rb") as requests:
+        while line := requests.readline().decode():
+            headers = dict(header.split(": ", 1) for header in iter(lambda: requests.readline().decode().strip(), ""))
+            status, more, body = "200 OK", "Session: 1\r\n", ""
+            if line.startswith("DESCRIBE"):
+                more, body = more + "Content-Type: application/sdp\r\n", description
+            elif line.startswith("SETUP"):
+                inside = "interleaved" in headers["Transport"]
+                status = "200 OK" if inside else "461 Unsupported Transport"
+                more += "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n" if inside else ""
+            head = f"RTSP/1.0 {status}\r\nCSeq: {headers['CSeq']}\r\n{more}Content-Length: {len(body)}\r\n\r\n"
+            client.sendall((head + body).encode())
+            if line.startswith("PLAY"):
+                for number, start in enumerate(range(0, len(stream), 7 * 188)):
+                    packet = struct.pack(">BBHII", 0x80, 33, number, 0, 0) + stream[start : start + 7 * 188]
+                    client.sendall(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
+                return

@@ -1,16 +1,18 @@
 """A film in, results out: `recognize` for Python, `analyse` for what also needs the frames."""
 
 import os
+from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .ahead import LookAhead
 from .cuts import CutDetector
 from .frames import Film, Frame
 from .results import FrameResult
-from .session import DETECT_EVERY, SMOOTH, Session
+from .session import DETECT_EVERY, SMOOTH, Located, Session
 from .tables import CSVWriter, to_df
 from .tracking import REACH
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 PATIENCE = 2.0
 # When frames lie far apart, a face may move by this many of its sizes in a second, but not by more than `FARTHEST`.
 SPEED, FARTHEST = 2.0, 4.0
+# A face counts once it is seen in as many frames as lie in this many seconds, and at most in so many. Where frames lie
+# farther apart than that, each face counts at once.
+LASTING, CONFIRM = 0.2, 3
 
 
 class FilmResults(Iterator[FrameResult]):
@@ -107,7 +112,8 @@ def recognize(
         end: seconds from which on frames are left out; all are read when not given.
         every: take every n-th frame only.
         smooth: time constant of the smoothing in seconds. With 0, every frame is treated as an image of its own, and
-            its results are the recognizer's.
+            its results are the recognizer's. Otherwise a face has to be seen in 3 frames, one after the other, to be
+            reported (2 below 12.5 frames a second, 1 below 7.5), and is then reported from the first of them on.
         detect_every: of the frames taken, how many from one search of the whole frame to the next; when not given, as
             many as make 5 frames of the film, or 1 without smoothing.
         max_faces: follow at most this many faces, the largest first; all when not given.
@@ -174,6 +180,7 @@ def session_for(
         max_faces=max_faces,
         min_confidence=min_confidence,
         patience=max(2, round(PATIENCE * rate)),
+        confirm=min(CONFIRM, max(1, round(LASTING * rate))) if smooth > 0 else 1,
         cuts=every == 1,
         reach=min(max(REACH, SPEED / rate), FARTHEST),
     )
@@ -185,19 +192,34 @@ def analyse(
     """
     Yield each frame of a film with its result, or with `None` for the frames between every n-th.
 
+    A few frames are read ahead, see [`LookAhead`].
+
     Raises:
         InputError: no frame can be decoded.
     """
     # Frames far apart differ by their motion as much as by a cut: cuts are looked for between neighbouring frames.
     cuts = CutDetector() if every > 1 else None
+    ahead = LookAhead(session)
+    waiting: deque[Frame] = deque()
+
+    def settled(some: Iterator[Located]) -> Iterator[tuple[Frame, FrameResult | None]]:
+        for located in some:
+            while waiting[0].index != located.index:
+                yield waiting.popleft(), None
+            yield waiting.popleft(), session.classify(located, attention=attention)
+
     for count, frame in enumerate(film):
         if cuts is not None and cuts.update(frame.thumbnail):
             session.cut()
-        if count % every:
-            yield frame, None
-            continue
-        result = session.update(frame.image, frame.time, index=frame.index, source=film.name, attention=attention)
-        yield frame, result
+        waiting.append(frame)
+        if count % every == 0:
+            yield from settled(
+                ahead.push(
+                    session.locate(frame.image, frame.time, index=frame.index, source=film.name, attention=attention)
+                )
+            )
+    yield from settled(ahead.flush())
+    yield from ((frame, None) for frame in waiting)
 
 
 __all__ = ["FilmResults", "analyse", "recognize", "session_for"]

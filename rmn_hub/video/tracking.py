@@ -64,12 +64,14 @@ class Track:
         face: where the face is now, in pixels of the frame; its box is smoothed, landmarks and score are as measured.
         frames: for how many frames it has been followed, from 1.
         missed: how many frames ago it was last seen: 0 when it was seen in this frame.
+        confirmed: whether it was seen often enough to count: see `confirm` of [`FaceTracker`].
     """
 
     id: int
     face: Face
     frames: int = 1
     missed: int = 0
+    confirmed: bool = True
 
 
 @dataclass
@@ -107,6 +109,9 @@ class FaceTracker:
         steady: whether the box of a still face is smoothed over time. Otherwise boxes are as detected.
         reach: how far a face may be from where it is expected in the next frame, in parts of its size. Beyond the 0.7
             of a common frame rate, it has to look like it did.
+        confirm: a track counts once its face was seen in this many frames, one after the other. Until then it is
+            tentative, and a frame without its face ends it: detectors see a face for a frame or two where there is
+            none. (As `n_init` of DeepSORT, Wojke et al., 2017, section 2.2.)
 
     Raises:
         InputError: a setting is out of range.
@@ -126,13 +131,17 @@ class FaceTracker:
         max_faces: int | None = None,
         steady: bool = True,
         reach: float = REACH,
+        confirm: int = 1,
     ) -> None:
         if detect_every < 1 or patience < 0:
             raise InputError(f"detect_every={detect_every} must be at least 1 and patience={patience} at least 0")
         if max_faces is not None and max_faces < 1:
             raise InputError(f"max_faces={max_faces} must be at least 1, or None for all")
+        if confirm < 1:
+            raise InputError(f"confirm={confirm} must be at least 1")
         self.detector = detector
         self.detect_every = detect_every
+        self.confirm = confirm
         self.patience = patience
         self.max_faces = max_faces
         if not 0 < reach < math.inf:
@@ -153,17 +162,18 @@ class FaceTracker:
         """End all tracks, as a camera cut does. Their ids are not used again."""
         self._memories = []
 
-    def update(self, frame: Any) -> tuple[Track, ...]:
+    def update(self, frame: Any, faces: Sequence[Face] | None = None) -> tuple[Track, ...]:
         """
         Take the next frame.
 
         Args:
             frame: an upright frame, in any form that the recognizer takes (see [`load_image`]). A frame of another size
                 than the last one ends all tracks.
+            faces: all faces of the frame, where they have been detected already.
 
         Returns:
             The faces of this frame, with `missed` 0, and those that are waited for, in the order in which they
-            appeared.
+            appeared. Some may not be `confirmed` yet.
 
         Raises:
             InputError: the frame cannot be used.
@@ -175,8 +185,9 @@ class FaceTracker:
         self._expect(image)
         self._frames_since_detection += 1
         seen = [memory.track.missed == 0 for memory in self._memories]
-        whole = self._frames_since_detection >= self.detect_every or not any(seen)
-        faces = self._detect(image) if whole else self._follow(image)
+        whole = faces is not None or self._frames_since_detection >= self.detect_every or not any(seen)
+        if faces is None:
+            faces = self._detect(image) if whole else self._follow(image)
         looks = [_look(image, face.box) for face in faces]
         found = self._assign(faces, looks)
         if not whole and any(before and track not in found for track, before in enumerate(seen)):
@@ -192,10 +203,31 @@ class FaceTracker:
             self._memories = [memory for memory in self._memories if memory in kept]
         return self.tracks
 
+    def find(self, frame: Image.Image, face: Face, other: Image.Image) -> Face | None:
+        """
+        Look for the face of one frame in a neighbouring one, before or after it; no track changes.
+
+        Args:
+            frame: where to look.
+            face: the face.
+            other: the frame that shows it.
+
+        Returns:
+            The face in `frame`, or `None` where it is not seen near its place.
+        """
+        look = _look(other, face.box)
+        known = _Memory(Track(0, face), (look, look))
+        best, found = 0.0, None
+        for candidate in self._search(frame, [face.box]):
+            match = _match(known, candidate, _look(frame, candidate.box), self.reach)
+            if match > best:
+                best, found = match, candidate
+        return found
+
     def to_supervision(self) -> "supervision.Detections":
         """
-        Return the faces of the last frame as supervision's `Detections`: `xyxy`, `confidence` (the detector's score, 1
-        where there is none) and `tracker_id`.
+        Return the confirmed faces of the last frame as supervision's `Detections`: `xyxy`, `confidence` (the detector's
+        score, 1 where there is none) and `tracker_id`.
 
         Raises:
             MissingPackageError: supervision is not installed.
@@ -203,7 +235,7 @@ class FaceTracker:
         require("supervision", "detections")
         import supervision
 
-        seen = [track for track in self.tracks if track.missed == 0]
+        seen = [track for track in self.tracks if track.missed == 0 and track.confirmed]
         if not seen:
             return supervision.Detections.empty()
         scores = [1.0 if track.face.score is None else track.face.score for track in seen]
@@ -231,14 +263,15 @@ class FaceTracker:
 
     def _follow(self, frame: Image.Image) -> list[Face]:
         """Return the faces in the neighbourhoods of the tracks."""
+        return self._search(frame, [memory.expected for memory in self._memories if memory.track.missed <= LOOK_AFTER])
+
+    def _search(self, frame: Image.Image, boxes: Sequence[Box]) -> list[Face]:
+        """Return the faces in the neighbourhoods of boxes."""
         # A square must show the face well above the smallest one that the detector looks for.
         target = max(LOOK_SIZE, 1.6 * (getattr(self.detector, "min_face", None) or 0))
         side = round(SEARCH * target)
         squares, offsets = [], []
-        for memory in self._memories:
-            if memory.track.missed > LOOK_AFTER:
-                continue
-            x0, y0, x1, y1 = memory.expected
+        for x0, y0, x1, y1 in boxes:
             half = SEARCH * max(x1 - x0, y1 - y0) / 2
             left, top = round((x0 + x1) / 2 - half), round((y0 + y1) / 2 - half)
             whole = max(1, round(2 * half))
@@ -285,13 +318,21 @@ class FaceTracker:
                 memory.looks = lately + _QUICK * (look - lately), longer + _SLOW * (look - longer)
             memory.expected = memory.measured = face.box
             box = _smooth(track.face.box, face.box) if self.steady and not track.missed else face.box
-            memory.track = Track(track.id, replace(face, box=box), track.frames + 1)
-        self._memories = [memory for memory in self._memories if memory.track.missed <= self.patience]
+            seen = track.frames + 1
+            memory.track = Track(
+                track.id, replace(face, box=box), seen, confirmed=track.confirmed or seen >= self.confirm
+            )
+        self._memories = [
+            memory
+            for memory in self._memories
+            if memory.track.missed <= (self.patience if memory.track.confirmed else 0)
+        ]
 
     def _begin(self, faces: Iterable[tuple[Face, np.ndarray]]) -> None:
         """Begin a track for every face that belongs to none, the largest first."""
         for face, look in sorted(faces, key=lambda pair: -_area(pair[0].box)):
-            self._memories.append(_Memory(Track(self._next_id, face), (look, look)))
+            track = Track(self._next_id, face, confirmed=self.confirm == 1)
+            self._memories.append(_Memory(track, (look, look)))
             self._next_id += 1
 
 

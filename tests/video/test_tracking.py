@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import skimage
+from films import SquareDetector, squares
 from PIL import Image
 from space_helpers import EXAMPLES
 
@@ -10,40 +11,6 @@ from rmn_hub import InputError
 from rmn_hub.detection.mtcnn import MTCNNDetector
 from rmn_hub.results import Face
 from rmn_hub.video.tracking import FaceTracker, ProbabilitySmoother, overlap
-
-
-class SquareDetector:
-    """Finds the bright squares of a frame: one per shade, so that two may overlap."""
-
-    def __init__(self):
-        self.sizes = []
-
-    def detect(self, images):
-        self.sizes.append([image.size for image in images])
-        found = []
-        for image in images:
-            pixels = np.asarray(image.convert("L"))
-            faces = []
-            for shade in (120, 250):
-                rows, columns = np.nonzero(abs(pixels.astype(int) - shade) < 25)
-                # As a real detector, it does not see a sliver at the edge.
-                if len(rows) > 300:
-                    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-                    faces.append(Face(tuple(float(value) for value in box), score=1.0))
-            found.append(faces)
-        return found
-
-    @property
-    def whole_frames(self):
-        return sum(sizes == [(640, 480)] for sizes in self.sizes)
-
-
-def frame(*squares):
-    """A dark frame with `(left, top, size, shade)` squares."""
-    pixels = np.zeros((480, 640, 3), np.uint8)
-    for left, top, size, shade in squares:
-        pixels[max(0, top) : top + size, max(0, left) : left + size] = shade
-    return Image.fromarray(pixels)
 
 
 def test_a_real_face_is_followed_and_lost():
@@ -72,7 +39,7 @@ def test_whole_frames_are_searched_every_few_frames_only():
     detector = SquareDetector()
     tracker = FaceTracker(detector, detect_every=5)
     for step in range(10):
-        assert len(tracker.update(frame((100 + 5 * step, 100, 80, 250)))) == 1
+        assert len(tracker.update(squares((100 + 5 * step, 100, 80, 250)))) == 1
     assert detector.whole_frames == 2
     assert len(detector.sizes) == 10
     followed = [size for sizes in detector.sizes for size in sizes if size != (640, 480)]
@@ -81,53 +48,53 @@ def test_whole_frames_are_searched_every_few_frames_only():
 
 def test_each_face_keeps_its_number_and_new_ones_get_new_numbers():
     tracker = FaceTracker(SquareDetector(), detect_every=3, patience=0)
-    assert [track.id for track in tracker.update(frame((50, 50, 90, 250)))] == [1]
+    assert [track.id for track in tracker.update(squares((50, 50, 90, 250)))] == [1]
     for step in range(1, 6):
-        tracks = tracker.update(frame((50 + 10 * step, 50, 90, 250), (400, 200, 120, 120)))
+        tracks = tracker.update(squares((50 + 10 * step, 50, 90, 250), (400, 200, 120, 120)))
     assert {track.id: track.face.box[0] for track in tracks} == pytest.approx({1: 100, 2: 400}, abs=1)
-    assert [track.id for track in tracker.update(frame((400, 200, 120, 120)))] == [2]
-    tracks = tracker.update(frame((60, 60, 90, 250), (400, 200, 120, 120)))
-    tracks = tracker.update(frame((60, 60, 90, 250), (400, 200, 120, 120)))
-    tracks = tracker.update(frame((60, 60, 90, 250), (400, 200, 120, 120)))
+    assert [track.id for track in tracker.update(squares((400, 200, 120, 120)))] == [2]
+    tracks = tracker.update(squares((60, 60, 90, 250), (400, 200, 120, 120)))
+    tracks = tracker.update(squares((60, 60, 90, 250), (400, 200, 120, 120)))
+    tracks = tracker.update(squares((60, 60, 90, 250), (400, 200, 120, 120)))
     assert [track.id for track in tracks] == [2, 3]
 
 
 def test_a_lost_face_makes_the_tracker_search_at_once_and_wait_a_little():
     detector = SquareDetector()
     tracker = FaceTracker(detector, detect_every=50, patience=2)
-    tracker.update(frame((100, 100, 80, 250)))
-    jumped = tracker.update(frame((450, 300, 80, 250)))
+    tracker.update(squares((100, 100, 80, 250)))
+    jumped = tracker.update(squares((450, 300, 80, 250)))
     assert detector.whole_frames == 2
     assert [(track.id, track.missed) for track in jumped] == [(1, 1), (2, 0)]
-    gone = [len(tracker.update(frame())) for _ in range(4)]
+    gone = [len(tracker.update(squares())) for _ in range(4)]
     assert gone == [2, 1, 0, 0]
 
 
 def test_a_face_at_the_border_and_a_growing_one_are_followed():
     tracker = FaceTracker(SquareDetector(), detect_every=100)
-    tracker.update(frame((560, 380, 100, 250)))
-    (track,) = tracker.update(frame((575, 390, 100, 250)))
+    tracker.update(squares((560, 380, 100, 250)))
+    (track,) = tracker.update(squares((575, 390, 100, 250)))
     assert track.face.box[0] == pytest.approx(575, abs=4)
     tracker = FaceTracker(SquareDetector(), detect_every=100)
     for size in range(60, 240, 15):
-        (track,) = tracker.update(frame((200, 100, size, 250)))
+        (track,) = tracker.update(squares((200, 100, size, 250)))
     assert track.face.box[2] - track.face.box[0] == pytest.approx(size, abs=12)
 
 
 def test_still_boxes_are_calmed_and_moving_ones_are_not_held_back():
     tracker = FaceTracker(SquareDetector(), detect_every=1)
-    tracker.update(frame((200, 100, 100, 250)))
-    (still,) = tracker.update(frame((202, 100, 100, 250)))
+    tracker.update(squares((200, 100, 100, 250)))
+    (still,) = tracker.update(squares((202, 100, 100, 250)))
     assert 200.2 < still.face.box[0] < 201.8
-    (moved,) = tracker.update(frame((240, 100, 100, 250)))
+    (moved,) = tracker.update(squares((240, 100, 100, 250)))
     assert moved.face.box[0] == pytest.approx(240, abs=0.01)
 
 
 def test_only_the_largest_faces_are_followed_and_a_new_size_starts_anew():
     tracker = FaceTracker(SquareDetector(), max_faces=1)
-    (track,) = tracker.update(frame((50, 50, 60, 250), (300, 200, 150, 120)))
+    (track,) = tracker.update(squares((50, 50, 60, 250), (300, 200, 150, 120)))
     assert track.face.box[0] == 300
-    (anew,) = tracker.update(frame((300, 200, 150, 120)).resize((320, 240)))
+    (anew,) = tracker.update(squares((300, 200, 150, 120)).resize((320, 240)))
     assert anew.id > track.id
     with pytest.raises(ValueError, match="detect_every=0"):
         FaceTracker(SquareDetector(), detect_every=0)
@@ -147,7 +114,7 @@ def test_a_face_that_is_found_twice_is_one():
 
     tracker = FaceTracker(TwiceDetector(), detect_every=3)
     for step in range(7):
-        tracks = tracker.update(frame((100 + step, 100, 100, 250), (300, 100, 100, 120)))
+        tracks = tracker.update(squares((100 + step, 100, 100, 250), (300, 100, 100, 120)))
         assert sorted(track.id for track in tracks) == [1, 2]
 
 
@@ -175,7 +142,7 @@ def test_a_hidden_face_gets_its_old_id_back_and_a_stranger_in_its_place_does_not
 
 
 def test_any_image_is_a_frame_and_what_is_not_is_refused():
-    picture = frame((100, 100, 80, 250))
+    picture = squares((100, 100, 80, 250))
     box = FaceTracker(SquareDetector()).update(picture)[0].face.box
     assert FaceTracker(SquareDetector()).update(np.asarray(picture))[0].face.box == box
     with pytest.raises(InputError):
@@ -185,11 +152,11 @@ def test_any_image_is_a_frame_and_what_is_not_is_refused():
 def test_supervision_gets_boxes_and_ids():
     tracker = FaceTracker(SquareDetector())
     assert len(tracker.to_supervision()) == 0
-    tracker.update(frame((100, 100, 80, 250), (300, 200, 100, 120)))
+    tracker.update(squares((100, 100, 80, 250), (300, 200, 100, 120)))
     detections = tracker.to_supervision()
     assert detections.tracker_id.tolist() == [1, 2]
     assert detections.xyxy.tolist() == [[300, 200, 400, 300], [100, 100, 180, 180]]
-    tracker.update(frame((100, 100, 80, 250)))
+    tracker.update(squares((100, 100, 80, 250)))
     assert tracker.to_supervision().tracker_id.tolist() == [2]
 
 

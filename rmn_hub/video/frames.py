@@ -375,6 +375,11 @@ def _open(source: str | os.PathLike[str] | int) -> tuple[str, "InputContainer"]:
     try:
         return name, av.open(where, mode="r", **options)
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        if name.startswith("camera "):
+            reason = f"{where} does not exist" if isinstance(error, FileNotFoundError) else _reason(error)
+            raise InputError(
+                f"{name} cannot be opened: {reason}. Connect it, close what else uses it, or give another number."
+            ) from error
         if is_stream(source):
             raise InputError(f"{name} cannot be opened: {_reason(error)}. Check that it is there.") from error
         raise InputError(

@@ -7,6 +7,7 @@ import numpy as np
 import pandas
 import pytest
 from films import RATE, head, marked, scene, write_film
+from PIL import Image
 
 from rmn_hub import EXPRESSIONS, ExpressionRecognizer, InputError
 from rmn_hub.video import Timeline, recognize
@@ -97,6 +98,17 @@ def test_without_smoothing_the_table_is_that_of_the_recognizer(film, fast, tmp_p
             assert [row[name] for name in ("x0", "y0", "x1", "y1")] == pytest.approx(face.box, abs=1e-3)
             assert {name: row[name] for name in EXPRESSIONS} == pytest.approx(face.probabilities, abs=1e-3)
             assert row["face"] == face.index
+
+
+def test_without_smoothing_a_film_on_its_side_is_that_of_the_recognizer(fast, tmp_path):
+    frames = [scene((HEADS["astronaut"].transpose(Image.Transpose.ROTATE_90), (90 + number, 60))) for number in (0, 1)]
+    path = write_film(tmp_path / "film.mkv", frames, codec="ffv1", pixels="bgr0")
+    for result, frame in zip(recognize(path, fast, smooth=0, images=True), frames, strict=True):
+        expected = fast(frame)
+        assert result.turned == expected.turned == 90
+        assert [face.box for face in result] == [face.box for face in expected] != []
+        assert result[0].probabilities == pytest.approx(expected[0].probabilities, abs=1e-5)
+        assert result[0].track_id == 1
 
 
 def test_every_start_and_end(film, fast):

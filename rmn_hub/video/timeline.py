@@ -64,8 +64,8 @@ class TrackSummary:
 
     @property
     def expression(self) -> str:
-        """The expression that the face shows longest."""
-        return max(self.seconds, key=self.seconds.__getitem__)
+        """The expression that the face shows longest, and of those the most probable one: one frame has no length."""
+        return max(self.seconds, key=lambda name: (self.seconds[name], self.probabilities[name]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values ready for JSON, without the crops."""

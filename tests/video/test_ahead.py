@@ -6,7 +6,7 @@ from films import SquareDetector, marked, squares, write_film
 from PIL import Image
 
 from rmn_hub import ExpressionRecognizer, InputError
-from rmn_hub.video import FaceTracker, Session, recognize
+from rmn_hub.video import FaceTracker, Session, Timeline, recognize
 from rmn_hub.video.ahead import LookAhead
 
 OLD, NEW = (60, 100, 90, 250), (400, 200, 120, 120)
@@ -101,6 +101,9 @@ def test_a_scene_of_one_frame_keeps_its_faces(recognizer):
 def test_a_film_of_one_frame_and_the_frames_between(recognizer, tmp_path):
     (result,) = recognize(write_film(tmp_path / "one.mp4", [squares(OLD)]), recognizer)
     assert [face.track_id for face in result] == [1]
+    timeline = Timeline()
+    timeline.add(result)
+    assert timeline.tracks[0].expression == result[0].expression
     frames = [squares(OLD, NEW) if number >= 9 else squares(OLD) for number in range(31)]
     path = write_film(tmp_path / "film.mp4", frames)
     for every in (1, 2, 3, 10):

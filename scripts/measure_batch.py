@@ -4,6 +4,7 @@ Measure what docs/scaling.md states: throughput on one and two cores, the cost m
     python scripts/measure_batch.py speed   # one process, a recognizer with two threads, Ray with one and two workers
     python scripts/measure_batch.py model   # decode, detect and classify one by one, and what they predict
     python scripts/measure_batch.py memory --images 5000
+    python scripts/measure_batch.py resume --images 5000   # killed in the middle and started again, against one run
 
 All make the same images from space/examples, of mixed sizes, in a temporary folder. `model` counts CPU seconds; run the
 others on a machine that does nothing else.
@@ -11,6 +12,7 @@ others on a machine that does nothing else.
 
 import argparse
 import contextlib
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -18,9 +20,11 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 from PIL import Image
 
 from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer
@@ -32,6 +36,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "space" / "examples"
 # Longer sides in pixels: small web images to a screen's width.
 SIDES = (320, 480, 640, 800, 1024, 1280)
 SHARD = 10
+LONG_SHARD = 100
 # Views of a face that are averaged: it and its mirror image.
 VIEWS = 2
 # Multiply-adds of MTCNN's P-Net for a pixel of the pyramid: 3x3 convolutions of 3 to 10 channels, and after a pooling
@@ -68,6 +73,31 @@ def stream(paths: list[Path], threads: int) -> dict[str, float]:
         "CPU ms an image": 1e3 * (time.process_time() - cpu) / len(paths),
         "faces an image": faces / len(paths),
     }
+
+
+def _turns(paths: list[Path], ready: Any, results: Any) -> None:
+    """Do one process's part of `two_processes`."""
+    recognizer = ExpressionRecognizer.from_pretrained(device="cpu", threads=1)
+    recognizer(paths[0])
+    ready.wait()
+    start = time.perf_counter()
+    for _ in recognizer.stream(paths):
+        pass
+    results.put(len(paths) / (time.perf_counter() - start))
+
+
+def two_processes(paths: list[Path]) -> float:
+    """Return the images a second of two processes with a thread each and without Ray: what the two cores can do."""
+    context = multiprocessing.get_context("spawn")
+    ready, results = context.Barrier(2), context.Queue()
+    # Every second image each: both have the same sizes to do.
+    both = [context.Process(target=_turns, args=(paths[first::2], ready, results)) for first in (0, 1)]
+    for process in both:
+        process.start()
+    rates = [results.get() for _ in both]
+    for process in both:
+        process.join()
+    return sum(rates)
 
 
 class Family:
@@ -141,6 +171,7 @@ def speed(folder: Path, count: int) -> None:
     """Print the throughput of each way, and the ratios."""
     paths = make(folder / "images", count)
     runs: dict[str, dict[str, float]] = {"one thread": stream(paths, 1), "two threads": stream(paths, 2)}
+    ceiling = two_processes(paths)
     for workers in (2, 1):
         runs[f"Ray, {workers}"] = ray(folder / "images", folder / f"out{workers}", workers)
     for name, numbers in runs.items():
@@ -148,7 +179,9 @@ def speed(folder: Path, count: int) -> None:
     one, two, ray2, ray1 = (runs[name] for name in ("one thread", "two threads", "Ray, 2", "Ray, 1"))
     rate, cpu = "images a second", "CPU ms an image"
     whole = 5000 / (ray2["seconds to start"] + 5000 / ray2[rate])
+    print(f"two processes with one thread each, without Ray: {ceiling:.1f} {rate}, {ceiling / one[rate]:.2f}")
     print(f"Ray on two cores to one process with one thread: {ray2[rate] / one[rate]:.2f}")
+    print(f"Ray on two cores to two processes without Ray: {ray2[rate] / ceiling:.2f}")
     print(f"  with the start of Ray, for 5,000 images: {whole / one[rate]:.2f}")
     print(f"  by CPU seconds, where each process has a core: {2 * one[cpu] / ray2[cpu]:.2f}")
     print(f"Ray on two cores to stream with two threads: {ray2[rate] / two[rate]:.2f}")
@@ -159,6 +192,38 @@ def memory(folder: Path, count: int) -> None:
     """Print the memory of a long batch, in its first and in its second half."""
     make(folder / "images", count)
     print({key: round(float(value), 1) for key, value in ray(folder / "images", folder / "out", 2).items()})
+
+
+def resume(folder: Path, count: int) -> None:
+    """Run a batch once, and once more with a kill in the middle, and compare the rows."""
+    make(folder / "images", count)
+    command = [sys.executable, "-m", "rmn_hub", "batch", str(folder / "images"), "--device", "cpu", "--workers", "2"]
+    environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+
+    def start(out: Path) -> "subprocess.Popen[bytes]":
+        words = [*command, str(out), "--shard-size", str(LONG_SHARD)]
+        return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+
+    began = time.perf_counter()
+    start(folder / "once").wait()
+    print(
+        f"{count} images in one run: {count / (time.perf_counter() - began):.1f} a second with Ray's start", flush=True
+    )
+    process = start(folder / "twice")
+    while len(list((folder / "twice").glob("shard-*.parquet"))) < count / LONG_SHARD / 2:
+        time.sleep(0.2)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    process.kill()
+    process.wait()
+    psutil.wait_procs(family[1:], timeout=60)
+    finished = len(list((folder / "twice").glob("shard-*.parquet")))
+    start(folder / "twice").wait()
+    once, twice = (
+        [row for path in sorted((folder / out).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+        for out in ("once", "twice")
+    )
+    print(f"killed after {finished} of {count // LONG_SHARD} files and started again: {len(twice)} rows")
+    print(f"the rows of both are {'the same' if once == twice else 'NOT THE SAME'}: {len(once)}")
 
 
 def model(folder: Path, count: int) -> None:
@@ -236,12 +301,12 @@ print(1024 ** 3 / min(times))
 def main() -> None:
     """Run one of the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("part", choices=("speed", "model", "memory"))
+    parser.add_argument("part", choices=("speed", "model", "memory", "resume"))
     parser.add_argument("--images", type=int, default=200)
     words = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "images").mkdir()
-        {"speed": speed, "model": model, "memory": memory}[words.part](Path(folder), words.images)
+        {"speed": speed, "model": model, "memory": memory, "resume": resume}[words.part](Path(folder), words.images)
 
 
 if __name__ == "__main__":

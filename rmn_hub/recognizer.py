@@ -62,8 +62,8 @@ class ExpressionRecognizer:
         margin: how much wider the square crop is than the longer side of the face's box; when not given, the `margin`
             of the detector, or `MARGIN` where it has none.
         max_pixels: most pixels that an image may have; see `load_image`.
-        threads: threads that work on one call of MTCNN in onnxruntime; all cores when not given. torch, and a detector
-            or an engine of the caller, keep their own settings.
+        threads: how many of several images MTCNN looks at at the same time in onnxruntime; as many as there are cores
+            when not given. torch, and a detector or an engine of the caller, keep their own settings.
 
     Raises:
         InputError: a setting is out of range, the device does not exist, or the detector has no `detect`.
@@ -149,8 +149,9 @@ class ExpressionRecognizer:
             engine: the runtime: `"torch"`, `"onnx"`, or `"auto"`: onnxruntime on a CPU where the checkpoint has an ONNX
                 file, of which a Hub id's is downloaded instead of the weights; torch otherwise.
             device: as the class takes it.
-            threads: threads of onnxruntime that work on one call, of the network's and of MTCNN's; all cores when not
-                given. torch keeps its own setting, which is the whole process's: see `torch.set_num_threads`.
+            threads: threads of onnxruntime: so many work on a batch of faces, and so many images are searched for faces
+                at the same time; all cores when not given. torch keeps its own setting, which is the whole process's:
+                see `torch.set_num_threads`.
             **settings: `detector`, `min_face`, `threshold`, `max_faces`, `min_confidence`, `upright`, `views`,
                 `batch_size`, `margin` and `max_pixels`, as the class takes them.
 
@@ -276,7 +277,7 @@ class ExpressionRecognizer:
         Yield the result of each image, in order, in memory that does not grow with their number.
 
         Images are read when it is their turn, in the thread that asks for results, and their pixels are not kept. Up
-        to `batch_size` of them are read ahead, and as many again (at most 8) where the detector gets them together.
+        to `batch_size` of them are read ahead, and as many again (at most 8, or two for each thread) for the detector.
         What was recognized before an error is yielded before it is raised.
 
         Args:

@@ -1,5 +1,7 @@
 """Detection of several images together: the results, errors and order of one image at a time."""
 
+import threading
+
 import numpy as np
 import pytest
 from recognizer_helpers import CountingDetector, assert_same
@@ -123,3 +125,76 @@ def test_what_is_before_an_error_is_delivered(watched, astronaut, what):
     assert [next(stream).source for _ in range(2)] == ["image 1", "image 2"]
     with pytest.raises(error, match=None if error is ZeroDivisionError else "image 3"):
         next(stream)
+
+
+class ConcurrentDetector(WatchedDetector):
+    """An own detector that threads may call, which finds nothing until `threads` of them do so at the same time."""
+
+    def __init__(self, threads, **settings):
+        super().__init__(**settings)
+        self.threads = threads
+        self.barrier = threading.Barrier(threads)
+        self.callers = set()
+
+    def detect(self, images):
+        self.callers.add(threading.get_ident())
+        if self.threads > 1:
+            self.barrier.wait(timeout=60)
+        return super().detect(images)
+
+
+def test_a_detector_for_several_threads_gets_images_at_the_same_time(watched, astronaut):
+    detector = ConcurrentDetector(3)
+    images = [astronaut.resize((200 + number, 200)) for number in range(9)]
+    results = watched(detector)(images)
+    assert [result.width for result in results] == [image.width for image in images]
+    assert len(detector.callers) == 3
+    assert threading.get_ident() not in detector.callers
+    assert detector.sizes == [1] * 9
+
+
+def test_one_image_and_a_stream_without_batches_stay_in_order_in_this_process(watched, astronaut):
+    detector = ConcurrentDetector(1)
+    recognizer = watched(detector, batch_size=1)
+    detector.threads = 2
+    detector.barrier = threading.Barrier(1)
+    assert len(recognizer(astronaut)) == 1
+    asked = []
+
+    def frames():
+        for number in range(4):
+            asked.append(number)
+            yield astronaut
+
+    for number, _ in enumerate(recognizer.stream(frames())):
+        assert asked[-1] == number  # no frame is read before the result of the one before it was taken
+
+
+def test_errors_of_threads_come_in_order(watched, astronaut, tmp_path):
+    images = [astronaut, tmp_path / "missing.jpg", astronaut.resize((99, 99)), astronaut]
+    detector = ConcurrentDetector(2)
+    detector.barrier = threading.Barrier(1)
+    kept = list(watched(detector).stream(images, on_error="keep"))
+    assert [result.width for result in kept] == [512, 0, 99, 512]
+    noted = []
+    assert len(list(watched(detector).stream(images, on_error=noted.append))) == 3
+    assert len(noted) == 1
+    results = watched(detector).stream(images)
+    assert next(results).width == 512
+    with pytest.raises(InputError, match=r"missing\.jpg"):
+        next(results)
+    detector.fails_on = (99, 99)
+    results = watched(detector).stream([astronaut, images[2], astronaut])
+    assert next(results).width == 512
+    with pytest.raises(InputError, match="detector failed"):
+        next(results)
+
+
+def test_a_stream_that_is_left_ends_its_threads(watched, astronaut):
+    detector = ConcurrentDetector(2)
+    detector.barrier = threading.Barrier(1)
+    results = watched(detector, batch_size=2).stream([astronaut] * 50)
+    next(results)
+    results.close()
+    alive = {thread.ident for thread in threading.enumerate()}
+    assert not detector.callers & alive

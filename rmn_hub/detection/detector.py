@@ -28,6 +28,8 @@ class FaceDetector(Protocol):
         margin: how much wider the square crop is than the longer side of this detector's box: the side is `1 + margin`
             times the box's longer side. It belongs to the detector because detectors draw boxes differently around the
             same face. `scripts/measure_margin.py` measures it; a box from brow to chin and from ear to ear needs 0.
+        threads: how many threads may call `detect` at the same time. A detector without it gets several images of a
+            folder together, in one call.
 
     Example: a detector that finds one face in the middle of every image.
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from ..errors import InputError
 from ..results import Face
+from ..sessions import available_cores
 from .boxes import best, moved, squares, suppress
 from .detector import MARGIN
-from .networks import CascadeNetworks, Runtime, load_networks
+from .networks import CascadeNetworks, OnnxNetworks, Runtime, load_networks
 from .pyramid import Pyramid
 
 # Faces that are smaller than this in the image that MTCNN sees are mostly missed.
@@ -61,7 +62,8 @@ class MTCNNDetector:
             for a `min_face` that was given.
         runtime: what runs the networks: `"onnx"`, `"torch"`, or `"auto"`: onnxruntime on the CPU where it is
             installed, torch otherwise. Both find the same faces, with boxes within half a pixel.
-        threads: threads of onnxruntime; all cores when `None`.
+        threads: with onnxruntime, how many images a recognizer has it look at at the same time, a thread each; as many
+            as there are cores when `None`.
 
     Raises:
         InputError: a setting is out of range, or the runtime is not installed.
@@ -85,6 +87,8 @@ class MTCNNDetector:
             raise InputError(f"threshold={threshold!r} must be in 0..1")
         if max_faces is not None and not max_faces >= 1:
             raise InputError(f"max_faces={max_faces!r} must be at least 1, or None for all")
+        if threads is not None and not threads >= 1:
+            raise InputError(f"threads={threads!r} must be at least 1, or None for as many as there are cores")
         if not 2 * MIN_FACE <= max_size < math.inf:
             raise InputError(f"max_size={max_size!r} must be at least {2 * MIN_FACE} pixels")
         self.min_face = min_face
@@ -92,7 +96,9 @@ class MTCNNDetector:
         self.max_faces = max_faces
         self.device = str(device)
         self.max_size = max_size
-        self.networks: CascadeNetworks = load_networks(runtime, self.device, threads)
+        self.networks: CascadeNetworks = load_networks(runtime, self.device)
+        # torch has threads of its own for each thread that calls it: they would be too many.
+        self.threads = (threads or available_cores()) if isinstance(self.networks, OnnxNetworks) else 1
 
     def detect(self, images: Sequence[Image.Image]) -> list[list[Face]]:
         """

@@ -1,4 +1,4 @@
-"""The tables of `benchmark`: what a checkpoint and a start cost."""
+"""The tables of `benchmark`: what a checkpoint, the steps of a photo and a start cost."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..evaluation.benchmark import Benchmark
+    from ..evaluation.stages import Stages
     from ..evaluation.start import Start
 
 
@@ -34,6 +35,19 @@ def benchmark_table(numbers: "Benchmark") -> "Table":
             ),
         )
     return rows
+
+
+def stages_table(stages: "Stages") -> "Table":
+    """Return the numbers as a table for a terminal."""
+    from rich.table import Table
+
+    title = f"{stages.width} x {stages.height} pixels, {stages.faces} faces, {stages.engine}"
+    table = Table(title=title, title_justify="left", min_width=len(title))
+    for heading in ("", "time"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, milliseconds in stages.milliseconds.items():
+        table.add_row(name, f"{milliseconds:,.1f} ms")
+    return table
 
 
 def start_table(starts: Sequence["Start"]) -> "Table":

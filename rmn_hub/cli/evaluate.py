@@ -176,7 +176,11 @@ def calibrate(
 
 @main.command(
     rich_help_panel=TRAIN,
-    epilog=examples("rmn-hub benchmark runs/mine/best --no-compiled --json", "rmn-hub benchmark --start"),
+    epilog=examples(
+        "rmn-hub benchmark runs/mine/best --no-compiled --json",
+        "rmn-hub benchmark --image photo.jpg",
+        "rmn-hub benchmark --start",
+    ),
 )
 def benchmark(
     checkpoint: Annotated[str | None, typer.Argument(help="Folder or Hub id. The bundled one when not given.")] = None,
@@ -187,18 +191,22 @@ def benchmark(
     seconds: Annotated[float, typer.Option(min=0, help="How long each form runs at each batch size.")] = 2.0,
     compiled: Annotated[bool, typer.Option(help="Whether to compile it too, which takes minutes.")] = True,
     start: Annotated[
-        bool, typer.Option("--start", help="Measure the start instead: help and first result against a bare program.")
+        bool,
+        typer.Option(
+            "--start",
+            help="Measure the start: help and first result (of --image or a made face).",
+        ),
     ] = False,
     image: Annotated[
         Path | None,
-        typer.Option(exists=True, help="With --start: a photo for the first result; a made face when not given."),
+        typer.Option(exists=True, help="Measure decoding, detection and classification of this photo, each by itself."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Measure what a checkpoint costs: parameters, multiply-adds, milliseconds and memory, form by form."""
     from rich.console import Console
 
-    from .costs import benchmark_table, start_table
+    from .costs import benchmark_table, stages_table, start_table
 
     console = Console(highlight=False)
     with failing_on_bad_input():
@@ -209,23 +217,34 @@ def benchmark(
                 starts = measure_start(image, progress=report)
             document: Any = [one.to_dict() for one in starts]
             shown, skipped = start_table(starts), None
+        elif image is not None:
+            from .. import BUNDLED_CHECKPOINT
+            from ..evaluation.stages import measure_stages
+
+            stages = measure_stages(checkpoint or BUNDLED_CHECKPOINT, image, seconds=seconds, device=device)
+            document, shown, skipped = stages.to_dict(), stages_table(stages), None
         else:
             from .. import BUNDLED_CHECKPOINT
             from ..devices import usable_device
+            from ..engines.engine import Engine
             from ..engines.onnx import ONNX_FILE, OnnxEngine
             from ..evaluation.benchmark import BATCH_SIZES, FORMS
             from ..evaluation.benchmark import benchmark as run
+            from ..evaluation.peers import installed_peers
             from ..hub.checkpoint import find, load_model
 
             folder = find(checkpoint or BUNDLED_CHECKPOINT)
             model = load_model(folder, device=usable_device(device))
-            on_cpu = model.device.type == "cpu" and (folder / ONNX_FILE).is_file()
+            engines: list[Engine] = []
+            if model.device.type == "cpu":
+                engines += [OnnxEngine.from_checkpoint(folder)] if (folder / ONNX_FILE).is_file() else []
+                engines += installed_peers()
             with progress_bars() as report:
                 numbers = run(
                     model,
                     batch_sizes=batch_size or BATCH_SIZES,
                     forms=FORMS if compiled else FORMS[:-1],
-                    engine=OnnxEngine.from_checkpoint(folder) if on_cpu else None,
+                    engines=engines,
                     seconds=seconds,
                     progress=report,
                 )

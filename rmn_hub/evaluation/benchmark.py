@@ -80,7 +80,7 @@ class Timing:
 
     Args:
         form: `"plain"` as loaded, `"folded"` by `for_inference`, `"compiled"`: the folded one by `torch.compile`, or
-            the name of an engine.
+            the name of an engine or of a peer.
         batch_size: images at once.
         milliseconds: median of a batch's time.
         peak_memory: see [`Measured`].
@@ -126,7 +126,7 @@ def benchmark(
     *,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     forms: Sequence[str] = FORMS,
-    engine: Engine | None = None,
+    engines: Sequence[Engine] = (),
     seconds: float = 2.0,
     progress: Progress = silent,
 ) -> Benchmark:
@@ -137,7 +137,8 @@ def benchmark(
         model: the network; it is set to evaluation mode.
         batch_sizes: images at once.
         forms: any of `FORMS`.
-        engine: an engine of the same network that takes turns with them, as the form of its name.
+        engines: what takes turns with them under its own name: an engine of the same network, or a peer, whose images
+            have the size that it is made for.
         seconds: about how long each form runs at each batch size, compilation aside.
         progress: called for every batch size that is compiled and measured.
 
@@ -181,8 +182,9 @@ def benchmark(
         calls: dict[str, Callable[[], object]] = {
             form: partial(_run, network, pixel_values) for form, network in networks.items()
         }
-        if engine is not None:
-            calls[engine.name] = partial(engine, pixel_values.cpu().numpy())
+        for engine in engines:
+            images = _random_images(model, batch_size, engine.image_size)
+            calls[engine.name] = partial(engine, images.float().cpu().numpy())
         for form, cost in take_turns(calls, seconds, model.device).items():
             timings.append(Timing(form, batch_size, cost.milliseconds, cost.peak_memory))
         progress("measuring", 1, len(batch_sizes))

@@ -5,6 +5,7 @@ A peer is an engine with its image processing, as a checkpoint is, and gets the 
 detector and its own crop have no part in it. Its package is not imported, only the file of the network in it is read.
 """
 
+import contextlib
 import importlib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -82,6 +83,15 @@ def peer(name: str) -> FerEngine:
     return FerEngine()
 
 
+def installed_peers() -> list[FerEngine]:
+    """Return the networks of the other packages that are installed."""
+    found = []
+    for name in PEERS:
+        with contextlib.suppress(MissingPackageError):
+            found.append(peer(name))
+    return found
+
+
 def _find(package: str, suffix: str) -> tuple[Path, str]:
     """Return a file of an installed package and the package's version, without importing it."""
     try:
@@ -97,4 +107,4 @@ def _find(package: str, suffix: str) -> tuple[Path, str]:
     raise InputError(f"{package} {installed.version} has no {suffix} file: give another version of it")
 
 
-__all__ = ["PEERS", "FerEngine", "peer"]
+__all__ = ["PEERS", "FerEngine", "installed_peers", "peer"]

@@ -73,7 +73,7 @@ def test_an_engine_takes_turns_with_the_forms(model):
     from rmn_hub.engines.torch import TorchEngine
 
     engine = TorchEngine(model, "cpu")
-    numbers = benchmark(model, batch_sizes=(2,), forms=("folded",), engine=engine, seconds=0)
+    numbers = benchmark(model, batch_sizes=(2,), forms=("folded",), engines=[engine], seconds=0)
     assert [timing.form for timing in numbers.timings] == ["folded", engine.name]
 
 
@@ -85,6 +85,17 @@ def test_the_command_shows_them(tiny_checkpoint):
         assert words in shown.stdout
     numbers = json.loads(run(*command, "--json").stdout)
     assert {timing["batch_size"] for timing in numbers["timings"]} == {3}
+
+
+def test_the_steps_of_a_photo(tiny_checkpoint, astronaut, tmp_path):
+    astronaut.save(tmp_path / "photo.png")
+    command = ["benchmark", tiny_checkpoint, "--image", tmp_path / "photo.png", "--seconds", 0]
+    shown = run(*command)
+    assert shown.exit_code == 0, shown.output
+    assert "512 x 512 pixels, 1 faces, torch" in shown.stdout
+    numbers = json.loads(run(*command, "--json").stdout)
+    assert set(numbers["milliseconds"]) == {"decode", "detect", "crop and classify", "all"}
+    assert all(milliseconds > 0 for milliseconds in numbers["milliseconds"].values())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
@@ -110,6 +121,7 @@ def test_the_bundled_checkpoint_is_small_enough_to_run_everywhere():
         (["--batch-size", str(10**12)], f"--batch-size {10**12}"),
         (["--seconds", "inf"], "--seconds inf"),
         (["--start", "--image", "nowhere.jpg"], "nowhere.jpg"),
+        (["--image", __file__], "test_benchmark.py"),
     ],
 )
 def test_bad_input_ends_with_a_sentence(arguments, option):

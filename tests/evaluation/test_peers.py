@@ -107,3 +107,9 @@ def test_a_package_that_is_missing_is_named(data):
         assert "pip install" in result.stderr
     else:
         assert peers.peer("fer").version == distribution("fer").version
+
+
+def test_a_peer_that_is_installed_is_timed_beside_the_network(fer, tiny_checkpoint):
+    command = ("benchmark", tiny_checkpoint, "--no-compiled", "--seconds", 0, "--batch-size", 2, "--json", "--device")
+    forms = [timing["form"] for timing in json.loads(run(*command, "cpu").stdout)["timings"]]
+    assert forms[-1] == "fer"

@@ -28,10 +28,10 @@ HEADERS = {
 }
 
 
-def build_page(folder, runtime=None):
-    """The page of the bundled checkpoint, by the command that users have."""
+def build_page(folder, runtime=None, checkpoint=BUNDLED_CHECKPOINT):
+    """The page of a checkpoint, by the command that users have."""
     more = () if runtime is None else ("--runtime", runtime)
-    result = run("export", BUNDLED_CHECKPOINT, folder, "--browser", *more)
+    result = run("export", checkpoint, folder, "--browser", *more)
     if "cannot be downloaded" in result.output and "404" not in result.output:
         pytest.skip("npm cannot download the page's runtime: is there no network?")
     assert result.exit_code == 0, result.output

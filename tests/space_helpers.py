@@ -156,13 +156,13 @@ def many_pixels():
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def write_film(path):
-    """A y4m film for Chromium's fake camera: a face that moves to the right, then an empty room."""
+def write_film(path, rate=RATE):
+    """A y4m film for Chromium's fake camera, `rate` frames a second: a face that moves right, then an empty room."""
     head = Image.open(EXAMPLES / "astronaut.jpg").convert("L").crop((110, 10, 350, 250)).resize((340, 340))
     room = np.full((480, 640), 110, np.uint8)
     grey = bytes([128]) * (320 * 240 * 2)
     with path.open("wb") as film:
-        film.write(b"YUV4MPEG2 W640 H480 F%d:1 Ip A1:1 C420jpeg\n" % RATE)
+        film.write(b"YUV4MPEG2 W640 H480 F%d:1 Ip A1:1 C420jpeg\n" % rate)
         for number in range(WITH_FACE + WITHOUT_FACE):
             frame = room.copy()
             if number < WITH_FACE:
@@ -173,11 +173,11 @@ def write_film(path):
 
 
 @contextmanager
-def browsing(film=None):
-    """Chromium by playwright; `film` is what its camera plays."""
+def browsing(film=None, options=()):
+    """Chromium by playwright; `film` is what its camera plays, `options` are more of the command line."""
     from playwright.sync_api import sync_playwright
 
-    arguments = [*CHROMIUM_ARGUMENTS, *([f"--use-file-for-fake-video-capture={film}"] if film else [])]
+    arguments = [*CHROMIUM_ARGUMENTS, *options, *([f"--use-file-for-fake-video-capture={film}"] if film else [])]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         try:

@@ -10,12 +10,13 @@ from .shared import fail
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..export.browser import PageReport
     from ..hub.checkpoint import LoadedCheckpoint
 
 
-def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_values: "np.ndarray") -> dict[str, int]:
+def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_values: "np.ndarray") -> "PageReport":
     """
-    Write the static page of a checkpoint, and return the bytes of what is loaded before the first result.
+    Write the static page of a checkpoint, and return what was written.
 
     Args:
         loaded: the checkpoint.
@@ -34,7 +35,7 @@ def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_val
     from ..files import file_hash
     from ..hub.checkpoint import WEIGHTS
 
-    page, css, examples = _parts()
+    page, package, examples = _parts()
     with tempfile.TemporaryDirectory() as work:
         graph = loaded.folder / ONNX_FILE
         try:
@@ -51,7 +52,8 @@ def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_val
             runtime=runtime or browser.fetch_runtime(Path(work)),
             look=_look(loaded.expressions),
             pixel_values=pixel_values,
-            beside=[css, *examples],
+            beside=[package / "page.css", *examples],
+            modules={"zoom.js": (package / "scripts" / "zoom.js").read_text(encoding="utf-8")},
         )
 
 
@@ -59,13 +61,21 @@ def _look(expressions: tuple[str, ...]) -> dict[str, Any]:
     """Return what the page takes from the drawings and from the session of a stream of frames."""
     from .. import turning
     from ..drawing import palette
-    from ..video import session, tracking
+    from ..video import cuts, session, tracking
 
     return {
         "colors": {name: palette.color_of(name) for name in expressions},
         "inks": {name: palette.ink_on(palette.color_of(name)) for name in expressions},
         "near": palette.NEAR,
         "turning": {"doubtful": turning.DOUBTFUL, "sure": turning.SURE},
+        "cuts": {
+            "width": cuts.WIDTH,
+            "height": cuts.HEIGHT,
+            "leastChange": cuts.LEAST_CHANGE,
+            "againstMotion": cuts.AGAINST_MOTION,
+            "mostCorrelation": cuts.MOST_CORRELATION,
+            "newest": cuts.NEWEST,
+        },
         # As rmn_space has them; a test compares the two.
         "maxFaces": 50,
         "live": {
@@ -88,11 +98,11 @@ def _look(expressions: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _parts() -> tuple[Path, Path, list[Path]]:
-    """Return the folder of the page's own files, the stylesheet of both pages, and the examples."""
+    """Return the folder of the page's own files, that of the page with a server, and the examples."""
     package = importlib.util.find_spec("rmn_space")
     for place in map(Path, [] if package is None else package.submodule_search_locations or []):
         # A wheel has them inside the package, a checkout beside it.
         for parent in (place, place.parent):
             if (parent / "browser" / "index.html").is_file():
-                return parent / "browser", place / "page.css", sorted((parent / "examples").glob("*.jpg"))
+                return parent / "browser", place, sorted((parent / "examples").glob("*.jpg"))
     fail("--browser needs rmn_space, the package of the page: install rmn-hub again")

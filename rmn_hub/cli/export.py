@@ -11,6 +11,7 @@ from .shared import PUBLISH, examples, fail, failing_on_bad_input, main, printab
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..export.browser import PageReport
     from ..export.onnx import Form
     from ..hub.checkpoint import LoadedCheckpoint
 
@@ -57,7 +58,7 @@ def export(
 ) -> None:
     """Write a checkpoint as an ONNX file with logits and attention maps, and compare it with torch on real faces."""
     if browser and (fp16 or int8 or allow_loss):
-        fail("--browser and --fp16, --int8, --allow-loss exclude each other: the page has weights of 16 bits")
+        fail("--browser and --fp16, --int8, --allow-loss exclude each other: the page chooses by its size")
     if runtime is not None and not browser:
         fail("--runtime belongs to --browser")
     if browser and out is None:
@@ -105,10 +106,15 @@ def export(
         typer.echo(f"accuracy {report.accuracy:.1%}, in torch {report.torch_accuracy:.1%}")
 
 
-def _print_page(out: Path, loaded: dict[str, int]) -> None:
-    """Print where a page lies, and how much of it a browser loads before the first result."""
+def _print_page(out: Path, report: "PageReport") -> None:
+    """Print where a page lies, how its weights are stored, and how much a browser loads before the first result."""
+    from ..export.weights import BITS
+
     typer.echo(printable(f"wrote {out}: any server of files can hand it out"))
-    typer.echo(f"a browser loads {sum(loaded.values()) / 1e6:.1f} MB before the first result, once")
+    typer.echo(f"a browser loads {report.megabytes:.1f} MB before the first result, once")
+    typer.echo(
+        f"weights are stored in {BITS[report.stored]}, which moves a probability by {report.difference:.1g} at most"
+    )
 
 
 def _labelled_faces(loaded: "LoadedCheckpoint", data: Path, split: str, most: int) -> tuple["np.ndarray", "np.ndarray"]:

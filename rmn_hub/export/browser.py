@@ -11,8 +11,10 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,17 +29,45 @@ from ..engines.pixels import PixelProcessor
 from ..engines.views import VIEWS
 from ..errors import CheckpointError, InputError, MissingPackageError
 from ..files import naming_failures, write_text
+from . import weights
 
 # The runtime comes from npm. Its version is pinned: the page is tested with this one.
 RUNTIME, RUNTIME_VERSION = "onnxruntime-web", "1.30.0"
 # Of the runtime: the plain build for WebAssembly, with and without threads. It is a third of the one with WebGPU.
 SCRIPT, BINARY = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
-# How far a probability may move when weights are stored in 16 bits.
-_TOLERANCE = 0.02
-# Weights smaller than this stay as they are: they are not worth a node.
-_SMALL = 4096
+# The build with WebGPU, which visitors with a graphics card load after their first result. It needs JSPI (Chromium has
+# it); the build that does not is half as large again.
+GPU_SCRIPT, GPU_BINARY = "ort.jspi.bundle.min.mjs", "ort-wasm-simd-threaded.jspi.wasm"
+RUNTIME_FILES = (SCRIPT, BINARY, GPU_SCRIPT, GPU_BINARY)
+# Bytes that a browser may load before the first result. Weights are stored in 8 bits where they take more in 16.
+MOST_BYTES = 15_000_000
+# What is loaded before the first result, with a line for how much of it has arrived.
+_LARGE = (f"runtime/{BINARY}.gz", *(f"models/{name}.onnx.gz" for name in ("rmn", "pnet", "rnet", "onet")))
+# What is loaded after it, by the names of the files.
+_LATER = ("sw.js", "kept.js", GPU_SCRIPT, f"{GPU_BINARY}.gz", "gpu.js", "icon.svg")
 # Pixels of a level that go through P-Net at once in the browser: WebAssembly never gives memory back.
 _PIXELS_AT_ONCE = 131_072
+
+
+@dataclass(frozen=True)
+class PageReport:
+    """
+    What a build of the page wrote.
+
+    Args:
+        loaded: the bytes of each file that is loaded before the first result, by its path in the folder.
+        stored: how the network's weights are stored: `"fp16"` or `"int8"`.
+        difference: by how much that moves a probability at most, on the faces that it was compared on.
+    """
+
+    loaded: dict[str, int]
+    stored: weights.Stored
+    difference: float
+
+    @property
+    def megabytes(self) -> float:
+        """Return the size of what is loaded before the first result, in MB."""
+        return sum(self.loaded.values()) / 1e6
 
 
 def write_page(
@@ -50,33 +80,37 @@ def write_page(
     look: Mapping[str, Any],
     pixel_values: np.ndarray,
     beside: Sequence[Path] = (),
-) -> dict[str, int]:
+    modules: Mapping[str, str] = MappingProxyType({}),
+) -> PageReport:
     """
     Write the folder of the static page.
+
+    The network's weights are stored in 16 bits where a browser then loads at most `MOST_BYTES` before the first result,
+    and in 8 bits where it would load more.
 
     Args:
         out: the folder; it must be new or empty, or a page that was written before.
         page: the folder of the page's own files.
         graph: the network as `rmn-hub export` writes it, in fp32.
         processor: the checkpoint's settings of crops; bilinear alone can be followed.
-        runtime: folder that holds onnxruntime-web's `SCRIPT` and `BINARY`.
+        runtime: folder that holds `RUNTIME_FILES` of onnxruntime-web.
         look: what the page takes from rooms above this one: colours, words, limits. Ready for JSON.
         pixel_values: faces that the stored weights are compared on, `(N, 3, H, W)`.
-        beside: other files that the page shows or reads, by their names alone; JPEGs get a thumbnail.
-
-    Returns:
-        the bytes of each file that is loaded before the first result, by its path in the folder. One of the examples
-        is loaded as well.
+        beside: other files that the page shows or reads, by their names alone; JPEGs get a thumbnail. The first JPEG is
+            the photo that the page begins with.
+        modules: scripts that make an `element` of the page do something, by the names of their files; the page imports
+            each as a function.
 
     Raises:
         InputError: `out` holds something else, or a file is missing.
-        CheckpointError: the page cannot follow the checkpoint's settings, or its weights do not fit into 16 bits.
+        CheckpointError: the page cannot follow the checkpoint's settings, or its weights fit neither into 16 nor into 8
+            bits.
         MissingPackageError: the package `onnx` is not installed.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "js" / "settings.js").is_file())):
         raise InputError(f"out={str(out)!r} must be a new or empty folder, or one of an earlier page")
-    for name in (SCRIPT, BINARY):
+    for name in RUNTIME_FILES:
         if not (runtime / name).is_file():
             raise InputError(f"runtime={str(runtime)!r} must hold {name} of {RUNTIME} {RUNTIME_VERSION}")
     if processor.do_resize and processor.resample != Image.Resampling.BILINEAR:
@@ -86,29 +120,62 @@ def write_page(
     with naming_failures(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=".page-") as work:
         folder = Path(work) / "page"
         shutil.copytree(page, folder, ignore=shutil.ignore_patterns("README.md", ".*"))
+        photos = [path.name for path in beside if path.suffix == ".jpg"]
         for path in beside:
             shutil.copyfile(path, folder / path.name)
-            if path.suffix == ".jpg":
+            if path.name in photos:
                 _write_thumbnail(path, folder / f"{path.stem}-small.jpg")
+        for name, script in modules.items():
+            text = f"// Written by `rmn-hub export --browser`.\nexport default element => {{\n{script}}};\n"
+            write_text(folder / "js" / name, text)
         for name in ("runtime", "models"):
             (folder / name).mkdir()
-        shutil.copyfile(runtime / SCRIPT, folder / "runtime" / SCRIPT)
-        packed = {f"runtime/{BINARY}.gz": (runtime / BINARY).read_bytes()}
-        packed["models/rmn.onnx.gz"], stages = _checked_halves(graph, pixel_values)
+        for name in (SCRIPT, GPU_SCRIPT):
+            shutil.copyfile(runtime / name, folder / "runtime" / name)
+        for name in (BINARY, GPU_BINARY):
+            _pack(folder / "runtime" / f"{name}.gz", (runtime / name).read_bytes())
         for name in ("pnet", "rnet", "onet"):
-            # As they are: with 16 bits a box moves by up to half a pixel, and a probability with it by up to 0.04.
-            packed[f"models/{name}.onnx.gz"] = (DETECTOR / f"{name}.onnx").read_bytes()
-        for name, content in packed.items():
-            # Without a time, so that the same inputs make the same bytes.
-            (folder / name).write_bytes(gzip.compress(content, 9, mtime=0))
-        large = [{"name": name, "bytes": (folder / name).stat().st_size} for name in packed]
-        settings = {**_settings(engine, stages, processor), **look, "files": large}
-        _write_settings(folder, settings)
+            _pack(folder / "models" / f"{name}.onnx.gz", weights.rounded(DETECTOR / f"{name}.onnx"))
+        settings = {**_settings(engine, processor, pixel_values), **look}
+        report = _finish(folder, settings, graph, pixel_values, later={*photos[1:], *_LATER})
         _replace(folder, out)
-    whole = {path.name for path in beside if path.suffix == ".jpg"}
-    later = {"README.md", "sw.js", "kept.js", *whole}
-    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    return {name: (out / name).stat().st_size for name in files if name not in later}
+    return report
+
+
+def _finish(
+    folder: Path, settings: dict[str, Any], graph: Path, pixel_values: np.ndarray, later: Collection[str]
+) -> PageReport:
+    """
+    Write the network and the settings into a folder that holds all else, in the first form that is small enough.
+
+    Where none is, the smallest of those that leave the probabilities alone is written.
+
+    Raises:
+        CheckpointError: every form moves a probability too far.
+    """
+    written: PageReport | None = None
+    differences = []
+    for form, tolerance in weights.TOLERANCE.items():
+        content, difference = _network(graph, form, pixel_values)
+        differences.append(f"{difference:.2g} in {weights.BITS[form]}")
+        if not difference <= tolerance:
+            continue
+        _pack(folder / "models" / "rmn.onnx.gz", content)
+        large = [{"name": name, "bytes": (folder / name).stat().st_size} for name in _LARGE]
+        # The page tells its visitors how much it has loaded; the number itself adds less than is told.
+        for _ in range(2):
+            report = PageReport(_loaded(folder, later), form, difference)
+            size = {"megabytes": round(report.megabytes, 1), "weights": weights.BITS[form]}
+            _write_settings(folder, {**settings, **size, "files": large})
+        written = report
+        if sum(report.loaded.values()) <= MOST_BYTES:
+            break
+    if written is None:
+        raise CheckpointError(
+            f"the page cannot be written: a probability moves by {' and by '.join(differences)}. "
+            "Train with weight decay, so that weights stay small."
+        )
+    return written
 
 
 def fetch_runtime(folder: Path) -> Path:
@@ -123,7 +190,7 @@ def fetch_runtime(folder: Path) -> Path:
     if npm is None:
         raise MissingPackageError(
             f"the page needs {RUNTIME} {RUNTIME_VERSION}: install npm (it comes with Node.js), or give "
-            f"runtime='FOLDER' that holds {SCRIPT} and {BINARY}"
+            f"runtime='FOLDER' that holds {', '.join(RUNTIME_FILES)}"
         )
     command = [npm, "pack", f"{RUNTIME}@{RUNTIME_VERSION}", "--silent", "--pack-destination", str(folder)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
@@ -140,57 +207,14 @@ def _data_only() -> dict[str, Any]:
     return {"filter": "data"} if hasattr(__import__("tarfile"), "data_filter") else {}
 
 
-def _stored_in_halves(graph: Path) -> Any:
-    """
-    Return a graph with its weights in 16 bits, each followed by a cast: half the bytes, and the same arithmetic.
-
-    The runtime folds the casts when it opens the file. A graph in fp16 would compute in 32 bits as well, where there is
-    no GPU, but with two casts around every layer.
-
-    Raises:
-        MissingPackageError: the package `onnx` is not installed.
-    """
-    try:
-        import onnx
-    except ImportError as error:
-        raise MissingPackageError(
-            "the page in the browser needs onnx: install it with pip install 'rmn-hub[export]'"
-        ) from error
-    model = onnx.load(graph)
-    casts = []
-    for weight in model.graph.initializer:
-        if weight.data_type != onnx.TensorProto.FLOAT or np.prod(weight.dims) < _SMALL:
-            continue
-        name, short = weight.name, f"{weight.name}.16"
-        values = onnx.numpy_helper.to_array(weight).astype(np.float16)
-        weight.CopyFrom(onnx.numpy_helper.from_array(values, short))
-        casts.append(onnx.helper.make_node("Cast", [short], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    return model
-
-
-def _checked_halves(graph: Path, pixel_values: np.ndarray) -> tuple[bytes, int]:
-    """
-    Return the network's graph as [`_stored_in_halves`] makes it, and the number of its attention maps.
-
-    Raises:
-        CheckpointError: a probability moves too far.
-    """
-    model = _stored_in_halves(graph)
-    content: bytes = model.SerializeToString()
+def _network(graph: Path, form: weights.Stored, pixel_values: np.ndarray) -> tuple[bytes, float]:
+    """Return the network's graph with its weights in a form, and by how much a probability moves at most."""
+    content = weights.stored(graph, form)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "halves.onnx"
+        path = Path(folder) / "stored.onnx"
         path.write_bytes(content)
         found, expected = (softmax(OnnxEngine(each)(pixel_values).logits) for each in (path, graph))
-    difference = float(np.abs(found - expected).max())
-    if not difference <= _TOLERANCE:
-        raise CheckpointError(
-            f"the page cannot be written: with weights of 16 bits a probability moves by {difference:.2g}. "
-            "Train with weight decay, so that weights stay small."
-        )
-    return content, sum(output.name.startswith("map") for output in model.graph.output)
+    return content, float(np.abs(found - expected).max())
 
 
 def _write_thumbnail(photo: Path, path: Path) -> None:
@@ -199,11 +223,22 @@ def _write_thumbnail(photo: Path, path: Path) -> None:
         ImageOps.fit(image.convert("RGB"), (240, 120), centering=(0.5, 0.15)).save(path, quality=88)
 
 
-def _settings(engine: OnnxEngine, stages: int, processor: PixelProcessor) -> dict[str, Any]:
+def _loaded(folder: Path, later: Collection[str]) -> dict[str, int]:
+    """Return the sizes of a folder's files but of some names, by their paths in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in later)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _pack(path: Path, content: bytes) -> None:
+    """Write bytes compressed, without a time: the same inputs make the same file."""
+    path.write_bytes(gzip.compress(content, 9, mtime=0))
+
+
+def _settings(engine: OnnxEngine, processor: PixelProcessor, pixel_values: np.ndarray) -> dict[str, Any]:
     """Return what the page's scripts have to have in common with Python, ready for JSON."""
     return {
         "classes": list(engine.expressions),
-        "stages": stages,
+        "stages": len(engine(pixel_values[:1], attention=True).maps),
         "views": min(VIEWS, 2),
         "margin": mtcnn.MTCNNDetector.margin,
         "heat": heat_colors().tobytes().hex(),
@@ -224,7 +259,7 @@ def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
     small = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".gz" and path.name not in ("sw.js", "README.md")
+        if path.is_file() and path.suffix != ".gz" and path.name not in ("sw.js", "kept.js", "settings.js", GPU_SCRIPT)
     )
     large = [each["name"] for each in settings["files"]]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -244,4 +279,4 @@ def _replace(folder: Path, out: Path) -> None:
     folder.rename(out)
 
 
-__all__ = ["BINARY", "RUNTIME", "RUNTIME_VERSION", "SCRIPT", "fetch_runtime", "write_page"]
+__all__ = ["RUNTIME", "RUNTIME_FILES", "RUNTIME_VERSION", "PageReport", "fetch_runtime", "write_page"]

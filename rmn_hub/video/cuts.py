@@ -13,7 +13,7 @@ AGAINST_MOTION = 3.0
 # and leaves the correlation; a new camera position changes both.
 MOST_CORRELATION = 0.6
 # Share of the newest frame in the memory of motion.
-_NEWEST = 0.25
+NEWEST = 0.25
 
 
 class CutDetector:
@@ -56,7 +56,7 @@ class CutDetector:
             and _correlation(thumbnail, last) < MOST_CORRELATION
         )
         # The scene after a cut moves as it likes: its motion was not measured yet.
-        self._motion = 0.0 if cut else self._motion + _NEWEST * (change - self._motion)
+        self._motion = 0.0 if cut else self._motion + NEWEST * (change - self._motion)
         return cut
 
 

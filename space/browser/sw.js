@@ -1,6 +1,7 @@
 /**
  * The service worker: the page without a connection, and with the headers that a server of files may not send. Threads
- * in WebAssembly need them, and the policy holds for workers only where a header names it.
+ * in WebAssembly need them, and the policy holds for workers only where a header names it. `cross-origin`: a page that is
+ * isolated itself, such as the Hub's, may show this one.
  */
 
 importScripts('kept.js');
@@ -9,7 +10,7 @@ const CACHE = `rmn-${self.KEPT.version}`;
 const HEADERS = {
   'Cross-Origin-Embedder-Policy': 'require-corp',
   'Cross-Origin-Opener-Policy': 'same-origin',
-  'Cross-Origin-Resource-Policy': 'same-origin',
+  'Cross-Origin-Resource-Policy': 'cross-origin',
   'Content-Security-Policy':
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; " +
     "connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'",

@@ -38,7 +38,7 @@ def test_accuracies_are_of_the_given_faces(checkpoint, tmp_path):
 def runtime(tmp_path):
     folder = tmp_path / "runtime"
     folder.mkdir()
-    for name in (browser.SCRIPT, browser.BINARY):
+    for name in browser.RUNTIME_FILES:
         (folder / name).write_text(f"the file {name}")
     return folder
 
@@ -59,9 +59,47 @@ def test_a_checkpoint_gets_its_page(checkpoint, runtime, tmp_path):
     assert settings["processor"]["width"] == 32
     assert settings["colors"] == {name: color_of(name) for name in settings["classes"]}
     kept = (page / "kept.js").read_text()
-    listed = {path.relative_to(page).as_posix() for path in page.rglob("*") if path.is_file()}
-    assert all(f'"{name}"' in kept for name in listed - {"sw.js", "kept.js"})
+    # What visitors with a graphics card load is kept when they load it.
+    later = {f"runtime/{browser.GPU_SCRIPT}", f"runtime/{browser.GPU_BINARY}.gz"}
+    assert later < set(files_of(page))
+    assert {name for name in files_of(page) if f'"{name}"' not in kept} == {"sw.js", "kept.js", *later}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page", "runtime"]
+
+
+@pytest.mark.parametrize(
+    ("most", "tolerances", "stored"),
+    [
+        (15_000_000, {}, "16 bits"),
+        (1000, {}, "8 bits"),
+        # What moves probabilities is not chosen for its size.
+        (1000, {"int8": -1.0}, "16 bits"),
+        (15_000_000, {"fp16": -1.0}, "8 bits"),
+    ],
+)
+def test_weights_are_stored_in_as_many_bits_as_the_page_has_room_for(
+    checkpoint, runtime, tmp_path, monkeypatch, most, tolerances, stored
+):
+    monkeypatch.setattr(browser, "MOST_BYTES", most)
+    monkeypatch.setattr(browser.weights, "TOLERANCE", {**browser.weights.TOLERANCE, **tolerances})
+    page = tmp_path / "page"
+    result = run("export", checkpoint, page, "--browser", "--runtime", runtime)
+    assert result.exit_code == 0, result.output
+    assert stored in result.stdout
+    settings = settings_of(page)
+    assert settings["weights"] == stored
+    first = {"sw.js", "kept.js", "js/gpu.js", "icon.svg", "collage.jpg", "coffee.jpg", "officer.jpg"}
+    first |= {f"runtime/{browser.GPU_SCRIPT}", f"runtime/{browser.GPU_BINARY}.gz"}
+    loaded = sum((page / name).stat().st_size for name in files_of(page) if name not in first)
+    assert f"{loaded / 1e6:.1f} MB" in result.stdout
+    assert settings["megabytes"] == pytest.approx(loaded / 1e6, abs=0.06)
+
+
+def test_weights_that_fit_into_no_form_are_refused(checkpoint, runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr(browser.weights, "TOLERANCE", {"fp16": -1.0, "int8": -1.0})
+    result = run("export", checkpoint, tmp_path / "page", "--browser", "--runtime", runtime)
+    assert result.exit_code == 2
+    assert "16 bits" in result.stderr
+    assert not (tmp_path / "page").exists()
 
 
 def test_a_page_has_the_limits_of_the_page_with_a_server():

@@ -9,43 +9,18 @@ import numpy as np
 import psutil
 import pytest
 from browser_helpers import WHY_NOT, build_page, handing_out
+from browser_scripts import CHOICES, CUTS, FRAMES, GPU, PIXELS, RECOGNIZE, TRACKS
 from PIL import Image
 from playwright.sync_api import expect
 from space_helpers import EXAMPLES, browsing, write_film
 
 from rmn_hub import EXPRESSIONS, ExpressionRecognizer, MTCNNDetector
+from rmn_hub.video.cuts import CutDetector
+from rmn_hub.video.tracking import ProbabilitySmoother
 
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
-TIMEOUT = 120_000  # milliseconds
-# What the worker returns for an image of the page's own server, without the maps' values.
-RECOGNIZE = """async ([name, options]) => {
-    const { Engine } = await import('/js/engine.js');
-    globalThis.engine ??= new Engine(() => {});
-    const file = await (await fetch(name)).blob();
-    const image = await createImageBitmap(file, { colorSpaceConversion: 'none' });
-    const result = await engine.photo(image, { minConfidence: 0.5, ...options });
-    const sizes = grids => grids.map(grid => [grid.height, grid.width]);
-    return { ...result, faces: result.faces.map(({ attention, ...face }) => ({
-        ...face,
-        maps: attention.maps.map(grid => [...grid.values]),
-        sizes: sizes(attention.maps),
-    })) };
-}"""
-PIXELS = """async ([name, width, height]) => {
-    const { luma, resize, shrink, withoutAlpha } = await import('/js/pixels.js');
-    const image = await createImageBitmap(await (await fetch(name)).blob(), { colorSpaceConversion: 'none' });
-    const canvas = new OffscreenCanvas(image.width, image.height);
-    const context = canvas.getContext('2d');
-    context.drawImage(image, 0, 0);
-    const pixels = withoutAlpha(context.getImageData(0, 0, image.width, image.height));
-    const values = ({ data }) => [...data];
-    return {
-        luma: values(luma(pixels)),
-        resized: values(resize(pixels, width, height)),
-        shrunk: values(shrink(pixels, width, height)),
-    };
-}"""
+TIMEOUT = 120_000
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +152,20 @@ def test_transparency_is_white(page, folder):
     assert found["probabilities"] == pytest.approx(face.probabilities, abs=0.01)
 
 
+def test_weights_of_8_bits_find_the_same(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr("rmn_hub.export.browser.MOST_BYTES", 12_000_000)
+    folder = build_page(tmp_path / "page")
+    with handing_out(folder) as server, visiting(browser, server, service_workers="block") as page:
+        assert sum(server.sent.values()) < 12_000_000
+        expect(page.locator("#speed")).to_contain_text("8 bits")
+        found = page.evaluate(RECOGNIZE, ["/collage.jpg", {}])["faces"]
+    expected = ExpressionRecognizer.from_pretrained()(EXAMPLES / "collage.jpg")
+    assert len(found) == len(expected) == 8
+    for ours, theirs in zip(found, expected):
+        np.testing.assert_allclose(ours["box"], theirs.box, atol=2)
+        assert ours["probabilities"] == pytest.approx(theirs.probabilities, abs=0.03)
+
+
 def saved(page, name):
     with page.expect_download() as download:
         page.get_by_role("button", name=name).click()
@@ -213,6 +202,12 @@ def test_a_group_by_keyboard_alone(visit):
     assert [cell.inner_text() for cell in visit.locator(".rmn-panel th").all()] == list(EXPRESSIONS)
     shares = [float(cell.inner_text().rstrip("%")) for cell in visit.locator(".rmn-panel td:last-child").all()]
     assert sum(shares) == pytest.approx(100)
+    # The page with a server has the same script of the zoom.
+    visit.get_by_role("button", name="Zoom in").focus()
+    visit.keyboard.press("Enter")
+    expect(visit.locator(".rmn-zoomed")).to_have_attribute("data-zoom", "1.5")
+    visit.keyboard.press("0")
+    expect(visit.locator(".rmn-zoomed")).to_have_count(0)
     # The maps are those of the chosen stage, which keeps the focus.
     visit.locator("[data-stage='3']").focus()
     visit.keyboard.press("Enter")
@@ -223,6 +218,30 @@ def test_a_group_by_keyboard_alone(visit):
         visit.keyboard.press("ArrowRight")
         expect(visit.locator(f"#tab-{name}")).to_be_focused()
         expect(visit.locator(f"#{name}")).to_be_visible()
+
+
+def test_photos_come_by_every_way(visit):
+    # As the browser hands them over.
+    given = """async ([name, kind]) => {
+        const files = new DataTransfer();
+        files.items.add(new File([await (await fetch(name)).blob()], 'given.jpg', { type: 'image/jpeg' }));
+        const event = kind === 'paste' ? new ClipboardEvent('paste', { clipboardData: files, bubbles: true })
+            : new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true });
+        document.querySelector('#drop').dispatchEvent(event);
+    }"""
+    visit.evaluate(given, ["/collage.jpg", "drop"])
+    expect(visit.locator(".rmn-photo .rmn-face")).to_have_count(8)
+    visit.evaluate(given, ["/officer.jpg", "paste"])
+    expect(visit.locator(".rmn-photo .rmn-face")).to_have_count(1)
+    # From the camera, by keyboard alone; its film may show no face just then.
+    visit.evaluate("document.querySelector('#result').firstChild.id = 'test-before'")
+    visit.locator("#take").focus()
+    visit.keyboard.press("Enter")
+    expect(visit.locator("#snap")).to_be_focused()
+    visit.keyboard.press("Enter")
+    expect(visit.locator("#test-before")).to_have_count(0)
+    expect(visit.locator("#snapshot")).to_be_hidden()
+    assert visit.evaluate("document.querySelector('#snapshot-video').srcObject") is None
 
 
 def test_settings_and_states_without_a_result(visit):
@@ -260,6 +279,56 @@ def test_the_policy_lets_nothing_out(browser, server):
     page.locator("#bad").click()
     assert page.evaluate("[window.broken ?? 0, document.querySelector('#bad').style.color]") == [0, ""]
     page.close()
+
+
+def test_a_graphics_card_is_used_where_it_is_faster_and_right(page):
+    found = page.evaluate(CHOICES)
+    assert found == {
+        "fast": "webgpu",
+        "slow": "wasm",
+        "wrong": "wasm",
+        "nothing": "wasm",
+        # Six calls to choose, one that works; then WebAssembly takes over, for good.
+        "lost": [False, True, True],
+    }
+
+
+def test_webgpu_computes_what_webassembly_does(server):
+    options = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+    with browsing(options=options) as browser:
+        page = browser.new_page()
+        page.set_default_timeout(TIMEOUT)
+        page.goto(f"{server.url}/manifest.webmanifest")
+        found = page.evaluate(GPU)
+    if isinstance(found, str):
+        pytest.skip(f"this Chromium has no WebGPU, not even an imitated one: {found}")
+    assert found["difference"] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("requestAdapter: async () => null", "no WebGPU"),
+        ("requestAdapter() { throw new Error('the driver is old') }", "the driver is old"),
+        ("requestAdapter: async () => ({ info: { isFallbackAdapter: true } })", "no graphics card"),
+        ("requestAdapter: async () => ({ info: {}, requestDevice() { throw new Error('refused') } })", ""),
+    ],
+)
+def test_a_page_without_a_graphics_card_runs_in_webassembly(browser, server, broken, reason):
+    context = browser.new_context(service_workers="block")
+    # The worker has a navigator of its own, which scripts of tests reach in its files alone.
+    script = f"Object.defineProperty(navigator, 'gpu', {{ value: {{ {broken} }} }});"
+    context.route(
+        "**/js/worker.js", lambda route: route.fulfill(response=(got := route.fetch()), body=script + got.text())
+    )
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT)
+    page.goto(server.url)
+    expect(page.locator("#speed[data-reason]")).to_have_attribute("data-engine", "wasm")
+    assert reason in page.locator("#speed").get_attribute("data-reason")
+    page.locator("[data-example='officer.jpg']").click()
+    expect(page.locator("#result")).to_contain_text("Grace Hopper")
+    context.close()
 
 
 def test_it_works_without_a_connection_after_the_first_visit(browser, folder):
@@ -321,6 +390,51 @@ def test_live_follows_a_face(visit):
     assert visit.evaluate("document.querySelector('#camera').srcObject") is None
 
 
+def test_cuts_are_pythons(page, folder):
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (2, 12, 16, 3)).astype(np.uint8)
+    one, other = (Image.fromarray(each).resize((200, 150), Image.Resampling.BICUBIC) for each in coarse)
+    black = Image.new("RGB", one.size)
+    brighter = Image.eval(one, lambda value: min(255, value + 60))
+    moved = [one.transform(one.size, Image.Transform.AFFINE, (1, 0, 4 * step, 0, 1, 0)) for step in range(3)]
+    frames = [one, *moved, brighter, one, other, other, black, black, one.resize((150, 200)), other]
+    for number, frame in enumerate(frames):
+        frame.save(folder / f"frame{number}.png")
+    detector = CutDetector()
+    expected = [detector.update(frame) for frame in frames]
+    found = page.evaluate(CUTS, len(frames))
+    assert found == expected
+    assert sum(expected) > 2
+
+
+def test_smoothing_is_pythons(page):
+    series = np.random.default_rng(0).dirichlet(np.ones(3), 6)
+    times = [0.0, 0.1, 0.3, 0.31, 2.0, 2.5]
+    smoother = ProbabilitySmoother(0.4)
+    expected = [smoother.update(1, dict(zip("abc", map(float, values))), now) for values, now in zip(series, times)]
+    found = page.evaluate(
+        """async ([series, times]) => {
+            const { Smoother } = await import('/js/tracking.js');
+            const smoother = new Smoother(0.4);
+            const named = ([a, b, c]) => ({ a, b, c });
+            return series.map((values, place) => smoother.update(1, named(values), times[place]));
+        }""",
+        [series.tolist(), times],
+    )
+    assert found == [pytest.approx(each) for each in expected]
+
+
+def test_a_cut_begins_new_tracks(page):
+    def ids(names):
+        return page.evaluate(TRACKS, names)
+
+    same, *_ = ids(["/astronaut.jpg", "/astronaut.jpg"])
+    assert len(same) == 1
+    first, second, third = ids(["/astronaut.jpg", "/officer.jpg", "/officer.jpg"])
+    assert len(first) == len(second) == 1
+    assert first != second == third
+
+
 def test_a_camera_that_is_not_allowed_is_explained(visit):
     visit.evaluate(
         """() => { navigator.mediaDevices.getUserMedia =
@@ -365,17 +479,8 @@ def renderers():
 
 
 def test_memory_stays_flat(page):
-    run = """async frames => {
-        const { Engine } = await import('/js/engine.js');
-        const engine = globalThis.engine ??= new Engine(() => {});
-        const photo = await createImageBitmap(await (await fetch('/astronaut.jpg')).blob());
-        for (let number = 0; number < frames; number++) {
-            const image = await createImageBitmap(photo, { resizeWidth: 640, resizeHeight: 640 });
-            await engine.frame(image, { now: number / 10, minConfidence: 0.5, attention: number % 2 === 0 });
-        }
-    }"""
-    page.evaluate(run, 40)
+    page.evaluate(FRAMES, 40)
     before = renderers()
-    page.evaluate(run, 60)
+    page.evaluate(FRAMES, 60)
     # A frame is at least 5 MB in its forms (bitmap, RGBA, RGB, halvings): had they been kept, it would be 300 MB.
     assert renderers() - before < 150

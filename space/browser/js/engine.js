@@ -21,11 +21,6 @@ export class Engine {
     });
   }
 
-  /** Load the networks. */
-  load() {
-    return this.#call('load', {});
-  }
-
   /**
    * @param {ImageBitmap} image is handed over
    * @param {{minFace?: number, minConfidence: number}} options
@@ -42,6 +37,14 @@ export class Engine {
    */
   frame(image, options) {
     return this.#call('frame', { image, ...options }, [image]);
+  }
+
+  /**
+   * Move the network to the graphics card, where that is faster.
+   * @returns {Promise<{engine: 'webgpu' | 'wasm', reason?: string}>}
+   */
+  accelerate() {
+    return this.#call('accelerate', {});
   }
 
   /** Forget the faces of the camera. */

@@ -60,16 +60,30 @@ function progress(bytes, total) {
   }
 }
 
-/** Keep the page for visits without a connection. After the first result: until then, the line belongs to that. */
-async function keep() {
+/**
+ * Keep the page for visits without a connection, and use the graphics card. After the first result: until then, the line
+ * belongs to that.
+ */
+async function afterwards() {
+  tellEngine({ engine: 'wasm' });
+  // A page within another page, or a private window, may not have one.
+  await navigator.serviceWorker?.register('sw.js', { updateViaCache: 'none' }).catch(() => undefined);
+  tellEngine(await engine.accelerate());
+}
+
+/**
+ * Show in About where the network runs, and what it took to load.
+ * @param {{engine: 'webgpu' | 'wasm', reason?: string}} choice
+ */
+function tellEngine({ engine: name, reason }) {
   const threads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
+  const where = name === 'webgpu' ? 'on the graphics card (WebGPU)' : `in WebAssembly, in ${threads === 1 ? 'one thread' : `${threads} threads`}`;
+  byId('speed').dataset.engine = name;
+  if (reason) byId('speed').dataset.reason = reason;
   byId('speed').replaceChildren(
-    `The network runs in WebAssembly here, ${threads === 1 ? 'in one thread' : `in ${threads} threads`}. `,
+    `The first visit loads ${settings.megabytes} MB, the network’s weights in ${settings.weights}. Here it runs ${where}. `,
     el('small', {}, `Version ${settings.version.slice(0, 8)}.`),
   );
-  if (!('serviceWorker' in navigator)) return;
-  // A page within another page, or a private window, may not have one.
-  await navigator.serviceWorker.register('sw.js', { updateViaCache: 'none' }).catch(() => undefined);
 }
 
 if (typeof OffscreenCanvas === 'undefined' || typeof DecompressionStream === 'undefined') {
@@ -77,5 +91,5 @@ if (typeof OffscreenCanvas === 'undefined' || typeof DecompressionStream === 'un
     message('This browser is too old', 'The network needs OffscreenCanvas and DecompressionStream: please update the browser.', { kind: 'error' }),
   );
 } else {
-  photo.start().then(keep);
+  photo.start().then(afterwards);
 }

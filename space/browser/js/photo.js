@@ -4,6 +4,7 @@ import { openCamera, cameraProblem, stopCamera } from './camera.js';
 import { byId, el, message } from './dom.js';
 import { view } from './result.js';
 import { turnedSentence } from './save.js';
+import zoom from './zoom.js';
 
 // File, name, and source as it is shown under the photo.
 const EXAMPLES = [
@@ -28,6 +29,7 @@ export class PhotoTab {
     this.#examples();
     this.#ways();
     this.#settings();
+    zoom(byId('result'));
   }
 
   /** Show the first example. */

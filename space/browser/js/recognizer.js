@@ -54,6 +54,8 @@ export class Recognizer {
     this.detector = detector;
     this.network = network;
     this.settings = settings;
+    /** @type {{pixels: Float32Array, count: number} | undefined} what the network saw last */
+    this.latest = undefined;
   }
 
   /**
@@ -91,6 +93,7 @@ export class Recognizer {
       const turns = batch.map(face => (face.landmarks ? -lean(face) : turned));
       const crops = batch.map((face, number) => cropTurned(image, face.box, margin, turns[number]));
       const pixels = views > 1 ? withMirrored(this.#pixelValues(crops), this.settings.processor.width) : this.#pixelValues(crops);
+      this.latest = { pixels, count: batch.length * views };
       const outputs = await this.network(pixels, batch.length * views, attention && stages > 0);
       batch.forEach((face, number) => {
         const seen = Array.from({ length: views }, (_, view) => softmax(part(outputs.logits, number + view * batch.length).values));

@@ -88,13 +88,8 @@ export function view(result, photo) {
       el(
         'div',
         { class: 'rmn-card rmn-hero' },
-        el(
-          'div',
-          { class: 'rmn-photo', style: { 'aspect-ratio': `${result.width}/${result.height}`, '--ratio': String(result.width / result.height) } },
-          el('img', { src: photo.url, alt: `The photo with ${several ? `${faces.length} faces` : 'one face'}` }),
-          ...buttons,
-        ),
-        photo.note && el('p', { class: 'rmn-note' }, photo.note),
+        zoomable(result, el('img', { src: photo.url, draggable: 'false', alt: `The photo with ${several ? `${faces.length} faces` : 'one face'}` }), buttons),
+        el('div', { class: 'rmn-under' }, photo.note ? el('p', { class: 'rmn-note' }, photo.note) : several && legend(faces), zoomButtons()),
         several && el('div', { class: 'rmn-chooser', role: 'group', 'aria-label': 'Choose a face' }, ...pills),
       ),
       el(
@@ -138,6 +133,47 @@ export function view(result, photo) {
   show(faces[0]);
   say(spoken(faces));
   return section;
+}
+
+/**
+ * @param {Result} result
+ * @param {Node} image
+ * @param {Node[]} buttons one for each face
+ */
+function zoomable({ width, height }, image, buttons) {
+  const shape = { 'aspect-ratio': `${width}/${height}` };
+  return el(
+    'div',
+    { class: 'rmn-zoom', role: 'group', 'aria-label': 'The photo', tabindex: -1, style: { ...shape, '--ratio': String(width / height) } },
+    el('div', { class: 'rmn-photo', style: shape }, image, ...buttons),
+  );
+}
+
+/** Each with the key that does the same; `zoom.js` listens to them. */
+function zoomButtons() {
+  const button = (by, title, label, text) =>
+    el('button', { type: 'button', 'data-zoom-by': by, 'aria-disabled': String(by !== 'in'), title, 'aria-label': label }, text);
+  return el(
+    'div',
+    { class: 'rmn-zoom-buttons', role: 'group', 'aria-label': 'Zoom' },
+    button('out', 'Smaller (-)', 'Zoom out', '−'),
+    button('in', 'Larger (+)', 'Zoom in', '+'),
+    button('fit', 'All of the photo (0)', null, 'Fit'),
+  );
+}
+
+/**
+ * Return what the boxes of several faces mean: a colour for each expression in the photo, dashes for doubt.
+ * @param {FaceExpression[]} faces
+ */
+function legend(faces) {
+  const found = Object.keys(faces[0].probabilities).filter(name => faces.some(face => face.expression === name));
+  return el(
+    'p',
+    { class: 'rmn-legend' },
+    ...found.map(name => el('span', { style: colorsOf(name) }, name)),
+    faces.some(face => face.uncertain) && el('span', { class: 'rmn-doubtful' }, '“?” uncertain'),
+  );
 }
 
 /**

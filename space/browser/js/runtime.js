@@ -32,26 +32,36 @@ export async function load(report) {
     const outputs = await session.run({ pixels: new ort.Tensor('float32', pixels, shape) });
     return session.outputNames.map(name => /** @type {Float32Array} */ (outputs[name].data));
   });
+  return { networks: { pnet, rnet, onet }, network: asNetwork(rmn, ort) };
+}
+
+/**
+ * @param {any} session of RMN
+ * @param {any} runtime that opened it
+ * @returns {Network}
+ */
+export function asNetwork(session, runtime) {
   const { height, width } = settings.processor;
-  return {
-    networks: { pnet, rnet, onet },
-    network: (pixels, count, attention) =>
-      rmn.run(
-        { pixel_values: new ort.Tensor('float32', pixels, [count, 3, height, width]) },
-        attention ? rmn.outputNames : ['logits'],
-      ),
-  };
+  return (pixels, count, attention) =>
+    session.run(
+      { pixel_values: new runtime.Tensor('float32', pixels, [count, 3, height, width]) },
+      attention ? session.outputNames : ['logits'],
+    );
+}
+
+/** Return what the browser keeps for the next visit; private windows may have nothing. */
+export function openCache() {
+  return self.caches?.open(`rmn-${settings.version}`).catch(() => undefined);
 }
 
 /**
  * Return a file, from the cache or the server, unpacked.
  * @param {string} name relative to the page
- * @param {(bytes: number) => void} got
+ * @param {(bytes: number) => void} [got]
  */
-async function stored(name, got) {
+export async function stored(name, got = () => undefined) {
   const url = new URL(`../${name}`, import.meta.url);
-  // Private windows may have no cache.
-  const cache = await self.caches?.open(`rmn-${settings.version}`).catch(() => undefined);
+  const cache = await openCache();
   const kept = await cache?.match(url);
   const response = kept ?? (await fetch(url));
   if (!response.ok || !response.body) throw new Error(`${name} could not be loaded (status ${response.status})`);

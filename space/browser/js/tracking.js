@@ -1,6 +1,7 @@
 /**
  * Faces over time, by the rules of `rmn_hub.video`: the whole frame is searched now and then, the neighbourhood of each
- * face in between; boxes and probabilities are smoothed.
+ * face in between; boxes and probabilities are smoothed. Motion and looks, by which Python finds a face again that was
+ * hidden for a while, are left out: a live face is waited for during 3 frames.
  *
  * @typedef {import('./pixels.js').Pixels} Pixels
  * @typedef {import('./mtcnn.js').Face} Face
@@ -28,6 +29,12 @@ export class Tracker {
     this.tracks = [];
     this.nextId = 1;
     this.sinceSearch = 0;
+    this.size = '';
+  }
+
+  /** End all tracks, as a camera cut does; their ids are not used again. */
+  reset() {
+    this.tracks = [];
   }
 
   /**
@@ -36,6 +43,9 @@ export class Tracker {
    */
   async update(frame) {
     const { detectEvery, hold, patience, maxFaces } = this.numbers;
+    const size = `${frame.width} ${frame.height}`;
+    if (size !== this.size) this.reset();
+    this.size = size;
     this.sinceSearch++;
     const seen = this.tracks.filter(track => track.missed === 0);
     let whole = this.sinceSearch >= detectEvery || seen.length === 0;

@@ -3,6 +3,8 @@
  * `{id, error}`; while files arrive, `{progress}` is sent.
  */
 
+import { CutDetector } from './cuts.js';
+import { faster, openGpu } from './gpu.js';
 import { Detector } from './mtcnn.js';
 import { withoutAlpha } from './pixels.js';
 import { Recognizer } from './recognizer.js';
@@ -14,7 +16,7 @@ import { Smoother, Tracker } from './tracking.js';
 
 /** @type {Promise<Recognizer> | undefined} */
 let loading;
-/** @type {{tracker: Tracker, smoother: Smoother} | undefined} */
+/** @type {{cuts: CutDetector, tracker: Tracker, smoother: Smoother} | undefined} */
 let camera;
 const canvas = new OffscreenCanvas(1, 1);
 const context = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext('2d', { willReadFrequently: true }));
@@ -29,12 +31,6 @@ function recognizer() {
 }
 
 const kinds = {
-  /** Load all files. */
-  async load() {
-    await recognizer();
-    return { threads: self.crossOriginIsolated };
-  },
-
   /**
    * Return the result of a photo.
    * @param {{image: ImageBitmap, minFace?: number, minConfidence: number}} request
@@ -53,8 +49,13 @@ const kinds = {
     const scale = Math.min(1, settings.live.frameSize / Math.max(image.width, image.height));
     const frame = pixelsOf(image, Math.round(image.width * scale), Math.round(image.height * scale));
     const ready = await recognizer();
-    camera ??= { tracker: new Tracker(ready.detector, settings.live), smoother: new Smoother(settings.live.smooth) };
-    const { tracker, smoother } = camera;
+    camera ??= {
+      cuts: new CutDetector(settings.cuts),
+      tracker: new Tracker(ready.detector, settings.live),
+      smoother: new Smoother(settings.live.smooth),
+    };
+    const { cuts, tracker, smoother } = camera;
+    if (cuts.update(frame)) tracker.reset();
     const tracks = await tracker.update(frame);
     const raw = await ready.classify(frame, tracks.map(track => track.face), 0, attention);
     const faces = raw.map((face, place) => {
@@ -88,14 +89,48 @@ function pixelsOf(image, width, height) {
   return withoutAlpha(context.getImageData(0, 0, width, height));
 }
 
+/**
+ * Move the network to the graphics card, where that is faster. Photos and frames do not wait for its files.
+ * @returns {Promise<Omit<import('./gpu.js').Choice, 'network'>>}
+ */
+async function accelerate() {
+  try {
+    const ready = await recognizer();
+    const gpu = await openGpu();
+    return await queued(async () => {
+      if (!ready.latest) return { engine: 'wasm', reason: 'no face was seen yet' };
+      const { network, ...choice } = await faster(ready.network, gpu, ready.latest);
+      ready.network = network;
+      return choice;
+    });
+  } catch (error) {
+    return { engine: 'wasm', reason: sentenceOf(error) };
+  }
+}
+
 // One after the other: a session of onnxruntime takes one call at a time.
 let last = Promise.resolve();
-self.addEventListener('message', ({ data: { id, kind, ...request } }) => {
-  last = last.then(async () => {
-    try {
-      self.postMessage({ id, value: await kinds[kind](request) });
-    } catch (error) {
-      self.postMessage({ id, error: String(error?.message ?? error) });
-    }
-  });
+
+/**
+ * @template T
+ * @param {() => Promise<T>} work
+ * @returns {Promise<T>}
+ */
+function queued(work) {
+  const done = last.then(work);
+  last = done.then(() => undefined, () => undefined);
+  return done;
+}
+
+/** @param {any} error */
+function sentenceOf(error) {
+  return String(error?.message ?? error);
+}
+
+self.addEventListener('message', async ({ data: { id, kind, ...request } }) => {
+  try {
+    self.postMessage({ id, value: await (kind === 'accelerate' ? accelerate() : queued(() => kinds[kind](request))) });
+  } catch (error) {
+    self.postMessage({ id, error: sentenceOf(error) });
+  }
 });

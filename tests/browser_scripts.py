@@ -60,14 +60,32 @@ TRACKS = """async names => {
 }"""
 # Both networks of a page on the same pixels; the graphics card may be one that the processor imitates.
 GPU = """async () => {
-    const { faster, openGpu } = await import('/js/gpu.js');
+    const { differenceOf, openGpu } = await import('/js/gpu.js');
     const { load } = await import('/js/runtime.js');
     const { default: settings } = await import('/js/settings.js');
     const { width, height } = settings.processor;
-    const pixels = Float32Array.from({ length: 2 * 3 * width * height }, (_, place) => (place * 7919 % 251) / 250);
+    const pixels = Float32Array.from({ length: 3 * width * height }, (_, place) => (place * 7919 % 251) / 250);
     const { network } = await load(() => {});
-    const gpu = await openGpu({ software: true }).catch(error => String(error));
-    return typeof gpu === 'string' ? gpu : { ...await faster(network, gpu, { pixels, count: 2 }), network: null };
+    try {
+        const gpu = await openGpu({ software: true });
+        return { difference: await differenceOf(network, gpu, { pixels, count: 1 }) };
+    } catch (error) {
+        return { reason: error.message };
+    }
+}"""
+REASONS = """async () => {
+    const { openGpu } = await import('/js/gpu.js');
+    const adapters = {
+        none: async () => null,
+        broken: async () => { throw new Error('the driver is old'); },
+        imitated: async () => ({ info: { isFallbackAdapter: true } }),
+    };
+    const reasons = {};
+    for (const [name, requestAdapter] of Object.entries(adapters)) {
+        Object.defineProperty(navigator, 'gpu', { value: { requestAdapter }, configurable: true });
+        reasons[name] = await openGpu().then(() => 'used', error => error.message);
+    }
+    return reasons;
 }"""
 # Networks that are made up: how long they take, what they compute, and from which call on they fail.
 CHOICES = """async () => {

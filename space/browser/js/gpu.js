@@ -53,15 +53,24 @@ export async function openGpu({ software = false } = {}) {
  * @returns {Promise<Choice>}
  */
 export async function faster(wasm, webgpu, { pixels, count }) {
-  // The first run of each compiles, and shows all outputs.
-  const [expected, found] = [await wasm(pixels, count, true), await webgpu(pixels, count, true)];
-  const difference = Math.max(...Object.keys(expected).map(name => apart(expected[name].data, found[name].data)));
+  const difference = await differenceOf(wasm, webgpu, { pixels, count });
   if (!(difference <= TOLERANCE)) return { network: wasm, engine: 'wasm', reason: 'WebGPU computes something else', difference };
   const milliseconds = { wasm: await median(wasm, pixels, count), webgpu: await median(webgpu, pixels, count) };
   if (milliseconds.webgpu >= milliseconds.wasm) {
     return { network: wasm, engine: 'wasm', reason: 'WebAssembly is as fast', difference, milliseconds };
   }
   return { network: orElse(webgpu, wasm), engine: 'webgpu', difference, milliseconds };
+}
+
+/**
+ * Return how far an output of the two lies apart at most, in parts of its largest value.
+ * @param {Network} wasm
+ * @param {Network} webgpu
+ * @param {{pixels: Float32Array, count: number}} faces
+ */
+export async function differenceOf(wasm, webgpu, { pixels, count }) {
+  const [expected, found] = [await wasm(pixels, count, true), await webgpu(pixels, count, true)];
+  return Math.max(...Object.keys(expected).map(name => apart(expected[name].data, found[name].data)));
 }
 
 /**

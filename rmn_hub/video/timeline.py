@@ -310,9 +310,9 @@ def _draw(timeline: Timeline, theme: str, title: str | None) -> "Figure":
         axes.patch.set_alpha(0.35)
         times, values = timeline.strip(track.id)
         names = list(track.probabilities)
-        # A track of one moment has a width, too.
+        # A track of one moment has a width, too, and what a frame shows lasts until the next one.
         half = max((end - begin) / 500, 1e-4)
-        times = np.concatenate([[times[0] - half], times, [times[-1] + half]])
+        times = np.concatenate([[times[0] - half], times, [max(times[-1] + half, track.last + timeline._step)]])
         values = np.concatenate([values[:1], values, values[-1:]])
         axes.stackplot(times, values.T, colors=[color_of(name) for name in names], linewidth=0)
         axes.set(xlim=(begin, end), ylim=(0, 1))

@@ -4,13 +4,13 @@ import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from ..results import Face
+from ..results import Box, Face
 from ..sessions import available_cores
 from .boxes import best, moved, squares, suppress
 from .detector import MARGIN
@@ -38,6 +38,11 @@ _PIXELS_AT_ONCE = 500_000
 _CROP_PIXELS_AT_ONCE = 256 * 24 * 24
 # Images whose pyramids are held at the same time.
 _IMAGES_AT_ONCE = 16
+# Sizes of the squares around a box in which its face may be now, in parts of its longer side. Of faces that move by up
+# to a quarter of their size, squares to the sides find no more, and take a quarter longer.
+_SIZES = np.array([0.85, 1.0, 1.2], np.float32)
+# Boxes `(N, 4)`, scores `(N,)` and points `(N, 5, 2)`.
+_Found: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class MTCNNDetector:
@@ -112,6 +117,24 @@ class MTCNNDetector:
             found += self._detect(images[start : start + _IMAGES_AT_ONCE])
         return found
 
+    def near(self, images: Sequence[Image.Image], boxes: Sequence[Box]) -> list[list[Face]]:
+        """
+        Return the faces of each image that lie about where a box is: a face that was there a moment ago.
+
+        The first network, which looks for faces everywhere, is left out: a few squares around the box take the place
+        of its candidates. For two faces that takes 6 ms of CPU instead of the 16 ms of a search of squares twice as
+        large as they are; the boxes are as close to those of a search of the whole image.
+
+        Args:
+            images: upright RGB images, each shown to the networks as it is.
+            boxes: one for each image, in its pixels.
+        """
+        if not images:
+            return []
+        pyramids = [Pyramid(image, _WINDOW) for image in images]
+        candidates = [_around(box) for box in boxes]
+        return self._in_pixels(images, pyramids, self._cascade(pyramids, candidates))
+
     def _detect(self, images: list[Image.Image]) -> list[list[Face]]:
         pyramids, smallest = [], []
         for image in images:
@@ -120,8 +143,14 @@ class MTCNNDetector:
             seen = image if size == image.size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
             pyramids.append(Pyramid(seen, _WINDOW))
             smallest.append(min_face)
+        return self._in_pixels(images, pyramids, self._cascade(pyramids, self._propose(pyramids, smallest)))
+
+    def _in_pixels(
+        self, images: Sequence[Image.Image], pyramids: Sequence[Pyramid], results: Sequence[_Found]
+    ) -> list[list[Face]]:
+        """Return the faces of each image in its pixels, largest first."""
         found = []
-        for image, pyramid, result in zip(images, pyramids, self._cascade(pyramids, smallest)):
+        for image, pyramid, result in zip(images, pyramids, results):
             boxes, scores, points = result
             # Back to the photo, whose proportions the rounded size has changed a little.
             factors = np.array(image.size, np.float32) / np.array(pyramid.size, np.float32)
@@ -146,12 +175,8 @@ class MTCNNDetector:
             scale = min(1.0, max(self.max_size / longer, MIN_SEEN / min_face))
         return (max(1, round(width * scale)), max(1, round(height * scale))), min_face * scale
 
-    def _cascade(
-        self, pyramids: list[Pyramid], smallest: list[float]
-    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Return boxes `(N, 4)`, scores `(N,)` and points `(N, 5, 2)` of each image, in pixels of its pyramid."""
-        candidates = self._propose(pyramids, smallest)
-
+    def _cascade(self, pyramids: list[Pyramid], candidates: list[np.ndarray]) -> list[_Found]:
+        """Return what the last two networks make of the squares of each image, in pixels of its pyramid."""
         refined = []
         for boxes, (offsets, scores) in zip(candidates, self._on_crops(self.networks.refine, pyramids, candidates, 24)):
             keep = np.flatnonzero(scores > _REFINE_THRESHOLD)
@@ -239,6 +264,13 @@ class MTCNNDetector:
             batches.append(network(crops))
         outputs = [np.concatenate(some) for some in zip(*batches)]
         return [tuple(output[owners == image] for output in outputs) for image in range(len(boxes))]
+
+
+def _around(box: Box) -> np.ndarray:
+    """Return the squares in which the face of a box may be now, float32 `(N, 4)`."""
+    centre = np.array([box[0] + box[2], box[1] + box[3]], np.float32) / 2
+    halves = _SIZES[:, None] * np.float32(max(box[2] - box[0], box[3] - box[1]) / 2)
+    return np.concatenate([centre - halves, centre + halves], axis=1)
 
 
 def numbers() -> dict[str, float]:

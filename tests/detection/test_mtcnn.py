@@ -68,6 +68,22 @@ def test_eight_faces_in_a_collage(detector, collage):
     assert places == [(row, column) for row in range(2) for column in range(4)]
 
 
+def test_a_face_is_found_near_where_it_was(detector, astronaut, faceless):
+    (face,) = detector.detect([astronaut])[0]
+    x0, y0, x1, y1 = face.box
+    for move in (-20, 0, 20):
+        for size in (0.8, 1, 1.25):
+            half = size * (y1 - y0) / 2
+            x, y = (x0 + x1) / 2 + move, (y0 + y1) / 2 - move / 2
+            found, nothing = detector.near([astronaut, faceless], [(x - half, y - half, x + half, y + half)] * 2)
+            assert overlap(found[0].box, face.box) > 0.75
+            assert found[0].landmarks == pytest.approx(np.array(face.landmarks), abs=6)
+            assert found[0].score > 0.9
+            assert nothing == []
+    assert detector.near([], []) == []
+    assert detector.near([astronaut], [(300, 300, 400, 400)]) == [[]]
+
+
 def test_no_face_is_an_empty_list(detector, faceless):
     assert detector.detect([faceless]) == [[]]
     assert detector.detect([]) == []

@@ -202,7 +202,8 @@ def test_it_imports_no_torch(run_python):
         import sys
         import numpy as np
         from rmn_hub.engines.onnx import OnnxEngine
-        OnnxEngine.from_checkpoint({str(BUNDLED)!r})(np.zeros((1, 3, 48, 48), np.float32), attention=True)
+        engine = OnnxEngine.from_checkpoint({str(BUNDLED)!r})
+        engine(np.zeros((1, 3, engine.image_size, engine.image_size), np.float32), attention=True)
         print({{"torch", "torchvision", "transformers"}} & set(sys.modules))
     """
     assert run_python(code) == "set()"

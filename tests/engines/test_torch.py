@@ -47,7 +47,7 @@ def test_it_is_an_engine(engine, model):
     assert isinstance(engine, Engine)
     assert engine.name == "torch"
     assert engine.expressions == tuple(model.config.id2label[index] for index in range(7))
-    assert (engine.image_size, engine.has_masks) == (48, True)
+    assert (engine.image_size, engine.has_masks) == (model.config.image_size, True)
 
 
 def test_outputs_equal_the_plain_models(engine, model, pixel_values):

@@ -13,7 +13,7 @@ from .attention import attention_of_faces
 from .boxes import iterable
 from .checkpoints import BUNDLED_CHECKPOINT
 from .detection.detector import MARGIN, FaceDetector
-from .engines.engine import Engine
+from .engines.engine import Engine, has_features
 from .engines.ensemble import EnsembleProcessor
 from .engines.pixels import PixelProcessor
 from .engines.views import VIEWS, averaged, check_views
@@ -179,6 +179,7 @@ class ExpressionRecognizer:
         boxes: Iterable[Any] | None = ...,
         faces_only: bool = ...,
         attention: bool = ...,
+        features: bool = ...,
         min_confidence: float | None = ...,
         on_error: OnError = ...,
     ) -> ImageResult: ...
@@ -191,6 +192,7 @@ class ExpressionRecognizer:
         boxes: Iterable[Any] | None = ...,
         faces_only: bool = ...,
         attention: bool = ...,
+        features: bool = ...,
         min_confidence: float | None = ...,
         on_error: OnError = ...,
     ) -> list[ImageResult]: ...
@@ -203,6 +205,7 @@ class ExpressionRecognizer:
         boxes: Iterable[Any] | None = ...,
         faces_only: bool = ...,
         attention: bool = ...,
+        features: bool = ...,
         min_confidence: float | None = ...,
         on_error: OnError = ...,
     ) -> Any: ...
@@ -214,6 +217,7 @@ class ExpressionRecognizer:
         boxes: Iterable[Any] | None = None,
         faces_only: bool = False,
         attention: bool = False,
+        features: bool = False,
         min_confidence: float | None = None,
         on_error: OnError = None,
     ) -> Any:
@@ -228,6 +232,9 @@ class ExpressionRecognizer:
                 of the upright image, for several images one such list each.
             faces_only: every image is a face already and is classified without detection.
             attention: whether to add the attention maps.
+            features: whether to add the embedding of each face, float32 `(D,)`: the mean of the last stage's features
+                over their places (D = 256 in the bundled network), as `RMNBaseModel` computes it, of the face as it
+                is. An ensemble's are its members', one after the other.
             min_confidence: for this call, instead of the recognizer's.
             on_error: what becomes of an image that cannot be used. Without it, the error is raised. A function is
                 called with the error, and the image is left out of a list. With `"keep"`, its place is taken by a
@@ -245,6 +252,7 @@ class ExpressionRecognizer:
         options: dict[str, Any] = {
             "faces_only": faces_only,
             "attention": attention,
+            "features": features,
             "min_confidence": min_confidence,
         }
         if several is not None:
@@ -270,6 +278,7 @@ class ExpressionRecognizer:
         boxes: Iterable[Any] | None = None,
         faces_only: bool = False,
         attention: bool = False,
+        features: bool = False,
         min_confidence: float | None = None,
         on_error: OnError = None,
     ) -> Iterator[ImageResult]:
@@ -285,6 +294,7 @@ class ExpressionRecognizer:
             boxes: own boxes, one list for each image.
             faces_only: every image is a face already.
             attention: whether to add the attention maps.
+            features: whether to add the embedding of each face.
             min_confidence: instead of the recognizer's.
             on_error: as in `__call__`.
 
@@ -295,6 +305,11 @@ class ExpressionRecognizer:
             raise InputError("boxes and faces_only exclude each other: an image that is a face needs no box")
         if attention and not self.has_masks:
             raise InputError("attention=True must have a checkpoint with masks: this one has none")
+        if features and not has_features(self.engine):
+            raise InputError(
+                f"features=True must have an engine with features: this one ({self.engine.name}) has none. Export the "
+                "ONNX file again with `rmn-hub export`, or take an RMN and engine='torch'."
+            )
         if not (on_error is None or on_error == "keep" or callable(on_error)):
             raise InputError(f"on_error={shown(on_error)} must be a function, 'keep' or None")
         several = as_images(images)
@@ -314,7 +329,8 @@ class ExpressionRecognizer:
             ready = preparation.searched(several, on_error)
         else:
             ready = preparation.given(several, boxes, on_error)
-        return self._batched(ready, attention, confidence)
+        wanted = {"attention": attention, "features": features}
+        return self._batched(ready, wanted, confidence)
 
     def video(self, source: str | os.PathLike[str] | int, **settings: Any) -> "FilmResults":
         """
@@ -328,7 +344,9 @@ class ExpressionRecognizer:
 
         return recognize(source, self, **settings)
 
-    def _batched(self, ready: Iterator[PreparedImage], attention: bool, min_confidence: float) -> Iterator[ImageResult]:
+    def _batched(
+        self, ready: Iterator[PreparedImage], wanted: dict[str, bool], min_confidence: float
+    ) -> Iterator[ImageResult]:
         """Collect images until their faces make a batch, and yield their results."""
         waiting: list[PreparedImage] = []
         faces = size = 0
@@ -345,33 +363,38 @@ class ExpressionRecognizer:
             faces += len(image.faces)
             size += sum(3 * crop.width * crop.height for crop in image.crops)
             if max(faces, len(waiting)) >= self.batch_size or size >= MAX_WAITING_BYTES:
-                yield from self._classify(waiting, attention, min_confidence)
+                yield from self._classify(waiting, wanted, min_confidence)
                 waiting, faces, size = [], 0, 0
-        yield from self._classify(waiting, attention, min_confidence)
+        yield from self._classify(waiting, wanted, min_confidence)
         if failure is not None:
             raise failure
 
-    def _classify(self, waiting: list[PreparedImage], attention: bool, min_confidence: float) -> Iterator[ImageResult]:
+    def _classify(
+        self, waiting: list[PreparedImage], wanted: dict[str, bool], min_confidence: float
+    ) -> Iterator[ImageResult]:
         """Yield the results of the images, whose faces go through the engine together."""
         crops = [crop for image in waiting for crop in image.crops]
         turned = [degrees for image in waiting for degrees in image.turned]
         probabilities: list[list[float]] = []
         maps: list[Attention | None] = []
+        embeddings: list[np.ndarray | None] = []
         at_once = max(1, self.batch_size // self.views)
         for start in range(0, len(crops), at_once):
             batch = crops[start : start + at_once]
-            output, logits = call(run_views, self.engine, self.processor(batch), self.views, attention=attention)
+            output, logits = call(run_views, self.engine, self.processor(batch), self.views, **wanted)
             if not np.isfinite(logits).all():
                 raise CheckpointError("the network's logits are not finite numbers: its weights are damaged")
             # In double precision the probabilities sum to 1 within 1e-15.
             probabilities += averaged(logits).tolist()
-            if attention:
+            # Copies: one face that is kept must not keep its whole batch in memory.
+            embeddings += [None] * len(batch) if output.features is None else [row.copy() for row in output.features]
+            if wanted["attention"]:
                 pixels = [np.asarray(crop) for crop in batch]
                 degrees = turned[start : start + at_once]
                 maps += attention_of_faces(output.maps, output.before, output.after, pixels, degrees)
             else:
                 maps += [None] * len(batch)
-        values = iter(zip(probabilities, maps))
+        values = iter(zip(probabilities, maps, embeddings))
         for image in waiting:
             faces = tuple(
                 self._expression(index, face, *next(values), min_confidence)
@@ -380,7 +403,13 @@ class ExpressionRecognizer:
             yield replace(image.result, faces=faces)
 
     def _expression(
-        self, index: int, face: Face, values: list[float], attention: Attention | None, min_confidence: float
+        self,
+        index: int,
+        face: Face,
+        values: list[float],
+        attention: Attention | None,
+        features: np.ndarray | None,
+        min_confidence: float,
     ) -> FaceExpression:
         probability = max(values)
         return FaceExpression(
@@ -392,6 +421,7 @@ class ExpressionRecognizer:
             probabilities=dict(zip(self.expressions, values)),
             uncertain=probability < min_confidence,
             attention=attention,
+            features=features,
             index=index,
         )
 

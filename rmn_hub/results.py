@@ -93,6 +93,8 @@ class FaceExpression:
         probabilities: the probability of every expression by name, in the checkpoint's class order; they sum to 1.
         uncertain: whether `probability` lies below the recognizer's `min_confidence`.
         attention: the attention maps, when they were asked for.
+        features: the embedding of the face, float32 `(D,)`, when it was asked for: the mean over places of the last
+            stage's features, of which the classifier makes its logits. D is 256 in the bundled network.
         index: the number of the face in its image: from 1, in reading order (see [`reading_order`]).
         track_id: the identity of the face over the frames of a video, or `None` for a single image.
     """
@@ -105,6 +107,7 @@ class FaceExpression:
     probabilities: dict[str, float] = field(hash=False)
     uncertain: bool = False
     attention: Attention | None = field(default=None, compare=False)
+    features: np.ndarray | None = field(default=None, compare=False)
     index: int = 1
     track_id: int | None = None
 
@@ -119,7 +122,9 @@ class FaceExpression:
         return replace(self, box=moved.box, landmarks=moved.landmarks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values ready for JSON. Attention maps are left out, and so is a `track_id` of `None`."""
+        """
+        Return the values ready for JSON. Attention maps and features are left out, and so is a `track_id` of `None`.
+        """
         values = {
             "index": int(self.index),
             **self.face.to_dict(),

@@ -8,14 +8,13 @@ In reading order: residual unit, mask branch, attention module, network.
 import math
 from typing import Any
 
-import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..expressions import EXPRESSIONS
+from ..model.layers_rmn import init_weights
 
 # The mask branches of the original halve 56, 28 and 14 pixels until 7 are left.
 BOTTLENECK_SIZE = 7
@@ -193,21 +192,8 @@ class ResAttNetForImageClassification(PreTrainedModel):
         self.classifier = nn.Linear(last, config.num_labels)
         self.post_init()
 
-    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
-        elif isinstance(module, nn.Linear):
-            init.normal_(module.weight, mean=0.0, std=0.01)
-            init.zeros_(module.bias)
+        init_weights(module, deviation=0.01)
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs: Any

@@ -32,8 +32,7 @@ def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_val
     from ..errors import CheckpointError
     from ..export import browser
     from ..export.onnx import export
-    from ..files import file_hash
-    from ..hub.checkpoint import WEIGHTS
+    from ..hub.checkpoint import weights_hash
 
     page, package, examples = _parts()
     with tempfile.TemporaryDirectory() as work:
@@ -43,7 +42,7 @@ def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_val
         except CheckpointError:
             # There is none, or it is of other weights.
             graph = Path(work) / "model.onnx"
-            export(loaded.model, graph, pixel_values, weights_hash=file_hash(loaded.folder / WEIGHTS))
+            export(loaded.model, graph, pixel_values, weights_hash=weights_hash(loaded.folder))
         return browser.write_page(
             out,
             page=page,

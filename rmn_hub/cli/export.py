@@ -70,7 +70,6 @@ def export(
     with failing_on_bad_input("export"):
         from ..export.onnx import FILES
         from ..export.onnx import export as run
-        from ..files import file_hash
         from ..hub import checkpoint as checkpoints
 
         loaded = checkpoints.load(checkpoint, rmn_only=True)
@@ -79,9 +78,6 @@ def export(
             if not Path(checkpoint).is_dir():
                 fail(f"OUT must be given for {checkpoint}: the cache of the Hub must not be changed")
             out = Path(checkpoint) / "onnx"
-        weights = loaded.folder / checkpoints.WEIGHTS
-        if not weights.is_file():
-            fail(f"{checkpoint} must have its weights in one {checkpoints.WEIGHTS}: save it again")
         pixel_values, labels = _example_faces(loaded) if data is None else _labelled_faces(loaded, data, split, faces)
         if browser:
             from .browser import build
@@ -92,7 +88,7 @@ def export(
             loaded.model,
             out if out.suffix == ".onnx" else out / FILES[form],
             pixel_values,
-            weights_hash=file_hash(weights),
+            weights_hash=checkpoints.weights_hash(loaded.folder),
             labels=labels,
             form=form,
             allow_loss=allow_loss,

@@ -10,7 +10,7 @@ import numpy as np
 class EngineOutput:
     """
     What an engine returns for a batch of N crops. `maps`, `before` and `after` are empty unless attention was asked
-    for; the spatial size of each entry is that of its stage's features.
+    for; the spatial size of each entry is that of its stage's features. `features` is `None` unless they were.
 
     Args:
         logits: float32 `(N, classes)`.
@@ -18,18 +18,22 @@ class EngineOutput:
             features after and before masking (equation 1 of the paper).
         before: per stage, float32 `(N, H, W)`: mean over channels of |t|, the features before masking.
         after: per stage, float32 `(N, H, W)`: mean over channels of |b|, the features after masking.
+        features: float32 `(N, D)`: the embedding of each crop, the mean over places of the last stage's features after
+            masking, of which the classifier makes the logits. D is 256 in the bundled network.
     """
 
     logits: np.ndarray
     maps: tuple[np.ndarray, ...] = ()
     before: tuple[np.ndarray, ...] = ()
     after: tuple[np.ndarray, ...] = ()
+    features: np.ndarray | None = None
 
 
 @runtime_checkable
 class Engine(Protocol):
     """
-    A network in a runtime.
+    A network in a runtime. One that can return features has a further attribute, `has_features`, which is true, and
+    takes a further argument, `features=True`.
 
     Attributes:
         name: `"torch"` or `"onnx"`.
@@ -52,10 +56,15 @@ class Engine(Protocol):
         ...
 
 
+def has_features(engine: Engine) -> bool:
+    """Return whether an engine can return features: an engine of the caller's own may not have the attribute."""
+    return getattr(engine, "has_features", False) is True
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return the probabilities of logits: the softmax over the last axis, in double precision."""
     powers = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
 
-__all__ = ["Engine", "EngineOutput", "softmax"]
+__all__ = ["Engine", "EngineOutput", "has_features", "softmax"]

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from .engine import Engine, EngineOutput, softmax
+from .engine import Engine, EngineOutput, has_features, softmax
 from .pixels import PixelProcessor
 
 # Least probability whose logarithm is taken: that of 0 would be infinite, and no loss or figure could use it.
@@ -47,7 +47,8 @@ Processor: TypeAlias = PixelProcessor | EnsembleProcessor
 class EnsembleEngine:
     """
     Average the probabilities of several networks. The logits are the logarithms of the means, so that their softmax is
-    the mean. An ensemble has no masks: the members' are of different features.
+    the mean. An ensemble has no masks: the members' are of different features. Its features are the members', one after
+    the other, where all of them have some.
 
     Args:
         members: engines with the same classes in the same order, and the image processing that belongs to each.
@@ -71,6 +72,7 @@ class EnsembleEngine:
                 )
         self.image_size: int = max(engine.image_size for engine, _ in members)
         self.device = getattr(members[0][0], "device", "cpu")
+        self.has_features = all(has_features(engine) for engine, _ in members)
         # Members of the same size share their pixel values.
         kinds: list[PixelProcessor] = []
         for _, processor in members:
@@ -79,17 +81,20 @@ class EnsembleEngine:
         self.processor = EnsembleProcessor(kinds)
         self._members = [(engine, str(kinds.index(processor))) for engine, processor in members]
 
-    def __call__(self, pixel_values: np.ndarray, *, attention: bool = False) -> EngineOutput:
+    def __call__(self, pixel_values: np.ndarray, *, attention: bool = False, features: bool = False) -> EngineOutput:
         """
         Run every member on what the ensemble's `processor` has made; see [`Engine`]. There are no maps.
 
         Raises:
-            InputError: `pixel_values` are of another processor.
+            InputError: `pixel_values` are of another processor, or `features` are asked of members without.
         """
         if pixel_values.dtype.names != tuple(map(str, range(len(self.processor.processors)))):
             raise InputError("pixel_values must be made by the processor of this ensemble")
-        mean = sum(softmax(engine(pixel_values[field]).logits) for engine, field in self._members) / len(self._members)
-        return EngineOutput(np.log(np.maximum(mean, _TINY)).astype(np.float32))
+        wanted = {"features": True} if features else {}
+        outputs = [engine(pixel_values[field], **wanted) for engine, field in self._members]
+        mean = sum(softmax(output.logits) for output in outputs) / len(outputs)
+        pooled = np.concatenate([output.features for output in outputs], 1) if features else None
+        return EngineOutput(np.log(np.maximum(mean, _TINY)).astype(np.float32), features=pooled)
 
 
 def combined(members: Sequence[tuple[Engine, PixelProcessor]]) -> tuple[Engine, Processor]:

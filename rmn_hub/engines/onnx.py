@@ -4,18 +4,16 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ..checkpoints import has_weights, weights_hash
 from ..errors import CheckpointError, InputError
-from ..files import file_hash
 from ..sessions import OnnxSession
 from .engine import EngineOutput
 
 # Where a checkpoint has its ONNX file.
 ONNX_FILE = "onnx/model.onnx"
-_WEIGHTS = "model.safetensors"
 _EXPORT = "Export it again with `rmn-hub export`"
 
 
@@ -52,6 +50,8 @@ class OnnxEngine:
             self.has_masks = json.loads(metadata["has_masks"]) is True
             self.weights_hash = metadata["weights_sha256"]
             self._stages = int(metadata["stages"])
+            # Files of earlier versions do not have them.
+            self.has_features = "features" in self._session.outputs()
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be used: its metadata are not an RMN's. {_EXPORT}.") from error
 
@@ -67,7 +67,7 @@ class OnnxEngine:
         """
         Return the engine of a checkpoint's ONNX file, which must have been exported from the weights beside it.
 
-        A folder without `model.safetensors` is taken as well: the ONNX file is all that the engine needs.
+        A folder without weights is taken as well: the ONNX file is all that the engine needs.
 
         Args:
             folder: the folder of the checkpoint.
@@ -81,27 +81,29 @@ class OnnxEngine:
         """
         folder = Path(folder)
         engine = cls(folder / file, threads=threads, providers=providers)
-        weights = folder / _WEIGHTS
-        if weights.is_file() and file_hash(weights) != engine.weights_hash:
-            raise CheckpointError(f"{folder / file} cannot be used: it is not of the weights in {weights}. {_EXPORT}.")
+        if has_weights(folder) and weights_hash(folder) != engine.weights_hash:
+            raise CheckpointError(f"{folder / file} cannot be used: it is not of the weights in {folder}. {_EXPORT}.")
         return engine
 
-    def __call__(self, pixel_values: np.ndarray, *, attention: bool = False) -> EngineOutput:
+    def __call__(self, pixel_values: np.ndarray, *, attention: bool = False, features: bool = False) -> EngineOutput:
         """
         Run the network; see [`Engine`].
 
         Raises:
-            InputError: `pixel_values` have another shape.
+            InputError: `pixel_values` have another shape, or `features` are asked of a file that has none.
         """
         side = self.image_size
         if pixel_values.ndim != 4 or len(pixel_values) < 1 or pixel_values.shape[1:] != (3, side, side):
             raise InputError(f"pixel_values of shape {pixel_values.shape} must be (N, 3, {side}, {side}), N at least 1")
+        if features and not self.has_features:
+            raise InputError(f"features=True must have a file with features: {self._session.path} has none. {_EXPORT}.")
         attention = attention and self.has_masks
         stages = range(1, self._stages + 1) if attention else ()
         names = ["logits", *(f"{kind}{stage}" for kind in ("map", "before", "after") for stage in stages)]
-        logits, *maps = self._session.run({"pixel_values": np.ascontiguousarray(pixel_values, np.float32)}, names)
-        parts: list[tuple[Any, ...]] = [tuple(maps[kind * len(stages) :][: len(stages)]) for kind in range(3)]
-        return EngineOutput(logits, *parts)
+        names += ["features"] if features else []
+        logits, *rest = self._session.run({"pixel_values": np.ascontiguousarray(pixel_values, np.float32)}, names)
+        maps, before, after = (tuple(rest[kind * len(stages) :][: len(stages)]) for kind in range(3))
+        return EngineOutput(logits, maps, before, after, rest[-1] if features else None)
 
 
 __all__ = ["ONNX_FILE", "OnnxEngine"]

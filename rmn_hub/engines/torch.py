@@ -7,6 +7,7 @@ from ..attention import reduce_mask
 from ..baselines.networks import Network, for_inference, masking_blocks
 from ..devices import usable_device
 from ..errors import InputError
+from ..model.modeling_rmn import RMNModel
 from .engine import EngineOutput
 
 
@@ -36,20 +37,26 @@ class TorchEngine:
         self.expressions: tuple[str, ...] = tuple(labels[index] for index in sorted(labels))
         self.image_size: int = model.config.image_size
         self.has_masks = len(masking_blocks(model)) > 0
+        self.has_features = isinstance(model, RMNModel)
         self._model = for_inference(model).to(self.device)
         self._dtype = self._model.dtype  # that of the network as it was handed over: bfloat16 stays bfloat16
 
-    def __call__(self, pixel_values: np.ndarray, *, attention: bool = False) -> EngineOutput:
+    def __call__(self, pixel_values: np.ndarray, *, attention: bool = False, features: bool = False) -> EngineOutput:
         """
         Run the network; see [`Engine`].
 
         Raises:
-            InputError: the GPU has too little memory for the batch.
+            InputError: the GPU has too little memory for the batch, or `features` are asked of a network that is not
+                an RMN.
         """
+        if features and not self.has_features:
+            raise InputError("features=True must have an RMN: other networks' features are not returned")
+        attention = attention and self.has_masks
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             values = torch.from_numpy(np.ascontiguousarray(pixel_values, np.float32)).to(self.device, self._dtype)
             # Only an RMN has these switches.
-            wanted = {"output_masks": attention, "output_hidden_states": attention} if self.has_masks else {}
+            switches = {"output_masks": attention, "output_hidden_states": attention or features}
+            wanted = switches if self.has_features else {}
             try:
                 outputs = self._model(values.contiguous(memory_format=torch.channels_last), return_dict=True, **wanted)
             except torch.cuda.OutOfMemoryError as error:
@@ -57,16 +64,21 @@ class TorchEngine:
                     f"{self.device} has too little memory for {len(values)} faces at once: give a smaller batch_size"
                 ) from error
             logits = outputs.logits.float().cpu().numpy()
-            if not attention or not self.has_masks:
-                return EngineOutput(logits)
-            # hidden_states are t1, b1, t2, b2, ...: features before and after each mask. Reduced on the device, a
-            # stage's maps are its size divided by its channels, 32 to 256 in the bundled network.
+            # hidden_states are t1, b1, t2, b2, ...: features before and after each mask.
+            pooled = None
+            if features:
+                pooled = self._model.pooler(outputs.hidden_states[-1]).flatten(1).float().cpu().numpy()
+            if not attention:
+                return EngineOutput(logits, features=pooled)
+            # Reduced on the device, a stage's maps are its size divided by its channels, 32 to 256 in the bundled
+            # network.
             before, after = outputs.hidden_states[::2], outputs.hidden_states[1::2]
             return EngineOutput(
                 logits,
                 maps=tuple(reduce_mask(mask, stage).cpu().numpy() for mask, stage in zip(outputs.masks, before)),
                 before=tuple(stage.float().abs().mean(1).cpu().numpy() for stage in before),
                 after=tuple(stage.float().abs().mean(1).cpu().numpy() for stage in after),
+                features=pooled,
             )
 
 

@@ -48,7 +48,12 @@ def views_of(pixel_values: np.ndarray, views: int) -> list[np.ndarray]:
 
 
 def run(
-    engine: Engine, pixel_values: np.ndarray, views: int = VIEWS, *, attention: bool = False
+    engine: Engine,
+    pixel_values: np.ndarray,
+    views: int = VIEWS,
+    *,
+    attention: bool = False,
+    features: bool = False,
 ) -> tuple[EngineOutput, np.ndarray]:
     """
     Run a network on every view of N faces.
@@ -58,16 +63,20 @@ def run(
         pixel_values: float32 `(N, 3, S, S)`, or an ensemble's.
         views: one of `CHOICES`.
         attention: whether to return the attention maps of the faces as they are.
+        features: whether to return the embeddings of the faces as they are.
 
     Returns:
         the engine's output for the faces as they are, and the logits of all views, float32 `(views, N, classes)`.
     """
     seen = views_of(pixel_values, views)
+    wanted = {"features": True} if features else {}
     if not attention:
-        logits = engine(np.concatenate(seen)).logits.reshape(views, len(pixel_values), -1)
-        return EngineOutput(logits[0]), logits
+        output = engine(np.concatenate(seen), **wanted)
+        logits = output.logits.reshape(views, len(pixel_values), -1)
+        own = None if output.features is None else output.features[: len(pixel_values)]
+        return EngineOutput(logits[0], features=own), logits
     # Maps of the other views would be thrown away.
-    output = engine(pixel_values, attention=True)
+    output = engine(pixel_values, attention=True, **wanted)
     others = [engine(np.concatenate(seen[1:])).logits] if views > 1 else []
     logits = np.concatenate([output.logits, *others]).reshape(views, len(pixel_values), -1)
     return output, logits

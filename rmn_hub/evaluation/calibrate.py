@@ -27,7 +27,7 @@ from ..engines.torch import TorchEngine
 from ..engines.views import VIEWS, averaged
 from ..errors import CheckpointError, InputError
 from ..expressions import EXPRESSIONS
-from ..files import file_hash, replacing, write_json
+from ..files import replacing, write_json
 from ..hub import checkpoint as checkpoints
 from ..hub.card import CALIBRATION
 from ..hub.checkpoint import WEIGHTS
@@ -127,7 +127,7 @@ def calibrate(
     engine = TorchEngine(loaded.model, device)
     predicted = predict(engine, PixelProcessor.from_folder(folder), faces, batch_size, progress)
     logits = np.stack([predicted.logits, predicted.mirrored][:views])
-    before = file_hash(folder / WEIGHTS)
+    before = checkpoints.weights_hash(folder)
     previous = _previous(folder / CALIBRATION, before)
     # Fitted to the logits as they were before any calibration: else the prior would pull anew each time.
     temperatures = fit_temperatures(logits * previous, faces.labels)
@@ -146,7 +146,7 @@ def calibrate(
         "before": scores(averaged(logits), faces.labels),
         "after": scores(averaged(logits * previous / temperatures), faces.labels),
         "sha256_before": before,
-        "sha256": file_hash(folder / WEIGHTS),
+        "sha256": checkpoints.weights_hash(folder),
         "command": command_line(
             "calibrate", [checkpoint], {"--data": data, "--split": split, "--views": views, "--device": device}
         ),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import file_hash
+from ..checkpoints import weights_hash
 
 # The share of a face whose removal is reported.
 FRACTION = 0.2
@@ -101,7 +101,7 @@ def read_measured(checkpoint: Path | None) -> Measured | None:
         return None
     try:
         document = json.loads((checkpoint / "eval.json").read_text(encoding="utf-8"))
-        if _find(document, "checkpoint", "sha256") != file_hash(checkpoint / "model.safetensors"):
+        if _find(document, "checkpoint", "sha256") != weights_hash(checkpoint):
             return None
     except (OSError, ValueError, RecursionError):
         return None

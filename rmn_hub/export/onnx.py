@@ -63,23 +63,22 @@ class _WithMaps(nn.Module):
         self.has_masks = len(model.masking_blocks) > 0
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.model(
-            pixel_values.to(self.dtype),
-            output_masks=self.has_masks,
-            output_hidden_states=self.has_masks,
-            return_dict=True,
-        )
-        logits = outputs.logits.float()
+        hidden_state, masks, states = self.model.run_stages(pixel_values.to(self.dtype), self.has_masks, self.has_masks)
+        features = self.model.pooler(hidden_state).flatten(1)
+        logits = self.model.classifier(features).float()
         if not self.has_masks:
-            return (logits,)
-        before, after = outputs.hidden_states[::2], outputs.hidden_states[1::2]
-        maps = (reduce_mask(mask, stage) for mask, stage in zip(outputs.masks, before))
-        return (logits, *maps, *(stage.float().abs().mean(1) for stage in (*before, *after)))
+            return logits, features.float()
+        before, after = states[::2], states[1::2]
+        maps = (reduce_mask(mask, stage) for mask, stage in zip(masks, before))
+        return (logits, *maps, *(stage.float().abs().mean(1) for stage in (*before, *after)), features.float())
 
 
 def output_names(stages: int) -> list[str]:
-    """Return the names of the graph's outputs: `logits`, then `map1`, ..., `before1`, ..., `after1`, ..."""
-    return ["logits", *(f"{kind}{stage}" for kind in ("map", "before", "after") for stage in range(1, stages + 1))]
+    """
+    Return the names of the graph's outputs: `logits`, then `map1`, ..., `before1`, ..., `after1`, ..., then `features`.
+    """
+    maps = (f"{kind}{stage}" for kind in ("map", "before", "after") for stage in range(1, stages + 1))
+    return ["logits", *maps, "features"]
 
 
 def export(
@@ -96,8 +95,8 @@ def export(
     Write a network as one self-contained ONNX file, after comparing the file with torch on real faces.
 
     The input is `pixel_values`, float32 `(N, 3, image_size, image_size)` in 0..1 with free N. The outputs are those of
-    [`EngineOutput`], named as [`output_names`] gives them; a network without masks has `logits` alone. BatchNorm is
-    folded into the convolutions. The metadata hold what [`OnnxEngine`] reads.
+    [`EngineOutput`], named as [`output_names`] gives them; a network without masks has `logits` and `features` alone.
+    BatchNorm is folded into the convolutions. The metadata hold what [`OnnxEngine`] reads.
 
     Args:
         model: the network, in float32 on the CPU.
@@ -210,19 +209,19 @@ def _compare(
     Return the fields of a report from the outputs of a file and of torch.
 
     Raises:
-        CheckpointError: an attention map differs.
+        CheckpointError: an attention map or the features differ.
     """
     expected_module = _WithMaps(model, torch.float32).eval()
     expected, found = [], []
     for start in range(0, len(pixel_values), _BATCH):
         batch = pixel_values[start : start + _BATCH]
         with torch.inference_mode():
-            logits, *maps = (output.numpy() for output in expected_module(torch.from_numpy(batch)))
+            logits, *rest = (output.numpy() for output in expected_module(torch.from_numpy(batch)))
         outputs = session.run({"pixel_values": batch})
-        for output, tensor in zip(outputs[1:], maps):
+        for output, tensor in zip(outputs[1:], rest):
             if form == "fp32" and not np.allclose(output, tensor, rtol=1e-3, atol=1e-4 * tensor.max()):
                 raise CheckpointError(
-                    f"{path} cannot be written: its attention maps differ from torch's. Try another version of torch."
+                    f"{path} cannot be written: its maps or features differ from torch's. Try another version of torch."
                 )
         expected.append(softmax(logits))
         found.append(softmax(outputs[0]))

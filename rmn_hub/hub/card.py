@@ -15,14 +15,14 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..checkpoints import BUNDLED_CHECKPOINT
+from ..checkpoints import BUNDLED_CHECKPOINT, WEIGHTS, weights_hash
 from ..errors import CheckpointError, InputError
 from ..expressions import EXPRESSIONS
-from ..files import file_hash, write_json, write_text
+from ..files import write_json, write_text
 from ..images import is_folder
 from ..model.configuration_rmn import MINIMUM_TRANSFORMERS
 from ..packages import data_folder
-from .checkpoint import CONFIG, PROCESSOR, WEIGHTS, find
+from .checkpoint import CONFIG, PROCESSOR, find
 from .evaluation_page import evaluation_values
 from .files import ONNX_FILE
 from .records import (
@@ -139,8 +139,8 @@ class _Material:
             read_json(self.folder / name) for name in (CALIBRATION, ABLATION, RUN, SOURCE, PEERS)
         )
         self.peers = peers or {"networks": []}
-        sha256 = file_hash(self.folder / WEIGHTS)
-        self.bundled = sha256 == file_hash(Path(BUNDLED_CHECKPOINT) / WEIGHTS)
+        sha256 = weights_hash(self.folder)
+        self.bundled = sha256 == weights_hash(Path(BUNDLED_CHECKPOINT))
         self.licence = licence or self._former_licence() or ("mit" if self.bundled else None)
         with self._naming_gaps():
             if document["checkpoint"]["sha256"] != sha256:

@@ -28,13 +28,13 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ..baselines.networks import MODEL_TYPES, Network, from_config, read_config
+from ..checkpoints import INDEX, WEIGHTS, weights_hash
 from ..devices import usable_device
 from ..errors import MissingPackageError
-from ..files import file_hash
 from ..images import shown
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
-from .files import CONFIG, COPY, INDEX, PROCESSOR, WEIGHTS, failure, find, one_line, read_json, shards
+from .files import CONFIG, COPY, PROCESSOR, failure, find, one_line, read_json, shards
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,6 @@ def load_model(
     Arguments and errors are those of [`load`], with its `revision`, `cache_dir`, `local_files_only` and `token`.
     """
     return _moved(_model(checkpoint, find(checkpoint, **where), expressions, rmn_only), device)
-
-
-def weights_hash(folder: Path) -> str:
-    """Return the SHA-256 of a checkpoint's weights, or of their index where they are in several files."""
-    weights = folder / WEIGHTS
-    return file_hash(weights if weights.is_file() else folder / INDEX)
 
 
 def weights_megabytes(folder: Path) -> float:

@@ -29,14 +29,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..checkpoints import INDEX, WEIGHTS, has_weights
 from ..engines.onnx import ONNX_FILE
 from ..errors import CheckpointError
 from ..images import is_folder, shown
 
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 COPY = "Copy or download it again"
 # The form of an id on the Hub: anything else that is not a folder is a mistyped path.
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -81,7 +80,7 @@ def find(
         return folder
     if not (folder / CONFIG).is_file():
         raise failure(name, f"it has no {CONFIG}", "Give the folder of a checkpoint")
-    if not any((folder / weights).is_file() for weights in (WEIGHTS, INDEX)):
+    if not has_weights(folder):
         raise _no_weights(name, any(folder.glob("*.bin")))
     return folder
 

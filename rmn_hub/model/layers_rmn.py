@@ -5,6 +5,7 @@ stage, masking block.
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from .configuration_rmn import RMNConfig
 
@@ -179,6 +180,31 @@ class RMNMaskingBlock(nn.Module):
         return hidden_state.sigmoid() if self.mask_activation == "sigmoid" else hidden_state.softmax(dim=1)
 
 
+@torch.no_grad()
+def init_weights(module: nn.Module, deviation: float) -> None:
+    """
+    Give a layer its initial weights: He et al., 2015, for convolutions, and small normal ones for the classifier.
+
+    Args:
+        module: any module; one that has no weights of its own stays as it is.
+        deviation: standard deviation of a linear layer's weights.
+    """
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        # For a transposed convolution this counts its input channels; BatchNorm sets the scale.
+        init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        init.ones_(module.weight)
+        init.zeros_(module.bias)
+        init.zeros_(module.running_mean)
+        init.ones_(module.running_var)
+        init.zeros_(module.num_batches_tracked)
+    elif isinstance(module, nn.Linear):
+        init.normal_(module.weight, mean=0.0, std=deviation)
+        init.zeros_(module.bias)
+
+
 __all__ = [
     "RMNBasicLayer",
     "RMNBottleneckLayer",
@@ -187,4 +213,5 @@ __all__ = [
     "RMNMaskingBlock",
     "RMNStage",
     "RMNUpLayer",
+    "init_weights",
 ]

@@ -11,13 +11,12 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPoolingAndNoAttention, ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_rmn import AUTO_MAP, RMNConfig
-from .layers_rmn import RMNConvLayer, RMNEmbeddings, RMNMaskingBlock, RMNStage, RMNUpLayer
+from .layers_rmn import RMNConvLayer, RMNEmbeddings, RMNMaskingBlock, RMNStage, RMNUpLayer, init_weights
 
 Trunk = TypeVar("Trunk", bound="RMNTrunk")
 
@@ -90,22 +89,8 @@ class RMNPreTrainedModel(PreTrainedModel):
     # What adds or concatenates tensors of its own layers stays on one device.
     _no_split_modules: ClassVar[list[str]] = ["RMNBasicLayer", "RMNBottleneckLayer", "RMNMaskingBlock"]
 
-    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            # He et al., 2015. (For a transposed convolution this counts its input channels; BatchNorm sets the scale.)
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
-        elif isinstance(module, nn.Linear):
-            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
-            init.zeros_(module.bias)
+        init_weights(module, self.config.initializer_range)
 
     @property
     def dummy_inputs(self) -> dict[str, Tensor]:

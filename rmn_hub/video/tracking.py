@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..images import load_image
 from ..packages import require
 from ..results import Box, Face
+from .assignment import best_assignment
 
 if TYPE_CHECKING:
     import supervision
@@ -294,13 +295,10 @@ class FaceTracker:
         """Return which track (its place in the memory) has which face: the best assignment of all to all."""
         if not faces or not self._memories:
             return {}
-        from scipy.optimize import linear_sum_assignment
-
         scores = np.array(
             [[_match(memory, face, look, self.reach) for face, look in zip(faces, looks)] for memory in self._memories]
         )
-        rows, columns = linear_sum_assignment(scores, maximize=True)
-        return {int(row): int(column) for row, column in zip(rows, columns) if scores[row, column] > 0}
+        return {row: column for row, column in best_assignment(scores) if scores[row, column] > 0}
 
     def _advance(self, faces: Sequence[Face], looks: Sequence[np.ndarray], found: Mapping[int, int]) -> None:
         """Bring every track up to this frame, and end those that were waited for long enough."""

@@ -1,8 +1,18 @@
-"""The Dockerfile, read: a container engine is not needed."""
+"""The Dockerfile: read, and built and run where there is a container engine (else by scripts/run_dockerfile.py)."""
 
+import json
 import re
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import uuid
 from pathlib import Path
 
+import pytest
+
+ENGINE = shutil.which("docker") or shutil.which("podman")
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,8 +52,41 @@ def test_what_it_copies_is_there_and_not_ignored():
 
 
 def test_it_installs_no_torch():
-    wanted = (ROOT / "space" / "requirements-cpu.txt").read_text()
+    wanted = (ROOT / "space" / "requirements.txt").read_text()
     names = {re.match(r"[\w-]+", line)[0] for line in wanted.splitlines() if line and not line.startswith("#")}
     assert {"onnxruntime", "gradio"} <= names
     assert not names & {"torch", "torchvision", "transformers", "facenet-pytorch", "rmn-hub"}
     assert "--no-deps ." in (ROOT / "Dockerfile").read_text()
+
+
+def has_engine():
+    return ENGINE is not None and subprocess.run([ENGINE, "info"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(
+    not has_engine(), reason="there is no container engine here: scripts/run_dockerfile.py runs the steps"
+)
+def test_an_image_is_built_and_serves_the_page():
+    name = f"rmn-hub-test-{uuid.uuid4().hex[:8]}"
+    subprocess.run([ENGINE, "build", "--quiet", "--tag", name, ROOT], check=True, capture_output=True)
+    try:
+        (image,) = json.loads(subprocess.check_output([ENGINE, "image", "inspect", name]))
+        assert image["Config"]["User"] == "user"
+        started = [ENGINE, "run", "--detach", "--rm", "--publish", "127.0.0.1::7860", "--name", name, name]
+        subprocess.run(started, check=True, capture_output=True)
+        address = subprocess.check_output([ENGINE, "port", name, "7860"], text=True).split()[-1]
+        assert "rmn-result" in page_at(f"http://{address}/", time.monotonic() + 300)
+    finally:
+        subprocess.run([ENGINE, "rm", "--force", name], capture_output=True)
+        subprocess.run([ENGINE, "image", "rm", "--force", name], capture_output=True)
+
+
+def page_at(address, deadline):
+    """The page at an address, once it is served there."""
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=60) as response:
+                return response.read().decode()
+        except (urllib.error.URLError, ConnectionError):
+            assert time.monotonic() < deadline
+            time.sleep(1)

@@ -7,6 +7,7 @@ Prints a JSON object: what each step answered, or its error.
 
 import builtins
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 from PIL import Image
 
@@ -44,12 +46,12 @@ def auto(checkpoint, **where):
     """Everything that transformers finds a model by, with what it found."""
     import transformers
 
-    if sys.modules.get("rmn_hub", True) is not None:
+    if sys.modules.get("rmn_hub", True) is not None and importlib.util.find_spec("rmn_hub"):
         import rmn_hub  # noqa: F401 - registers the classes
-    classes = {
-        name: getattr(transformers, name).from_pretrained(checkpoint, **where)
-        for name in ("AutoConfig", "AutoModel", "AutoModelForImageClassification", "AutoImageProcessor", "AutoBackbone")
-    }
+    names = ["AutoConfig", "AutoModel", "AutoModelForImageClassification", "AutoImageProcessor"]
+    # Of a folder, AutoBackbone asks the Hub for a repository of its name.
+    names += [] if Path(checkpoint).is_dir() else ["AutoBackbone"]
+    classes = {name: getattr(transformers, name).from_pretrained(checkpoint, **where) for name in names}
     found = {name: f"{type(value).__module__}.{type(value).__qualname__}" for name, value in classes.items()}
     classifier = transformers.pipeline("image-classification", model=checkpoint, **where)
     answers = classifier(Image.new("RGB", (50, 40), "gray"), top_k=7)
@@ -74,11 +76,11 @@ def publish(checkpoint, repo_id, **where):
     publish(checkpoint, repo_id, **where)
 
 
-def validate(repo_id):
+def validate(repo_id, kind="model"):
     """What the Hub says about a card's front matter: nothing, or an error."""
-    from huggingface_hub import ModelCard
+    from huggingface_hub import ModelCard, SpaceCard
 
-    ModelCard.load(repo_id).validate()
+    (ModelCard if kind == "model" else SpaceCard).load(repo_id).validate()
 
 
 def snippet(code):

@@ -9,8 +9,11 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 
 
-def run(hub_address, home, steps, *options):
-    """What each step of `hub_client` answered, or its error; `home` is the working folder and holds the cache."""
+def run(hub_address, home, steps, *options, python=None):
+    """
+    What each step of `hub_client` answered, or its error; `home` is the working folder and holds the cache. With
+    another environment's `python`, the package is what that environment has.
+    """
     steps = [{"name": name, "do": do, "with": settings} for name, (do, settings) in steps.items()]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     environment |= {
@@ -19,10 +22,10 @@ def run(hub_address, home, steps, *options):
         "HF_HUB_DISABLE_XET": "1",
         "HF_TOKEN": "hf_of_nobody",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(TESTS.parent),
+        "PYTHONPATH": "" if python else str(TESTS.parent),
     }
     done = subprocess.run(
-        [sys.executable, str(TESTS / "hub_client.py"), json.dumps(steps), *options],
+        [python or sys.executable, str(TESTS / "hub_client.py"), json.dumps(steps), *options],
         capture_output=True,
         text=True,
         env=environment,

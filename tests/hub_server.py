@@ -1,4 +1,4 @@
-"""A small Hub in memory for the real huggingface_hub client, over HTTP and with nothing but the standard library.
+"""A small Hub in memory for the real huggingface_hub client, over HTTP, with the standard library and PyYAML.
 
 Models, and Spaces as far as uploads go: files, revisions, tags, LFS, commits and error codes. The client has to have
 xet off.
@@ -11,6 +11,8 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+import yaml
 
 
 class Hub:
@@ -57,6 +59,55 @@ def git_oid(b):
 
 def is_lfs(path, size):
     return path.endswith((".safetensors", ".bin", ".onnx", ".png", ".jpg")) or size > 10 * 2**20
+
+
+# What the Hub's documentation allows, as far as the cards of the tests go.
+LICENCES = ("mit", "apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "openrail", "other")
+SDKS = ("gradio", "docker", "static")
+COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+TASKS = ("image-classification", "image-feature-extraction")
+
+
+def card_errors(kind, content):
+    """What the Hub finds wrong with a card's front matter."""
+    try:
+        _, front, _ = content.split("---\n", 2)
+        values = yaml.safe_load(front)
+    except (ValueError, yaml.YAMLError) as error:
+        return [f"the front matter is no YAML: {error}"]
+    found = []
+
+    def check(name, right):
+        if name in values and not right(values[name]):
+            found.append(f'"{name}" is not valid: {values[name]!r}')
+
+    check("license", lambda value: value in LICENCES)
+    check("tags", lambda value: isinstance(value, list) and all(isinstance(tag, str) for tag in value))
+    for name in ("datasets", "base_model", "models"):
+        check(name, lambda value: all(map(_is_id, value if isinstance(value, list) else [value])))
+    if kind == "space":
+        check("sdk", lambda value: value in SDKS)
+        for name in ("colorFrom", "colorTo"):
+            check(name, lambda value: value in COLOURS)
+        check("short_description", lambda value: len(value) <= 60)
+        return found + [f'"{name}" is required' for name in ("title", "sdk") if name not in values]
+    check("pipeline_tag", lambda value: value in TASKS)
+    check("model-index", lambda value: all(map(_is_result, value)))
+    return found
+
+
+def _is_id(text):
+    return isinstance(text, str) and re.fullmatch(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", text)
+
+
+def _is_result(model):
+    results = model["results"]
+    return isinstance(model["name"], str) and all(
+        {"type", "name"} <= set(result["dataset"])
+        and "type" in result["task"]
+        and all(isinstance(metric["value"], (int, float)) and "type" in metric for metric in result["metrics"])
+        for result in results
+    )
 
 
 def make_handler(hub):
@@ -140,7 +191,7 @@ def make_handler(hub):
                     200, {"name": "org", "type": "user", "orgs": [], "auth": {"accessToken": {"role": "write"}}}
                 )
             # files
-            if m := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", raw):
+            if m := re.fullmatch(r"/(?:spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", raw):
                 if m[1] in hub.gated:
                     return self.err(403, "GatedRepo")
                 rid, rev, f = m[1], unquote(m[2]), unquote(m[3])
@@ -196,7 +247,9 @@ def make_handler(hub):
                     hub.spaces[rid] = d["sdk"]
                 return self.out(200 if ok else 409, {"url": f"{host}/{place(rid)}", "name": rid})
             if raw == "/api/validate-yaml":
-                return self.out(200, {"errors": [], "warnings": []})
+                card = json.loads(data)
+                errors = [{"message": text} for text in card_errors(card["repoType"], card["content"])]
+                return self.out(400 if errors else 200, {"errors": errors, "warnings": []})
             if m := re.fullmatch(r"/api/(?:models|spaces)/([^/]+/[^/]+)/preupload/(.+)", raw):
                 if m[1] not in hub.repos:
                     return self.err(404, "RepoNotFound")

@@ -2,16 +2,19 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
 import pytest
+from environments import fresh_environment
 from evaluation_helpers import faces, save_checkpoint, write_set
 from hub_helpers import TESTS, run
 from hub_server import Hub, serve
+from packaging.requirements import Requirement
 
-from rmn_hub import EXPRESSIONS, RMNImageProcessor, RMNModel
+from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, RMNImageProcessor, RMNModel
 from rmn_hub.evaluation import evaluate as evaluation
 from rmn_hub.export.onnx import export
 from rmn_hub.files import file_hash
@@ -30,8 +33,8 @@ def client(tmp_path_factory):
     shutil.copyfile(ASTRONAUT, home / "photo.jpg")
     shutil.copyfile(ASTRONAUT, home / "face.jpg")
 
-    def run_all(steps, *options):
-        results = run(f"http://127.0.0.1:{server.server_address[1]}", home, steps, *options)
+    def run_all(steps, **options):
+        results = run(f"http://127.0.0.1:{server.server_address[1]}", home, steps, **options)
         assert not {name: result for name, result in results.items() if "error" in result}
         return {name: result["answer"] for name, result in results.items()}
 
@@ -57,7 +60,7 @@ def published(client, tmp_path_factory):
             folder, root / "photos.parquet", "all", json_file=folder / "eval.json", figures=folder / "figures"
         )
     (folder / "LICENSE").write_text("Do what you like.\n")
-    write_card(folder, licence="mit")
+    write_card(folder, licence="mit", demo="org/page")
     client({"publish": ("publish", {"checkpoint": str(folder), "repo_id": ID}), "card": ("validate", {"repo_id": ID})})
     repository = client.hub.repos[ID]
     return folder, repository["commits"][repository["refs"]["main"]]
@@ -72,8 +75,9 @@ def test_everything_beside_the_weights_goes_along(published):
     card, page = (files[name].decode() for name in ("README.md", "evaluation.md"))
     assert str(folder) not in card
     for text in (card, page):
-        for link in re.findall(r"\]\((.*?)\)", text):
+        for link in re.findall(r"\]\((?!https:)(.*?)\)", text):
             assert link in files
+    assert "(https://huggingface.co/spaces/org/page)" in card
     notebook = json.loads(files["notebook.ipynb"])
     code = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert code[1:] == [block.rstrip() for block in blocks(card)]
@@ -83,24 +87,48 @@ def blocks(card):
     return re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
 
 
-def test_the_cards_code_runs_with_the_package_and_without(published, client):
-    code = {str(number): block for number, block in enumerate(blocks(published[1]["README.md"].decode()))}
+def installs(card):
+    """What the card tells to install before each block of its Python."""
+    parts = re.split(r"^```python\n.*?^```", card, flags=re.MULTILINE | re.DOTALL)[:-1]
+    return [shlex.split(re.findall(r"pip install ([^`\n]+)", part)[-1]) for part in parts]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """The Python of an environment that holds what `pip install` of some words would bring, and nothing else."""
+
+    def made(words):
+        packages = [TESTS.parent / "rmn_hub", TESTS.parent / "space" / "rmn_space"] if "rmn-hub" in words else []
+        return fresh_environment(tmp_path_factory.mktemp("environment") / "fresh", words, packages)
+
+    return made
+
+
+def test_the_cards_code_runs_in_fresh_environments_of_what_it_names(published, client, environment):
+    card = published[1]["README.md"].decode()
+    code = {str(number): ("snippet", {"code": block}) for number, block in enumerate(blocks(card))}
     assert len(code) == 3
-    everywhere = client({name: ("snippet", {"code": block}) for name, block in code.items()})
-    apart = {name: ("snippet", {"code": block}) for name, block in code.items() if "rmn_hub" not in block}
-    without = client(apart, "--without-package")
-    assert len(without) == 2
-    assert {name: everywhere[name] for name in without} == without
-    assert everywhere["0"].split()[0] in EXPRESSIONS
-    assert all(expression in everywhere["1"] for expression in EXPRESSIONS)
+    wanted = installs(card)
+    assert sorted(Requirement(word).name for word in wanted[1]) == ["pillow", "torch", "transformers"]
+    printed = {}
+    for words, (name, step) in zip(wanted, code.items()):
+        printed |= client({name: step}, python=environment(words))
+    assert printed["0"].split()[0] in EXPRESSIONS
+    assert all(expression in printed["1"] for expression in EXPRESSIONS)
+    # Where rmn-hub is, all of it runs.
+    assert client(code, python=environment(["rmn-hub"])) == printed
 
 
-def test_what_the_trainer_pushes_loads_without_the_package(published, client, tmp_path):
+def test_what_the_trainer_pushes_loads_without_the_package(published, client, environment, tmp_path):
     settings = {"checkpoint": str(published[0]), "repo_id": "org/trained", "output": str(tmp_path / "run")}
     trained = client({"train": ("train", settings)})["train"]
-    found = client({"auto": ("auto", {"checkpoint": "org/trained", "trust_remote_code": True})}, "--without-package")
+    checkpoints = {"auto": "org/trained", "bundled": BUNDLED_CHECKPOINT}
+    steps = {name: ("auto", {"checkpoint": each, "trust_remote_code": True}) for name, each in checkpoints.items()}
+    found = client(steps, python=environment(["torch", "transformers", "pillow"]))
     assert found["auto"]["logits"] == pytest.approx(trained, rel=1e-4, abs=1e-5)
     assert RMNModel.from_pretrained(tmp_path / "run").config.auto_map
+    # So does the folder that the package brings along.
+    assert set(found["bundled"]["pipeline"]) == set(EXPRESSIONS)
 
 
 def test_an_old_transformers_is_named_in_one_sentence():

@@ -1,0 +1,1 @@
+../../model/layers_rmn.py

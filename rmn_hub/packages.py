@@ -1,6 +1,7 @@
 """Packages: the version of this one, and the same sentence everywhere for an optional one that is missing."""
 
 import importlib
+import importlib.util
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,6 +51,24 @@ def data_folder(package: str, name: str = "") -> Path:
     return beside if beside.is_dir() else _unpacked(package, name)
 
 
+def page_part(name: str) -> Path:
+    """
+    Return a file or a folder of the page: a wheel has it inside the package rmn_space, a checkout inside or beside it.
+
+    Args:
+        name: of the file or folder.
+
+    Raises:
+        MissingPackageError: it is not there.
+    """
+    package = importlib.util.find_spec("rmn_space")
+    for place in map(Path, (package and package.submodule_search_locations) or ()):
+        for parent in (place, place.parent):
+            if (parent / name).exists():
+                return parent / name
+    raise MissingPackageError(f"rmn_space, the package of the page, has no {name} here: install rmn-hub again")
+
+
 _unpacked_folders: dict[tuple[str, str], Any] = {}
 
 
@@ -73,4 +92,4 @@ def _copy(source: Any, folder: Path) -> None:
             (folder / entry.name).write_bytes(entry.read_bytes())
 
 
-__all__ = ["VERSION", "data_folder", "require"]
+__all__ = ["VERSION", "data_folder", "page_part", "require"]

@@ -97,8 +97,11 @@ def _open(request):
 
 
 @contextmanager
-def serving(folder, code=(ROOT, SPACE), options=()):
-    """Start the page of the packages in the folders `code` in a process of its own, and stop it by SIGTERM."""
+def serving(folder, code=(ROOT, SPACE), options=(), command=(sys.executable, "-m", "rmn_hub", "demo"), cwd=None):
+    """
+    Start the page of the packages in the folders `code` in a process of its own, by a command in the folder `cwd`, and
+    stop it by SIGTERM.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -107,8 +110,8 @@ def serving(folder, code=(ROOT, SPACE), options=()):
     log = (folder.parent / f"{folder.name}.log").open("w+")
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "rmn_hub", "demo", "--port", str(port), *options],
-        cwd=folder.parent,
+        [*command, "--port", str(port), *options],
+        cwd=cwd or folder.parent,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=log,

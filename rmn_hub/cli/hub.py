@@ -1,7 +1,7 @@
 """`rmn-hub convert`, `card` and `publish`: checkpoints in and out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,6 +74,9 @@ def card(
     licence: Annotated[
         str | None, typer.Option("--licence", "--license", help="Of the weights, as the Hub abbreviates it: mit, ...")
     ] = None,
+    demo: Annotated[
+        str | None, typer.Option(metavar="OWNER/SPACE", help="The Space that the card links to; `publish` keeps it.")
+    ] = None,
 ) -> None:
     """Write the model card, and evaluation.md beside it, from the numbers in the checkpoint's folder."""
     with failing_on_bad_input("train"):
@@ -82,7 +85,7 @@ def card(
 
         if ablation:
             write_ablation(checkpoint, ablation)
-        for path in write_card(checkpoint, out, repo_id=repo_id, licence=licence, peers=peer or ()):
+        for path in write_card(checkpoint, out, repo_id=repo_id, licence=licence, demo=demo, peers=peer or ()):
             typer.echo(f"wrote {path}")
 
 
@@ -90,37 +93,55 @@ def card(
     rich_help_panel=PUBLISH,
     epilog=examples(
         "rmn-hub publish runs/mine/best OWNER/NAME --private --revision next",
+        "rmn-hub publish OWNER/NAME OWNER/SPACE --space cpu",
         "rmn-hub publish page/ OWNER/SPACE --space static --model OWNER/NAME",
     ),
 )
 def publish(
     checkpoint: Annotated[
-        Path,
-        typer.Argument(help="Folder of the checkpoint, with its README.md; with --space static, that of the page."),
+        str,
+        typer.Argument(
+            help="Folder of the checkpoint, with its README.md. With --space cpu and zerogpu, a folder or Hub id; with "
+            "static, the folder of the page."
+        ),
     ],
     repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub; made when it is not there.")],
     revision: Annotated[str | None, typer.Option(help="Branch to upload to.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
     space: Annotated[
         str | None,
-        typer.Option(metavar="static", help="Upload the folder of `rmn-hub export --browser` as a static Space."),
+        typer.Option(
+            metavar="cpu|zerogpu|static",
+            help="Upload the page of `rmn-hub demo` as a Space that runs the checkpoint, or (static) the folder of "
+            "`rmn-hub export --browser`.",
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="With --space: the checkpoint that the Space links to.")
     ] = None,
+    demo: Annotated[
+        str | None, typer.Option(metavar="OWNER/SPACE", help="Without --space: the Space that the card links to.")
+    ] = None,
 ) -> None:
     """Upload a checkpoint to the Hub with its card and its code, so that it runs without rmn-hub as well."""
-    if space not in (None, "static"):
-        fail(f"--space {space} must be static: the page with a server is pushed as the folder space/")
+    if space not in (None, "cpu", "zerogpu", "static"):
+        fail(f"--space {space} must be cpu, zerogpu or static")
     if model is not None and space is None:
         fail("--model belongs to --space")
+    if demo is not None and space is not None:
+        fail("--demo and --space exclude each other: the card of a checkpoint links to a Space")
+    where: dict[str, Any] = {"revision": revision, "private": private or None}
     with failing_on_bad_input():
-        if space is not None:
-            from ..hub.space import publish_page
-
-            address = publish_page(checkpoint, repo_id, model=model, revision=revision, private=private or None)
-        else:
+        if space is None:
             from ..hub.publish import publish as run
 
-            address = run(checkpoint, repo_id, revision=revision, private=private or None)
+            address = run(Path(checkpoint), repo_id, demo=demo, **where)
+        elif space == "static":
+            from ..hub.space import publish_page
+
+            address = publish_page(checkpoint, repo_id, model=model, **where)
+        else:
+            from ..hub.gradio_space import publish_space
+
+            address = publish_space(checkpoint, repo_id, space, model=model, **where)
     typer.echo(address)

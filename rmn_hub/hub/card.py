@@ -52,6 +52,8 @@ MARKER = "Written by `rmn-hub card`"
 ARXIV = "2603.05937"
 _TEMPLATES = data_folder("rmn_hub.hub")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# The link to a Space, as the template writes it.
+_DEMO = re.compile(r"\(https://huggingface\.co/spaces/([\w-][\w.-]*/[\w.-]+)\)")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
@@ -61,6 +63,7 @@ def write_card(
     *,
     repo_id: str | None = None,
     licence: str | None = None,
+    demo: str | None = None,
     peers: Sequence[str | Path] = (),
     folder: str | Path | None = None,
 ) -> list[Path]:
@@ -72,6 +75,7 @@ def write_card(
         output: another file for the card; its links lead to the files beside the checkpoint.
         repo_id: as [`make_card`] takes it.
         licence: as [`make_card`] takes it.
+        demo: as [`make_card`] takes it.
         peers: files of `rmn-hub evaluate --json` about other networks, which stay in the checkpoint's `peers.json`.
         folder: where both go; beside the checkpoint when not given.
 
@@ -80,7 +84,7 @@ def write_card(
     """
     if peers:
         _write_peers(checkpoint, peers)
-    material = _Material(checkpoint, repo_id, licence)
+    material = _Material(checkpoint, repo_id, licence, demo)
     beside = Path(checkpoint) if folder is None else Path(folder)
     written = {beside / CARD: material.card(PAGE), beside / PAGE: material.page()}
     if output is not None:
@@ -91,7 +95,9 @@ def write_card(
     return list(written)
 
 
-def make_card(checkpoint: str | Path, *, repo_id: str | None = None, licence: str | None = None) -> ModelCard:
+def make_card(
+    checkpoint: str | Path, *, repo_id: str | None = None, licence: str | None = None, demo: str | None = None
+) -> ModelCard:
     """
     Make the card of a checkpoint, with its results as metadata (`model-index`) for the Hub.
 
@@ -100,13 +106,14 @@ def make_card(checkpoint: str | Path, *, repo_id: str | None = None, licence: st
         repo_id: the id that it is, or will be, published under, which the card's code loads; its folder when not given.
         licence: of the weights, as the Hub abbreviates it; that of the card which is there, else MIT for the bundled
             checkpoint and none for others, when not given.
+        demo: `owner/name` of the Space that the card links to; that of the card which is there when not given.
 
     Raises:
         CheckpointError: the folder holds no checkpoint.
-        InputError: there is no `eval.json` of these weights, a file cannot be read, or `repo_id` or `licence` cannot
-            be one.
+        InputError: there is no `eval.json` of these weights, a file cannot be read, or `repo_id`, `licence` or `demo`
+            cannot be one.
     """
-    return ModelCard(_Material(checkpoint, repo_id, licence).card(PAGE))
+    return ModelCard(_Material(checkpoint, repo_id, licence, demo).card(PAGE))
 
 
 def is_ours(card: Path) -> bool:
@@ -117,13 +124,16 @@ def is_ours(card: Path) -> bool:
 class _Material:
     """All that a card and its page are made of."""
 
-    def __init__(self, checkpoint: str | Path, repo_id: str | None, licence: str | None) -> None:
+    def __init__(
+        self, checkpoint: str | Path, repo_id: str | None, licence: str | None, demo: str | None = None
+    ) -> None:
         if not is_folder(Path(checkpoint)):
             raise CheckpointError(
                 f"The card of {checkpoint} cannot be written: there is no such folder. Give a checkpoint's."
             )
-        if repo_id is not None and not _HUB_ID.fullmatch(repo_id):
-            raise InputError(f"repo_id={repo_id!r} must be an id on the Hub, owner/name")
+        for name, value in (("repo_id", repo_id), ("demo", demo)):
+            if value is not None and not _HUB_ID.fullmatch(value):
+                raise InputError(f"{name}={value!r} must be an id on the Hub, owner/name")
         if licence is not None and not _LICENCE.fullmatch(licence):
             raise InputError(f"licence={licence!r} must be an abbreviation such as mit, apache-2.0 or cc-by-nc-4.0")
         self.folder, self.repo_id = find(checkpoint), repo_id
@@ -141,7 +151,10 @@ class _Material:
         self.peers = peers or {"networks": []}
         sha256 = weights_hash(self.folder)
         self.bundled = sha256 == weights_hash(Path(BUNDLED_CHECKPOINT))
-        self.licence = licence or self._former_licence() or ("mit" if self.bundled else None)
+        former = self._former_card()
+        licence = licence or _licence_of(former)
+        self.licence = licence or ("mit" if self.bundled else None)
+        self.demo = demo or _demo_of(former)
         with self._naming_gaps():
             if document["checkpoint"]["sha256"] != sha256:
                 raise InputError(
@@ -187,12 +200,11 @@ class _Material:
                 "rmn-hub evaluate, calibrate or card --ablation."
             ) from error
 
-    def _former_licence(self) -> str | None:
+    def _former_card(self) -> ModelCard | None:
         try:
-            former = ModelCard.load(self.folder / CARD).data.license
+            return ModelCard.load(self.folder / CARD)
         except Exception:  # no card, or one whose front matter is no YAML
             return None
-        return former if isinstance(former, str) and _LICENCE.fullmatch(former) else None
 
     # Metadata for the Hub
 
@@ -259,6 +271,7 @@ class _Material:
             "name": self.name,
             "marker": MARKER,
             "id": self.repo_id,
+            "demo": self.demo,
             "source": self.source,
             "bundled": self.bundled,
             "carries_code": "AutoModelForImageClassification" in config.get("auto_map", {}),
@@ -339,6 +352,16 @@ class _Material:
             words += f" and chosen on the split {data['validation_split']}."
         calibrated = "Its probabilities are calibrated." if self.calibration else ""
         return {"start": text, "data": f"{words} {calibrated}".strip(), "command": command}
+
+
+def _licence_of(former: ModelCard | None) -> str | None:
+    licence = getattr(former and former.data, "license", None)
+    return licence if isinstance(licence, str) and _LICENCE.fullmatch(licence) else None
+
+
+def _demo_of(former: ModelCard | None) -> str | None:
+    found = _DEMO.search(former.text) if former else None
+    return found.group(1) if found else None
 
 
 def _numbers_of(numbers: dict[str, Any]) -> dict[str, str]:

@@ -39,6 +39,7 @@ def publish(
     revision: str | None = None,
     private: bool | None = None,
     token: str | bool | None = None,
+    demo: str | None = None,
     message: str = "Upload the Residual Masking Network",
 ) -> str:
     """
@@ -55,6 +56,7 @@ def publish(
         revision: branch to upload to, made when it is not there; the main one when not given.
         private: whether a repository that is made is private.
         token: of an account that may write there; the one that is logged in when not given.
+        demo: `owner/name` of the Space that the card links to; that of the card which is there when not given.
         message: of the commit.
 
     Returns:
@@ -66,7 +68,7 @@ def publish(
     """
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "checkpoint"
-        write_repository(checkpoint, folder, repo_id)
+        write_repository(checkpoint, folder, repo_id, demo)
         return upload(folder, repo_id, checkpoint, revision=revision, private=private, token=token, message=message)
 
 
@@ -114,7 +116,7 @@ def upload(
     return commit.commit_url
 
 
-def write_repository(checkpoint: str | Path, folder: str | Path, repo_id: str) -> None:
+def write_repository(checkpoint: str | Path, folder: str | Path, repo_id: str, demo: str | None = None) -> None:
     """
     Write what the Hub repository `repo_id` of a checkpoint holds into a new folder; see [`publish`].
 
@@ -135,7 +137,7 @@ def write_repository(checkpoint: str | Path, folder: str | Path, repo_id: str) -
         if (checkpoint / name).is_dir():
             shutil.copytree(checkpoint / name, folder / name)
     if cards.is_ours(checkpoint / cards.CARD):
-        cards.write_card(checkpoint, repo_id=repo_id, folder=folder)
+        cards.write_card(checkpoint, repo_id=repo_id, demo=demo, folder=folder)
         text = (folder / cards.CARD).read_text(encoding="utf-8")
         (folder / NOTEBOOK).write_text(json.dumps(_notebook(text), indent=1) + "\n", encoding="utf-8")
     # Both carry their code.

@@ -3,11 +3,11 @@
 import io
 import shutil
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from file_server import serving
 
 from rmn_hub import InputError
 from rmn_hub.distributed import recognize, recognize_batch, summarize
@@ -125,45 +125,18 @@ def test_a_start_with_other_settings_is_refused(finished, images, tiny_checkpoin
     assert summarize(str(out)).images == 6
 
 
-class Together(BaseHTTPRequestHandler):
-    """Hands out files, but none before files of two shards are wanted at the same time."""
+def test_two_nodes_share_the_work_on_addresses(cluster, images, expected, tmp_path):
+    both = threading.Barrier(2)
 
-    folder = None
-    barrier = None
+    def hold(name):
+        if name in ("0.jpg", "4.png"):  # the first of both shards: none is handed out before both are wanted
+            both.wait(timeout=120)
 
-    def do_GET(self):
-        name = self.path.strip("/")
-        data = (self.folder / name).read_bytes() if (self.folder / name).is_file() else b""
-        if name in ("0.jpg", "4.png"):  # the first of both shards
-            self.barrier.wait(timeout=120)
-        self.send_response(200 if data else 404)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def do_HEAD(self):
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-def test_two_nodes_share_the_work_on_addresses(cluster, images, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(Together, "folder", images)
-    monkeypatch.setattr(Together, "barrier", threading.Barrier(2))
-    with ThreadingHTTPServer(("127.0.0.1", 0), Together) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            where = f"http://127.0.0.1:{server.server_port}"
-            names = ["0.jpg", "gone.jpg", "1.jpg", "4.png", "5.jpg"]
-            (tmp_path / "list.txt").write_text("".join(f"{where}/{name}\n" for name in names))
-            assert [node["Resources"]["CPU"] for node in ray.nodes()] == [1, 1]
-            recognize_batch(tmp_path / "list.txt", tmp_path / "out", shard_size=3, workers=2)
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(images, hold) as where:
+        names = ["0.jpg", "gone.jpg", "1.jpg", "4.png", "5.jpg"]
+        (tmp_path / "list.txt").write_text("".join(f"{where}/{name}\n" for name in names))
+        assert [node["Resources"]["CPU"] for node in ray.nodes()] == [1, 1]
+        recognize_batch(tmp_path / "list.txt", tmp_path / "out", shard_size=3, workers=2)
     found = {row["source"].rpartition("/")[2]: row for row in rows_of(tmp_path / "out")}
     assert list(found) == names
     assert found["gone.jpg"]["width"] == 0

@@ -4,13 +4,13 @@ import contextlib
 import json
 import signal
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 from cli_helpers import run, start
+from file_server import serving
 
 from rmn_hub.tables import to_records
 
@@ -27,51 +27,28 @@ def images(tmp_path_factory, astronaut):
     return folder
 
 
-class Held(BaseHTTPRequestHandler):
-    """Hands out the files of a folder, those from `held` on only when `held` has been moved."""
+class Gate:
+    """Lets the first `open` images of a folder through, and notes when another one is asked for."""
 
-    folder = None
-    held = 0
-    asked = threading.Event()  # for a file that is held
-    free = threading.Event()
+    def __init__(self, folder):
+        self.names = sorted(path.name for path in folder.iterdir())
+        self.open = 0
+        self.asked, self.over = threading.Event(), threading.Event()
 
-    def do_GET(self):
-        name = self.path.strip("/")
-        if sorted(path.name for path in self.folder.iterdir()).index(name) >= self.held:
+    def hold(self, name):
+        if self.names.index(name) >= self.open:
             self.asked.set()
-            self.free.wait()
-        data = (self.folder / name).read_bytes()
-        with contextlib.suppress(OSError):  # who asked is gone
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-    def do_HEAD(self):
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
+            self.over.wait()
 
 
 @pytest.fixture
-def addresses(images, tmp_path, monkeypatch):
-    """A list of the images' addresses on a server, which hands out files up to `Held.held`."""
-    monkeypatch.setattr(Held, "folder", images)
-    monkeypatch.setattr(Held, "asked", threading.Event())
-    monkeypatch.setattr(Held, "free", threading.Event())
-    with ThreadingHTTPServer(("127.0.0.1", 0), Held) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        where = f"http://127.0.0.1:{server.server_port}"
-        names = sorted(path.name for path in images.iterdir())
-        (tmp_path / "list.txt").write_text("".join(f"{where}/{name}\n" for name in names))
-        yield tmp_path / "list.txt"
-        Held.free.set()
-        server.shutdown()
-        thread.join()
+def gate(images, tmp_path):
+    """A gate before a server of the images, whose addresses are in `list.txt`."""
+    gate = Gate(images)
+    with serving(images, gate.hold) as where:
+        (tmp_path / "list.txt").write_text("".join(f"{where}/{name}\n" for name in gate.names))
+        yield gate
+        gate.over.set()
 
 
 @pytest.fixture
@@ -102,12 +79,12 @@ def is_agent(process):
         return True  # it has ended
 
 
-def stopped(begin, number, held, *words):
-    """Start a batch, end it by a signal while it waits for the image `held`, and return its code."""
-    Held.held = held
-    Held.asked.clear()
+def stopped(begin, gate, number, count, *words):
+    """Start a batch, end it by a signal while it waits for the image after the first `count`, and return its code."""
+    gate.open = count
+    gate.asked.clear()
     process = begin(*words)
-    while not Held.asked.wait(timeout=0.1):
+    while not gate.asked.wait(timeout=0.1):
         assert process.poll() is None, process.communicate()
     children = psutil.Process(process.pid).children(recursive=True)
     begin.family += children
@@ -120,20 +97,18 @@ def stopped(begin, number, held, *words):
     return process.returncode, stderr.decode()
 
 
-def test_a_batch_that_was_stopped_twice_has_the_rows_of_one_run(
-    images, addresses, tmp_path, bundled, begin, monkeypatch
-):
+def test_a_batch_that_was_stopped_twice_has_the_rows_of_one_run(images, gate, tmp_path, bundled, begin, monkeypatch):
     out = tmp_path / "out"
-    words = ("batch", addresses, out, "--workers", 1)
+    words = ("batch", tmp_path / "list.txt", out, "--workers", 1)
     # One worker takes the shards in their order: what comes before the image that is held is finished or under way.
-    code, stderr = stopped(begin, signal.SIGTERM, 10, *words, "--shard-size", 4)
+    code, stderr = stopped(begin, gate, signal.SIGTERM, 10, *words, "--shard-size", 4)
     assert (code, "Traceback" in stderr) == (128 + signal.SIGTERM, False), stderr
     first = shards_of(out)
     assert 1 <= len(first) < COUNT / 4
-    code, stderr = stopped(begin, signal.SIGKILL, 22, *words)
+    code, stderr = stopped(begin, gate, signal.SIGKILL, 22, *words)
     assert code == -signal.SIGKILL, stderr
     assert len(first) < len(shards_of(out)) < COUNT / 4
-    Held.held = COUNT
+    gate.open = COUNT
     process = begin(*words)
     stdout, stderr = process.communicate(timeout=240)
     assert process.returncode == 1, stderr  # one of several images could not be read

@@ -12,7 +12,7 @@ from .ahead import LookAhead
 from .cuts import CutDetector
 from .frames import Film, Frame
 from .results import FrameResult
-from .session import DETECT_EVERY, SMOOTH, Located, Session
+from .session import SMOOTH, Located, Session
 from .tables import CSVWriter, to_df
 from .tracking import REACH
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 PATIENCE = 2.0
 # When frames lie far apart, a face may move by this many of its sizes in a second, but not by more than `FARTHEST`.
 SPEED, FARTHEST = 2.0, 4.0
-# A face counts once it is seen in as many frames as lie in this many seconds, and at most in so many. Where frames lie
-# farther apart than that, each face counts at once.
-LASTING, CONFIRM = 0.2, 3
+# Seconds from one search of the whole frame to the next, and the most frames that may lie between.
+SEARCHED, FARTHEST_SEARCH = 0.2, 12
+# A face counts once it is seen in as many frames as lie between two searches, and at most in so many.
+CONFIRM = 3
 
 
 class FilmResults(Iterator[FrameResult]):
@@ -113,9 +114,9 @@ def recognize(
         every: take every n-th frame only.
         smooth: time constant of the smoothing in seconds. With 0, every frame is treated as an image of its own, and
             its results are the recognizer's. Otherwise a face has to be seen in 3 frames, one after the other, to be
-            reported (2 below 12.5 frames a second, 1 below 7.5), and is then reported from the first of them on.
+            reported (in 2 up to 12.5 frames a second, in 1 up to 7.5), and is then reported from the first of them on.
         detect_every: of the frames taken, how many from one search of the whole frame to the next; when not given, as
-            many as make 5 frames of the film, or 1 without smoothing.
+            many as make 0.2 seconds, at most 12, or 1 without smoothing.
         max_faces: follow at most this many faces, the largest first; all when not given.
         min_confidence: probability in 0..1 below which an expression is `uncertain`; the recognizer's own when not
             given.
@@ -170,17 +171,16 @@ def session_for(
     if every < 1:
         raise InputError(f"every={every!r} must be 1 or more")
     rate = (film.rate or 25.0) / every
-    if detect_every is None and smooth > 0:
-        # The same time between two searches of the whole frame, whatever lies between two frames.
-        detect_every = max(1, round(DETECT_EVERY / every))
+    # The same time between two searches of the whole frame, whatever lies between two frames.
+    between = min(FARTHEST_SEARCH, max(1, round(SEARCHED * rate))) if smooth > 0 else 1
     return Session(
         recognizer,
         smooth=smooth,
-        detect_every=detect_every,
+        detect_every=between if detect_every is None else detect_every,
         max_faces=max_faces,
         min_confidence=min_confidence,
         patience=max(2, round(PATIENCE * rate)),
-        confirm=min(CONFIRM, max(1, round(LASTING * rate))) if smooth > 0 else 1,
+        confirm=min(CONFIRM, between),
         cuts=every == 1,
         reach=min(max(REACH, SPEED / rate), FARTHEST),
     )

@@ -12,6 +12,7 @@ from PIL import Image
 from rmn_hub import EXPRESSIONS, ExpressionRecognizer, InputError
 from rmn_hub.video import Timeline, recognize
 from rmn_hub.video.frames import Film
+from rmn_hub.video.recognize import session_for
 from rmn_hub.video.tables import CSVWriter, JSONWriter, ParquetWriter, to_df, to_records
 
 HEADS = {"astronaut": head("astronaut", 120), "officer": head("officer", 120)}
@@ -123,6 +124,19 @@ def test_every_start_and_end(film, fast):
         recognize(film, fast, smooth=-1)
     with pytest.raises(InputError, match="nowhere"):
         recognize("nowhere.mp4", fast)
+
+
+@pytest.mark.parametrize(
+    ("rate", "every", "searched", "confirmed"),
+    [(25, 1, 5, 3), (25, 2, 2, 2), (60, 1, 12, 3), (240, 1, 12, 3), (5, 1, 1, 1)],
+)
+def test_searches_and_confirmations_go_by_time(film, fast, rate, every, searched, confirmed):
+    with Film(film) as opened:
+        opened.rate = rate
+        tracker = session_for(opened, fast, every=every).tracker
+        assert (tracker.detect_every, tracker.confirm) == (searched, confirmed)
+        tracker = session_for(opened, fast, every=every, smooth=0).tracker
+        assert (tracker.detect_every, tracker.confirm) == (1, 1)
 
 
 def test_frames_far_apart_keep_their_identities(fast, tmp_path):

@@ -3,6 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,24 +202,37 @@ def analyse(
     cuts = CutDetector() if every > 1 else None
     ahead = LookAhead(session)
     waiting: deque[Frame] = deque()
+    done: deque[tuple[Frame, Future[FrameResult] | None]] = deque()
 
-    def settled(some: Iterator[Located]) -> Iterator[tuple[Frame, FrameResult | None]]:
+    def settle(some: Iterator[Located]) -> None:
         for located in some:
             while waiting[0].index != located.index:
-                yield waiting.popleft(), None
-            yield waiting.popleft(), session.classify(located, attention=attention)
+                done.append((waiting.popleft(), None))
+            done.append((waiting.popleft(), pool.submit(session.classify, located, attention=attention)))
 
-    for count, frame in enumerate(film):
-        if cuts is not None and cuts.update(frame.thumbnail):
-            session.cut()
-        waiting.append(frame)
-        if count % every == 0:
-            yield from settled(
-                ahead.push(
-                    session.locate(frame.image, frame.time, index=frame.index, source=film.name, attention=attention)
+    def ready(behind: int) -> Iterator[tuple[Frame, FrameResult | None]]:
+        """Yield what is classified; at most so many frames are left to the other thread."""
+        while done and (done[0][1] is None or done[0][1].done() or sum(work is not None for _, work in done) > behind):
+            frame, work = done.popleft()
+            yield frame, None if work is None else work.result()
+
+    # One thread finds the faces of a frame while the other one classifies those of a frame before it.
+    with ThreadPoolExecutor(1, thread_name_prefix="classify") as pool:
+        for count, frame in enumerate(film):
+            if cuts is not None and cuts.update(frame.thumbnail):
+                session.cut()
+            waiting.append(frame)
+            if count % every == 0:
+                settle(
+                    ahead.push(
+                        session.locate(
+                            frame.image, frame.time, index=frame.index, source=film.name, attention=attention
+                        )
+                    )
                 )
-            )
-    yield from settled(ahead.flush())
+                yield from ready(behind=1)
+        settle(ahead.flush())
+        yield from ready(behind=0)
     yield from ((frame, None) for frame in waiting)
 
 

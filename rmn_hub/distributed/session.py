@@ -79,7 +79,9 @@ def _init(address: str | None, cores: int | None) -> None:
         reason = shown(" ".join(str(error).split()), 200)
         if address is None:
             raise InputError(f"Ray cannot be started: {reason}. Look for room in /dev/shm and /tmp.") from error
-        raise InputError(f"address={address!r} must be that of a Ray cluster: {reason}") from error
+        # Ray looks for a token by itself with "auto" only, and does not say that it was refused for want of one.
+        token = "" if "RAY_AUTH_MODE" in os.environ else " If the cluster wants a token, set RAY_AUTH_MODE=token."
+        raise InputError(f"address={address!r} must be that of a Ray cluster: {reason}.{token}") from error
 
 
 @contextlib.contextmanager

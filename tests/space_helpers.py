@@ -16,12 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = ROOT / "space"
 EXAMPLES = SPACE / "examples"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NEEDS_CHROMIUM = pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)"
+)
 CHROMIUM_ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -215,6 +219,32 @@ def visiting(browser, server, width=1400, height=900, scheme="light", outside=No
         assert not errors, errors
     finally:
         context.close()
+
+
+def upload(page, path, wait):
+    """Give the photo tab a photo, and wait for a state of the result."""
+    page.set_input_files("#photo input[type=file]", path)
+    page.wait_for_selector(f"#result {wait}")
+
+
+def barriers(page):
+    """What keeps somebody from using what the page shows: axe's serious findings, and what is too wide or too small."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = {
+        rule["id"]: [node["html"][:200] for node in rule["nodes"]]
+        for rule in Axe().run(page).response["violations"]
+        if rule["impact"] in ("serious", "critical")
+    }
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    small = page.evaluate(
+        """() => [...document.querySelectorAll('button, a, summary, input[type=range]')]
+            .filter(item => item.checkVisibility({visibilityProperty: true}))
+            .filter(item => !item.closest('footer') && !item.matches('.rmn-face, [tabindex="-1"]'))
+            .map(item => [item.getBoundingClientRect(), item.outerHTML.slice(0, 120)])
+            .filter(([box]) => box.height < 24 || box.width < 24).map(([, html]) => html)"""
+    )
+    return found | ({"wider than the window": wide} if wide > 0 else {}) | ({"small": small} if small else {})
 
 
 def start_camera(page):

@@ -12,7 +12,7 @@ import zlib
 
 import pytest
 from PIL import Image
-from space_helpers import EXAMPLES, as_data_url, jpeg_url, serving
+from space_helpers import EXAMPLES, as_data_url, jpeg_url
 
 pytest.importorskip("gradio", reason="the page is optional: install rmn-hub[demo]")
 
@@ -22,12 +22,6 @@ ASTRONAUT = EXAMPLES / "astronaut.jpg"
 FILE = {"_type": "gradio.FileData"}
 # Stands in every text that a visitor sends: no log may have it.
 MARKER = "TEXT-OF-A-VISITOR"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("attacks") / "temporary") as server:
-        yield server
 
 
 def saved(image, form, **options):

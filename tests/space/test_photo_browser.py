@@ -5,33 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from space_helpers import CHROMIUM, EXAMPLES, browsing, serving, visiting
+from space_helpers import EXAMPLES, NEEDS_CHROMIUM, upload, visiting
 
 pytest.importorskip("gradio", reason="the page is optional: install rmn-hub[demo]")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("photo") / "temporary") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing() as browser:
-        yield browser
-
-
-@pytest.fixture
-def visit(browser, server):
-    with visiting(browser, server) as page:
-        yield page
-
-
-def upload(page, path, wait):
-    page.set_input_files("#photo input[type=file]", path)
-    page.wait_for_selector(f"#result {wait}")
+pytestmark = NEEDS_CHROMIUM
 
 
 def zoom_of(page):

@@ -8,37 +8,12 @@ import re
 
 import pytest
 from PIL import Image
-from space_helpers import CHROMIUM, EXAMPLES, browsing, serving, start_camera, visiting, write_film
+from space_helpers import EXAMPLES, NEEDS_CHROMIUM, barriers, start_camera, upload, visiting
 
 from rmn_hub import EXPRESSIONS
 
 pytest.importorskip("gradio", reason="the page is optional: install rmn-hub[demo]")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("browser") / "temporary") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with browsing(write_film(tmp_path_factory.mktemp("film") / "face.y4m")) as browser:
-        yield browser
-
-
-@pytest.fixture
-def visit(browser, server):
-    outside = []
-    with visiting(browser, server, outside=outside) as page:
-        yield page
-    assert outside == []
-
-
-def upload(page, path, wait):
-    page.set_input_files("#photo input[type=file]", path)
-    page.wait_for_selector(f"#result {wait}")
+pytestmark = NEEDS_CHROMIUM
 
 
 def shown(page, part):
@@ -304,29 +279,11 @@ def test_a_camera_that_is_not_allowed_is_said(browser, server):
 
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (390, "light"), (390, "dark")])
 def test_everybody_can_use_it(browser, server, width, scheme):
-    from axe_playwright_python.sync_playwright import Axe
-
     outside = []
     marks = {"Photo": "result", "Live": "live-switch", "Video": "film-result", "About": "about"}
     with visiting(browser, server, width=width, scheme=scheme, outside=outside) as page:
         for tab in marks:
             page.get_by_role("tab", name=tab).click()
             page.locator(f"#{marks[tab]}").wait_for()
-            found = Axe().run(page).response["violations"]
-            serious = {
-                rule["id"]: [node["html"][:200] for node in rule["nodes"]]
-                for rule in found
-                if rule["impact"] in ("serious", "critical")
-            }
-            assert serious == {}, tab
-            # Nothing is wider than the page, and no button is too small for a finger.
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            small = page.evaluate(
-                """() => [...document.querySelectorAll('button, a, input[type=range]')]
-                    .filter(item => item.checkVisibility({visibilityProperty: true}))
-                    .filter(item => !item.closest('footer') && !item.matches('.rmn-face, [tabindex="-1"]'))
-                    .map(item => [item.getBoundingClientRect(), item.outerHTML.slice(0, 120)])
-                    .filter(([box]) => box.height < 24 || box.width < 24).map(([, html]) => html)"""
-            )
-            assert small == [], tab
+            assert barriers(page) == {}, tab
     assert outside == []

@@ -9,7 +9,7 @@ from films import head, marked, scene, write_film, write_sound
 from PIL import Image
 from rmn_space import safety
 from rmn_space.video import FilmInput, Upload, html_of
-from space_helpers import CHROMIUM, browsing, serving, visiting
+from space_helpers import NEEDS_CHROMIUM
 
 
 @pytest.fixture(scope="module")
@@ -72,57 +72,50 @@ def test_only_uploads_are_read(film):
     assert FilmInput().preprocess(None) is None
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_the_result_plays_with_its_sound_and_the_timeline_seeks(film, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page") / "files"
-    outside = []
-    with serving(folder) as server, browsing() as browser, visiting(browser, server, outside=outside) as page:
-        page.get_by_role("tab", name="Video").click()
-        page.set_input_files("#film input[type=file]", str(film))
-        page.wait_for_selector(".rmn-film video")
-        page.wait_for_function("document.querySelector('.rmn-film video').readyState >= 3")
-        state = page.evaluate(
-            "() => { const v = document.querySelector('.rmn-film video'); return [v.duration, v.videoWidth, v.error]; }"
-        )
-        assert state == [pytest.approx(1.6, abs=0.1), 320, None]
-        page.evaluate(
-            "() => { const v = document.querySelector('.rmn-film video'); v.muted = false; return v.play(); }"
-        )
-        page.wait_for_function("document.querySelector('.rmn-film video').webkitAudioDecodedByteCount > 0")
-        page.evaluate("document.querySelector('.rmn-film video').pause()")
-        box = page.locator(".rmn-strip").bounding_box()
-        # In the middle between the beginning and the end of the time.
-        middle = {"x": box["width"] * (0.16 + 0.97) / 2, "y": box["height"] / 2}
-        page.locator(".rmn-strip").click(position=middle)
-        page.wait_for_function("Math.abs(document.querySelector('.rmn-film video').currentTime - 0.8) < 0.1")
-        # The mark follows once the film has been sought, which takes a moment more.
-        page.wait_for_function("Math.abs(parseFloat(document.querySelector('.rmn-strip i').style.left) - 56.5) < 4")
-        with page.expect_download() as download:
-            page.get_by_role("link", name="Table").click()
-        assert download.value.path().read_text().startswith("source,frame,time,track")
-        api = server.upload(film)
-        data = {"path": api, "meta": {"_type": "gradio.FileData"}, "orig_name": film.name}
-        status, text = server.post("/gradio_api/call/video", {"data": [data]})
-        assert status == 200, text
-        _, events = server.get(f"/gradio_api/call/video/{json.loads(text)['event_id']}")
-        (answer,) = json.loads(events.strip().splitlines()[-1].partition(": ")[2])
-        assert answer["source"] == film.name
-        assert [track["track"] for track in answer["tracks"]] == [1]
-        assert len(answer["frames"]) == 20
-        assert not outside
-        # Only the uploads are there, and they are swept.
-        assert {Path(file).suffix for file in server.files()} <= {".mp4"}
+@NEEDS_CHROMIUM
+def test_the_result_plays_with_its_sound_and_the_timeline_seeks(film, visit, server):
+    visit.get_by_role("tab", name="Video").click()
+    visit.set_input_files("#film input[type=file]", str(film))
+    visit.wait_for_selector(".rmn-film video")
+    visit.wait_for_function("document.querySelector('.rmn-film video').readyState >= 3")
+    state = visit.evaluate(
+        "() => { const v = document.querySelector('.rmn-film video'); return [v.duration, v.videoWidth, v.error]; }"
+    )
+    assert state == [pytest.approx(1.6, abs=0.1), 320, None]
+    visit.evaluate("() => { const v = document.querySelector('.rmn-film video'); v.muted = false; return v.play(); }")
+    visit.wait_for_function("document.querySelector('.rmn-film video').webkitAudioDecodedByteCount > 0")
+    visit.evaluate("document.querySelector('.rmn-film video').pause()")
+    box = visit.locator(".rmn-strip").bounding_box()
+    # In the middle between the beginning and the end of the time.
+    middle = {"x": box["width"] * (0.16 + 0.97) / 2, "y": box["height"] / 2}
+    visit.locator(".rmn-strip").click(position=middle)
+    visit.wait_for_function("Math.abs(document.querySelector('.rmn-film video').currentTime - 0.8) < 0.1")
+    # The mark follows once the film has been sought, which takes a moment more.
+    visit.wait_for_function("Math.abs(parseFloat(document.querySelector('.rmn-strip i').style.left) - 56.5) < 4")
+    with visit.expect_download() as download:
+        visit.get_by_role("link", name="Table").click()
+    assert download.value.path().read_text().startswith("source,frame,time,track")
+    api = server.upload(film)
+    data = {"path": api, "meta": {"_type": "gradio.FileData"}, "orig_name": film.name}
+    status, text = server.post("/gradio_api/call/video", {"data": [data]})
+    assert status == 200, text
+    _, events = server.get(f"/gradio_api/call/video/{json.loads(text)['event_id']}")
+    (answer,) = json.loads(events.strip().splitlines()[-1].partition(": ")[2])
+    assert answer["source"] == film.name
+    assert [track["track"] for track in answer["tracks"]] == [1]
+    assert len(answer["frames"]) == 20
+    # Only the uploads are there, and they are swept.
+    assert {Path(file).suffix for file in server.files()} <= {".mp4"}
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_the_example_film_shows_its_people(tmp_path):
-    with serving(tmp_path / "files") as server, browsing() as browser, visiting(browser, server) as page:
-        page.get_by_role("tab", name="Video").click()
-        page.get_by_role("button", name="Example film").click()
-        page.wait_for_selector(".rmn-film video", timeout=240_000)  # nine seconds of film on a busy core
-        texts = page.locator(".rmn-tracks tbody tr").all_inner_texts()
-        assert len(texts) == 4  # two people, then one, then the other
-        assert sum("happy" in text for text in texts) == 2
+@NEEDS_CHROMIUM
+def test_the_example_film_shows_its_people(visit):
+    visit.get_by_role("tab", name="Video").click()
+    visit.get_by_role("button", name="Example film").click()
+    visit.wait_for_selector(".rmn-film video", timeout=240_000)  # nine seconds of film on a busy core
+    texts = visit.locator(".rmn-tracks tbody tr").all_inner_texts()
+    assert len(texts) == 4  # two people, then one, then the other
+    assert sum("happy" in text for text in texts) == 2
 
 
 def test_the_shown_film_is_small_enough(service, tmp_path):

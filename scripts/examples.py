@@ -1,6 +1,8 @@
 """
 Make the images and the film in space/examples from scikit-image's and matplotlib's images, whose licences are free.
 
+The drawn heads of the collage are those of `scripts/heads.py`, which come first.
+
 uv run python scripts/examples.py
 """
 
@@ -11,7 +13,7 @@ from pathlib import Path
 import av
 import skimage
 from matplotlib import cbook
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageOps
 
 FOLDER = Path(__file__).resolve().parents[1] / "space" / "examples"
 TILE = 240
@@ -41,22 +43,17 @@ def main() -> None:
 
 
 def collage(first: Image.Image, second: Image.Image) -> Image.Image:
-    """Lay eight faces in two rows: both portraits mirrored, grey, dark, turned, small and blurred."""
-    first, second = (head.resize((TILE, TILE), Image.Resampling.LANCZOS) for head in (first, second))
-    small = Image.new("RGB", (TILE, TILE), (206, 212, 218))
-    small.paste(second.resize((TILE // 2, TILE // 2), Image.Resampling.LANCZOS), (TILE // 4, TILE // 4))
-    tiles = [
-        first,
-        ImageOps.grayscale(second).convert("RGB"),
-        ImageOps.mirror(ImageEnhance.Brightness(first).enhance(0.55)),
-        second.rotate(12, Image.Resampling.BICUBIC, fillcolor=(206, 212, 218)),
-        small,
-        ImageOps.grayscale(ImageOps.mirror(first)).convert("RGB"),
-        ImageOps.mirror(second),
-        first.filter(ImageFilter.GaussianBlur(2.5)).rotate(-10, Image.Resampling.BICUBIC, fillcolor=(206, 212, 218)),
-    ]
+    """Lay eight faces in two rows: the portraits, the five drawn heads, and the first portrait in grey."""
+
+    def drawn(name: str) -> Image.Image:
+        with Image.open(FOLDER / f"{name}.jpg") as image:
+            return image.crop((0.1 * image.width, 0.05 * image.height, 0.9 * image.width, 0.85 * image.height))
+
+    heads = [first, drawn("angry"), drawn("surprise"), second, drawn("sad"), drawn("fear"), drawn("disgust")]
+    heads.append(ImageOps.grayscale(ImageOps.mirror(first)).convert("RGB"))
     sheet = Image.new("RGB", (4 * TILE, 2 * TILE))
-    for number, tile in enumerate(tiles):
+    for number, head in enumerate(heads):
+        tile = head.resize((TILE, TILE), Image.Resampling.LANCZOS)
         sheet.paste(tile, (number % 4 * TILE, number // 4 * TILE))
     return sheet
 

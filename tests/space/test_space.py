@@ -391,7 +391,9 @@ def test_front_matter_requirements_and_licences():
     assert f"(https://huggingface.co/{model})" in text
     licences = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     pictures = {path.name for path in EXAMPLES.iterdir()} - {"README.md"}
-    assert pictures == {name for name, _, _ in photo.EXAMPLES} | {video.EXAMPLE.name}
+    alone = (SPACE / "browser" / "js" / "photo.js").read_text(encoding="utf-8")
+    used = {each.file for each in photo.EXAMPLES} | {video.EXAMPLE.name} | set(re.findall(r"\['(\w+[.]jpg)'", alone))
+    assert pictures == used
     assert all(f"`{name}`" in licences for name in pictures)
 
 

@@ -40,11 +40,9 @@ def build(service: Service, faces: ImageResult, mcp: bool = False) -> None:
 def how_it_works(faces: ImageResult) -> str:
     """Return one figure, made of the first face of the result, and a few sentences."""
     return f"""<section class="rmn-card rmn-wide"><h2>How masking works</h2>{_figure(faces)}
-<div class="rmn-pair"><p>Each of four stages turns the face into features, and a small network shaped like a U
-predicts a <em>mask</em> for them, between 0 and 1. The next stage sees {render.FORMULA}: some features become up to
-twice as strong, none is lost.</p>
-<p class="rmn-muted">Pham, Vu and Tran: “Facial Expression Recognition Using Residual Masking Network”, ICPR 2020,
-doi:10.1109/ICPR48806.2021.9411919.</p></div></section>"""
+<p>In each of four stages a small U-shaped network predicts a <em>mask</em> between 0 and 1 for the features. The next
+stage sees {render.FORMULA}: some become up to twice as strong, none is lost.</p>
+<p class="rmn-muted">Pham, Vu and Tran, ICPR 2020, doi:10.1109/ICPR48806.2021.9411919</p></section>"""
 
 
 def _figure(result: ImageResult) -> str:
@@ -88,19 +86,17 @@ def measured(results: Measured | None) -> str:
     sets = sorted(results.sets, key=lambda each: order.index(each.name) if each.name in order else len(order))
     rows = "".join(map(_row, sets))
     size = (
-        f"{results.parameters / 1e6:.1f} million parameters, {results.multiply_adds / 1e6:.0f} million multiply-adds "
-        f"for a face of {results.image_size} &times; {results.image_size} pixels."
-        if results.parameters and results.multiply_adds and results.image_size
+        f"{results.parameters / 1e6:.1f} million parameters, {results.multiply_adds / 1e6:.0f} million multiply-adds."
+        if results.parameters and results.multiply_adds
         else ""
     )
-    faithful = f"<p><b>Do the maps show what matters?</b> {faithfulness(results)}</p>" if faithfulness(results) else ""
-    heads = ("Right, in %", "Paper", "Package fer", "Without the mirror image", "Calibration error", "Faces")
+    faithful = f"<p>{faithfulness(results)}</p>" if faithfulness(results) else ""
+    heads = ("Right, in %", "Paper", "Package fer", "One view", "Calibration error", "Faces")
     return f"""<section class="rmn-card rmn-wide"><h2>Measured results</h2>
 {_table("Table of results", ("Faces of", *heads), rows)}
-<div class="rmn-pair"><p class="rmn-muted">With 95% intervals, from the checkpoint's <code>eval.json</code>; this page
-averages a face and its mirror image. The paper's network is larger and starts from ImageNet;
-<code>rmn-hub evaluate --peer fer --data fer2013</code> measured fer. People agree with these labels for 65 ± 5% of the
-faces. {size}</p>{faithful}</div>{robustness(results)}</section>"""
+<div class="rmn-pair"><p class="rmn-muted">Two views (face and mirror image), 95% intervals. The paper's network is
+larger and starts from ImageNet; fer's numbers are by <code>rmn-hub evaluate --peer fer</code>. People agree with
+65 ± 5% of these labels. {size}</p>{faithful}</div>{robustness(results)}</section>"""
 
 
 def robustness(results: Measured) -> str:
@@ -112,8 +108,8 @@ def robustness(results: Measured) -> str:
         f"<td>{100 * each.changed:.1f}</td></tr>"
         for each in results.robustness
     )
-    table = _table("Table of changes", ("The face is", "Right, in %", "Another expression, in %"), rows)
-    return f"<details><summary>When a photo is not as it should be</summary>{table}</details>"
+    table = _table("Table of changes", ("The face is", "Right, in %", "Changed, in %"), rows)
+    return f"<details><summary>Worse photos</summary>{table}</details>"
 
 
 def _table(label: str, heads: Sequence[str], rows: str) -> str:
@@ -134,9 +130,9 @@ def faithfulness(results: Measured | None) -> str:
         low, high = (f"{100 * end:.0f}" for end in ends)
         drops[way] = low if low == high else f"{low} to {high}"
     return (
-        f"On {found.faces:,} faces, the {found.fraction:.0%} of a face that a map ranks highest were hidden. The "
-        f"probability fell by {drops['map']} points, depending on the stage; by {drops['random']} where places were "
-        f"hidden at random, and by {drops['features']} where the features are strongest even without the mask."
+        f"Hiding the {found.fraction:.0%} of a face that a map ranks highest costs {drops['map']} points of "
+        f"probability; random places cost {drops['random']}, those with the strongest features before the mask "
+        f"{drops['features']} ({found.faces:,} faces)."
     )
 
 
@@ -158,31 +154,30 @@ def _share(accuracy: float, interval: tuple[float, float] | None, tag: str = "b"
 
 
 LIMITS = """<section class="rmn-card"><h2>What it cannot do</h2><ul>
-<li>An expression is what a face shows at one moment, not a feeling, a character or an intention.</li>
-<li>It errs, more often on faces that are turned, covered, blurred or unlike the small grey ones it learnt from.</li>
-<li>Decide nothing about a person with it: no hiring, policing, lie detection or diagnosis.</li>
+<li>An expression is what a face shows at one moment, not a feeling or a character.</li>
+<li>It errs, more often on turned, covered or blurred faces.</li>
+<li>Judge nobody by it: no hiring, policing, lie detection or diagnosis.</li>
 </ul></section>"""
 
 PRIVACY = """<section class="rmn-card"><h2>Privacy</h2><ul>
-<li>Photos and films are deleted after five to six minutes and when the page ends; camera frames are never written.</li>
-<li>Nothing is counted, there is no history, and your browser asks no other computer for anything.</li>
+<li>Photos and films are deleted after five to six minutes; camera frames are never written.</li>
+<li>Nothing is counted, and your browser asks no other computer.</li>
 </ul></section>"""
 
 API = """<section class="rmn-card rmn-wide"><h2>From a program</h2>
-<p>The same result as <code>rmn-hub predict --json</code>; <code>/video</code> takes a film. In Python:</p>
+<p>The result of <code>rmn-hub predict --json</code>; <code>/video</code> takes a film.</p>
 <pre tabindex="0"><code>from gradio_client import Client, handle_file
 
 client = Client("<span class="rmn-address">http://127.0.0.1:7860</span>")
 print(client.predict(handle_file("photo.jpg"), api_name="/predict"))</code></pre>
-<p>With curl (the first command prints the event's number, the second its result):</p>
+<p>With curl, in two steps:</p>
 <pre tabindex="0"><code>printf '{"data": [{"url": "data:image/jpeg;base64,%s", "orig_name": "photo.jpg"}]}' \\
   "$(base64 &lt; photo.jpg | tr -d '\\n')" | curl -s -d @- -H 'Content-Type: application/json' \\
   <span class="rmn-address">http://127.0.0.1:7860</span>/gradio_api/call/predict
 curl -s <span class="rmn-address">http://127.0.0.1:7860</span>/gradio_api/call/predict/EVENT_ID</code></pre>
-<p class="rmn-muted">At most 10 MB and 25 million pixels (a JPEG 100 million); the 50 largest faces are returned.</p>
 TOOL</section>"""
 
-TOOL = """<p>Language models find the tool <code>predict</code> over MCP, which takes a photo in base64:</p>
+TOOL = """<p>Language models find the tool <code>predict</code> over MCP:</p>
 <pre tabindex="0"><code><span class="rmn-address">http://127.0.0.1:7860</span>/gradio_api/mcp</code></pre>"""
 
 # The commands name the address under which the visitor sees the page.

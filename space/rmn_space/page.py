@@ -29,8 +29,8 @@ FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-
 MONOSPACE = ("ui-monospace", "SFMono-Regular", "Consolas", "DejaVu Sans Mono", "monospace")
 
 HEADER = """<header class="rmn-header"><h1>What does a face show, and where did the network look?</h1>
-<p>The Residual Masking Network predicts a probability for each of seven expressions. After each of its four stages a
-mask strengthens some of the features. This page shows both.</p></header>"""
+<p>The Residual Masking Network predicts the probability of seven expressions, and its four masks show where they
+strengthened features.</p></header>"""
 # Arrow keys go from tab to tab, as WAI-ARIA has it.
 HEADER_JS = """
 const steps = {ArrowRight: 1, ArrowLeft: -1};
@@ -116,7 +116,9 @@ def build(service: Service, rate: RateLimit, mcp: bool = False) -> gr.Blocks:
 
     first_sight, example = photo.welcome(service)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FILE_AGE)) as page:
-        gr.HTML(HEADER, js_on_load=HEADER_JS, apply_default_css=False)
+        # Columns are there before what is in them: with their heights reserved, nothing moves while Gradio mounts.
+        with gr.Column(elem_id="head"):
+            gr.HTML(HEADER, js_on_load=HEADER_JS, apply_default_css=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Photo", id="photo"):
                 photo.build(service, rate, first_sight)

@@ -274,9 +274,9 @@ def result_html(name: str, timeline: Timeline, film: bytes, table: bytes, note: 
     return f"""<section class="rmn-result rmn-film" aria-label="Result">{note}
 <div class="rmn-card">
 <video controls playsinline preload="auto" src="{film_url}" aria-label="Your film with {faces}"></video>
-<div class="rmn-strip" data-begin="{begin}" data-end="{end}" data-left="{LEFT}" data-right="{RIGHT}"
-  title="Click to go to a moment"><img src="{image_url}"
-  alt="The probabilities of {faces} over time; the table below has the seconds of each expression"><i></i></div>
+<div class="rmn-scroll" tabindex="0" role="group" aria-label="Timeline"><div class="rmn-strip" data-begin="{begin}"
+  data-end="{end}" data-left="{LEFT}" data-right="{RIGHT}" title="Click to go to a moment"><img src="{image_url}"
+  alt="The probabilities of {faces} over time; the table below has the seconds of each expression"><i></i></div></div>
 {listed if count else ""}
 <div class="rmn-downloads"><span class="rmn-muted">Save</span>
 <a class="rmn-button" download="{stem}-expressions.mp4" href="{film_url}">Annotated film</a>
@@ -321,7 +321,11 @@ const follow = () => {
   if (!strip) return;
   const [begin, end, left, right] = numbers(strip);
   const share = Math.min(1, (video.currentTime - begin) / Math.max(end - begin, 1e-3));
-  strip.querySelector('i').style.left = `${100 * (left + share * (right - left))}%`;
+  const place = left + share * (right - left), frame = strip.parentElement;
+  strip.querySelector('i').style.left = `${100 * place}%`;
+  // On a narrow page the timeline is wider than its frame, which follows the film.
+  const x = place * strip.clientWidth - frame.scrollLeft;
+  if (x < 0 || x > frame.clientWidth) frame.scrollLeft += x - frame.clientWidth / 4;
 };
 for (const name of ['timeupdate', 'seeked', 'loadeddata']) element.addEventListener(name, follow, true);
 """

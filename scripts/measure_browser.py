@@ -1,5 +1,5 @@
 """
-How fast is the page in the browser, and does its memory stay flat? Prints JSON.
+How fast is the page in the browser, and does its memory stay flat? Prints a line of JSON for each.
 
 uv run python scripts/measure_browser.py start live worker
 uv run python scripts/measure_browser.py memory --frames 2000
@@ -79,19 +79,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         page = arguments.page or build_page(Path(work) / "page", arguments.runtime, arguments.checkpoint)
         film = write_film(Path(work) / "face.y4m", rate=30)
-        found: dict[str, Any] = {"cores": os.cpu_count()}
+        report("machine", {"cores": os.cpu_count(), "load": os.getloadavg()[0]})
         if "start" in what:
-            found["start"] = [start(page) for _ in range(arguments.repeat)]
+            report("start", [start(page) for _ in range(arguments.repeat)])
+        if what == ["start"]:
+            return
         with opened(page, film) as tab:
             if "worker" in what:
-                found["worker"] = rates(tab, WORKER, arguments.repeat)
+                report("worker", rates(tab, WORKER, arguments.repeat))
             if "live" in what or "memory" in what:
                 camera_on(tab)
             if "live" in what:
-                found["live"] = rates(tab, FRAMES, arguments.repeat)
+                report("live", rates(tab, FRAMES, arguments.repeat))
             if "memory" in what:
-                found["memory"] = memory(tab, arguments.frames)
-    print(json.dumps(found, indent=2))
+                for found in memory(tab, arguments.frames):
+                    report("memory", found)
+
+
+def report(name: str, found: Any) -> None:
+    """Print what was measured at once: a later part may take too long."""
+    print(json.dumps({name: found}), flush=True)
 
 
 @contextmanager
@@ -135,21 +142,17 @@ def rates(tab: Any, script: str, repeat: int, frames: int = 60) -> dict[str, Any
     }
 
 
-def memory(tab: Any, frames: int, parts: int = 10) -> list[dict[str, float]]:
-    """Return the memory of the page in MB after each part of the frames; every other part shows attention."""
-    found = []
+def memory(tab: Any, frames: int, parts: int = 10) -> Iterator[dict[str, float]]:
+    """Yield the memory of the page in MB after each part of the frames; every other part shows attention."""
     for part in range(parts + 1):
         if part:
             tab.set_checked("#live-attention", part % 2 == 0)
             tab.evaluate(FRAMES, frames // parts)
-        found.append(
-            {
-                "frames": part * (frames // parts),
-                "resident": round(sum(each.memory_info().rss for each in renderers()) / 1e6),
-                "scripts": round(tab.evaluate(BYTES) / 1e6, 1),
-            }
-        )
-    return found
+        yield {
+            "frames": part * (frames // parts),
+            "own": round(sum(each.memory_full_info().uss for each in renderers()) / 1e6),
+            "scripts": round(tab.evaluate(BYTES) / 1e6, 1),
+        }
 
 
 def renderers() -> list[psutil.Process]:

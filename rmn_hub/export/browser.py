@@ -44,7 +44,7 @@ MOST_BYTES = 15_000_000
 # What is loaded before the first result, with a line for how much of it has arrived.
 _LARGE = (f"runtime/{BINARY}.gz", *(f"models/{name}.onnx.gz" for name in ("rmn", "pnet", "rnet", "onet")))
 # What is loaded after it, by the names of the files.
-_LATER = ("sw.js", "kept.js", GPU_SCRIPT, f"{GPU_BINARY}.gz", "gpu.js", "icon.svg")
+_LATER = ("sw.js", "kept.js", GPU_SCRIPT, f"{GPU_BINARY}.gz", "icon.png")
 # Pixels of a level that go through P-Net at once in the browser: WebAssembly never gives memory back.
 _PIXELS_AT_ONCE = 131_072
 

@@ -87,7 +87,7 @@ def test_weights_are_stored_in_as_many_bits_as_the_page_has_room_for(
     assert stored in result.stdout
     settings = settings_of(page)
     assert settings["weights"] == stored
-    first = {"sw.js", "kept.js", "js/gpu.js", "icon.svg", "collage.jpg", "coffee.jpg", "officer.jpg"}
+    first = {"sw.js", "kept.js", "icon.png", "collage.jpg", "coffee.jpg", "officer.jpg"}
     first |= {f"runtime/{browser.GPU_SCRIPT}", f"runtime/{browser.GPU_BINARY}.gz"}
     loaded = sum((page / name).stat().st_size for name in files_of(page) if name not in first)
     assert f"{loaded / 1e6:.1f} MB" in result.stdout

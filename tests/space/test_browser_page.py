@@ -301,7 +301,8 @@ def test_a_graphics_card_is_used_where_it_is_faster_and_right(page):
 
 
 def test_webgpu_computes_what_webassembly_does(browser, server):
-    options = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+    # Without the watchdog: a busy machine is not a graphics card that hangs.
+    options = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--disable-gpu-watchdog"]
     other = browser.browser_type.launch(executable_path=CHROMIUM, args=[*CHROMIUM_ARGUMENTS, *options])
     try:
         page = other.new_page()
@@ -310,9 +311,9 @@ def test_webgpu_computes_what_webassembly_does(browser, server):
         found = page.evaluate(GPU)
     finally:
         other.close()
-    if "no WebGPU" in found.get("reason", ""):
+    if found is None:
         pytest.skip("this Chromium has no WebGPU, not even one that the processor imitates")
-    assert found["difference"] < 0.01
+    assert found < 0.01
 
 
 def test_it_is_told_why_a_graphics_card_is_not_used(page):

@@ -1,11 +1,8 @@
 """What `rmn-hub export --browser` puts together: a checkpoint, the page's files, and what both pages share."""
 
-import importlib.util
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from .shared import fail
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,10 +95,7 @@ def _look(expressions: tuple[str, ...]) -> dict[str, Any]:
 
 def _parts() -> tuple[Path, Path, list[Path]]:
     """Return the folder of the page's own files, that of the page with a server, and the examples."""
-    package = importlib.util.find_spec("rmn_space")
-    for place in map(Path, [] if package is None else package.submodule_search_locations or []):
-        # A wheel has them inside the package, a checkout beside it.
-        for parent in (place, place.parent):
-            if (parent / "browser" / "index.html").is_file():
-                return parent / "browser", place, sorted((parent / "examples").glob("*.jpg"))
-    fail("--browser needs rmn_space, the package of the page: install rmn-hub again")
+    from ..packages import page_part
+
+    browser, package = page_part("browser"), page_part("__init__.py").parent
+    return browser, package, sorted(page_part("examples").glob("*.jpg"))

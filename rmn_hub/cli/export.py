@@ -1,6 +1,5 @@
 """`rmn-hub export`: a checkpoint as an ONNX file, for programs without torch, or as a page for browsers."""
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -132,18 +131,13 @@ def _example_faces(loaded: "LoadedCheckpoint") -> tuple["np.ndarray", None]:
     from ..detection.detector import crop_face
     from ..detection.mtcnn import MTCNNDetector
     from ..images import load_image
+    from ..packages import page_part
 
-    package = importlib.util.find_spec("rmn_space")
-    places = [] if package is None else list(package.submodule_search_locations or [])
-    # A wheel has the examples inside the package, a checkout beside it.
-    folders = [folder for place in places for folder in (Path(place) / "examples", Path(place).parent / "examples")]
-    images = [load_image(path).image for folder in folders for path in sorted(folder.glob("*.jpg"))]
+    images = [load_image(path).image for path in sorted(page_part("examples").glob("*.jpg"))]
     detector = MTCNNDetector()
     crops = [
         crop_face(image, face.box, detector.margin)
         for image, faces in zip(images, detector.detect(images))
         for face in faces
     ]
-    if not crops:
-        fail("--data must be given: the Space's example images are not installed")
     return np.asarray(loaded.processor(crops, return_tensors="np")["pixel_values"]), None

@@ -1,4 +1,4 @@
-"""What `predict` is given: files, folders, standard input and pipes, each with the name that its outputs get."""
+"""What `predict` is given: files, folders, addresses, standard input; each with the name that its outputs get."""
 
 import os
 import re
@@ -12,8 +12,10 @@ from typing import Any
 from ..errors import InputError
 
 STDIN = "-"
-# More than any photo's file; a pipe has no size to check before it is read.
+# More than any photo's file; a pipe has no size to check before it is read, and an address may be wrong about it.
 MAX_PIPE_BYTES = 500_000_000
+# Seconds that a server may be silent.
+PATIENCE = 20.0
 VIDEO_SUFFIXES = {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"} | {
     *(".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 }
@@ -25,7 +27,7 @@ class Input:
     One image of a command line.
 
     Args:
-        name: its path as given or found, or `-` for standard input: what tables and messages call it.
+        name: its path as given or found, its address, or `-` for standard input: what tables and messages call it.
         output: the path that its outputs get below their folder, but for the suffix.
     """
 
@@ -34,18 +36,20 @@ class Input:
 
     def read(self, max_pixels: int) -> Any:
         """
-        Return what the recognizer takes: the path of a file, or the decoded image of standard input or a pipe.
+        Return what the recognizer takes: the path of a file, or the decoded image of anything else.
 
         Args:
             max_pixels: most pixels that an image may have.
 
         Raises:
-            InputError: the pipe does not hold an image.
+            InputError: the pipe does not hold an image, or the address cannot be downloaded.
         """
         if self.name == STDIN:
             if sys.stdin is None or sys.stdin.isatty():
                 raise InputError(f"{STDIN} needs an image on standard input: pipe one to this command")
             data = sys.stdin.buffer.read(MAX_PIPE_BYTES + 1)
+        elif _is_web(self.name):
+            data = _downloaded(self.name)
         elif _is_pipe(Path(self.name)):
             with Path(self.name).open("rb") as file:
                 data = file.read(MAX_PIPE_BYTES + 1)
@@ -68,7 +72,8 @@ def find_inputs(
     Return the images of a command line by name, in order, each once.
 
     Args:
-        words: files, folders (searched with the folders in them), and `-` for standard input.
+        words: files, folders (searched with the folders in them), addresses of images at http or https, and `-` for
+            standard input.
         outputs: folders that are written to, which are not searched.
         on_error: called for each word that cannot be used.
         on_left_out: called with a sentence about the files of a folder that are not images.
@@ -78,6 +83,9 @@ def find_inputs(
     found: dict[str, Input] = {}
     for word in dict.fromkeys(words):
         path = Path(word)
+        if _is_web(word):
+            found.setdefault(word, Input(word, _file_of(word)))
+            continue
         try:
             if word == STDIN:
                 files = [path]
@@ -100,7 +108,7 @@ def find_inputs(
 def _check_kind(word: str) -> None:
     """Raise `InputError` for what is not an image but has another way to be given."""
     if re.match(r"[a-z][a-z0-9+.-]*://", word, re.IGNORECASE):
-        raise InputError(f"{word} is an address: download it first, as in `curl -L ADDRESS | rmn-hub predict -`")
+        raise InputError(f"{word} is an address that cannot be opened: give one at http or https, or a file")
     if Path(word).suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(word):  # noqa: PTH113 (no error for odd names)
         raise InputError(f"{word} is a video: give it to `rmn-hub video`")
 
@@ -110,3 +118,36 @@ def _is_pipe(path: Path) -> bool:
         return stat.S_ISFIFO(path.stat().st_mode)
     except (OSError, ValueError):
         return False
+
+
+def _is_web(word: str) -> bool:
+    return word.lower().startswith(("http://", "https://"))
+
+
+def _file_of(address: str) -> Path:
+    """Return the name that the outputs of an address get: what a browser would save it as."""
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        name = Path(unquote(urlsplit(address).path)).name
+    except ValueError:  # an address that cannot be read gets its sentence when it is opened
+        name = ""
+    return Path(name.replace("\0", "") or "image")
+
+
+def _downloaded(address: str) -> bytes:
+    """
+    Return what lies at an address, at most one byte more than `MAX_PIPE_BYTES`.
+
+    Raises:
+        InputError: the server cannot be reached, refuses, or breaks off.
+    """
+    from http.client import HTTPException
+    from urllib.request import Request, urlopen
+
+    try:
+        with urlopen(Request(address, headers={"User-Agent": "rmn-hub"}), timeout=PATIENCE) as response:
+            return response.read(MAX_PIPE_BYTES + 1)
+    except (OSError, ValueError, HTTPException) as error:
+        reason = str(getattr(error, "reason", None) or error)
+        raise InputError(f"{address} cannot be downloaded: {reason}. Check the address.") from error

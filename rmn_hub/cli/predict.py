@@ -88,14 +88,16 @@ class Counts:
     epilog=examples(
         "rmn-hub predict photo.jpg holiday/ --annotate out/ --csv faces.csv",
         "rmn-hub predict face.png --faces-only --attention maps/",
-        "curl -L ADDRESS | rmn-hub predict - --json",
+        "rmn-hub predict https://HOST/photo.jpg --json",
+        "cat photo.jpg | rmn-hub predict - --format csv",
     ),
 )
 def predict(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH...", help="Images, folders (searched with the folders in them), - for standard input."
+            metavar="PATH...",
+            help="Images, folders (searched with the folders in them), http(s) addresses, - for standard input.",
         ),
     ],
     json: Annotated[

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import files_of, lines_of, rows_of, run
+from file_server import serving
 from PIL import Image
 
 from rmn_hub import EXPRESSIONS
@@ -331,3 +332,27 @@ def test_what_a_folder_holds_besides_images_is_reported(predict, photos):
     [sentence] = [line for line in result.stderr.splitlines() if ".mp4" in line]
     assert "1 .txt" in sentence
     assert "rmn-hub video" in sentence
+
+
+def test_addresses_are_opened_where_they_are_given(predict, photos, tmp_path):
+    [expected] = lines_of(predict(photos / "a.jpg", "--json"))
+    with serving(photos) as server:
+        address, missing = f"{server}/a.jpg?size=1", f"{server}/nothing.jpg"
+        result = predict(f"{server}/a.jpg", missing, "--json", "--annotate", tmp_path / "out")
+        assert result.exit_code == 1
+        assert lines_of(result) == [{**expected, "source": f"{server}/a.jpg"}]
+        assert missing in result.stderr
+        assert files_of(tmp_path / "out") == ["a.jpg"]
+        assert predict(address, missing, "--json").exit_code == 2  # the server has no file of the first name
+    result = predict(f"{server}/a.jpg")  # which has ended
+    assert result.exit_code == 2
+    assert f"{server}/a.jpg" in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("word", ["s3://bucket/a.jpg", "file:///etc/hostname", "http://[", "https://"])
+def test_other_addresses_are_refused(predict, word):
+    result = predict(word)
+    assert result.exit_code == 2
+    assert word in result.stderr
+    assert "Traceback" not in result.output

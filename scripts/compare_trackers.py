@@ -7,6 +7,10 @@ supervision 0.31 has no ByteTrack any more. Heads of space/examples move, cross,
 and are cut away. Both trackers get the same detector; ByteTrack needs a detection in every frame. Both are told of
 cuts. For each film and tracker: how often a face changes its id, ids that two faces share, the share of faces in view
 that have an id, and milliseconds a frame (ByteTrack's without the detection, which the own tracker does by itself).
+
+The own one is kept: with its default, a search in every fifth frame, no face of the seven films changes its id, shares
+one or goes without one, at 9 to 11 ms a frame. ByteTrack loses two of them, behind the pillar and outside the frame,
+and costs 1 ms beside the 20 to 30 ms of a search in every frame. (The own one with a search in every frame loses one.)
 """
 
 import itertools

@@ -106,7 +106,7 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
-    with gr.Row(elem_classes="rmn-give", equal_height=False):
+    with gr.Row(elem_id="give", elem_classes="rmn-give", equal_height=False):
         with gr.Column(elem_classes="rmn-input", min_width=260):
             photo = PhotoInput(
                 label="Your photo",

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from ..export.browser import PageReport
     from ..hub.checkpoint import LoadedCheckpoint
 
+# The photo that the page begins with: the first of its examples in js/photo.js.
+FIRST = "astronaut.jpg"
+
 
 def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_values: "np.ndarray") -> "PageReport":
     """
@@ -94,8 +97,9 @@ def _look(expressions: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _parts() -> tuple[Path, Path, list[Path]]:
-    """Return the folder of the page's own files, that of the page with a server, and the examples."""
+    """Return the folder of the page's own files, that of the page with a server, and the examples, `FIRST` first."""
     from ..packages import page_part
 
     browser, package = page_part("browser"), page_part("__init__.py").parent
-    return browser, package, sorted(page_part("examples").glob("*.jpg"))
+    examples = page_part("examples").glob("*.jpg")
+    return browser, package, sorted(examples, key=lambda path: (path.name != FIRST, path.name))

@@ -220,7 +220,7 @@ def _network(graph: Path, form: weights.Stored, pixel_values: np.ndarray) -> tup
 def _write_thumbnail(photo: Path, path: Path) -> None:
     """Write a small image of an example, as the page with a server has it."""
     with Image.open(photo) as image:
-        ImageOps.fit(image.convert("RGB"), (240, 120), centering=(0.5, 0.15)).save(path, quality=88)
+        ImageOps.fit(image.convert("RGB"), (160, 160), centering=(0.5, 0.15)).save(path, quality=88)
 
 
 def _loaded(folder: Path, later: Collection[str]) -> dict[str, int]:

@@ -6,11 +6,21 @@ import { view } from './result.js';
 import { turnedSentence } from './save.js';
 import zoom from './zoom.js';
 
-// File, name, and source as it is shown under the photo.
+// File, name, and source as it is shown under the photo; those of the page with a server.
+const drawn = (/** @type {string} */ name, /** @type {string} */ look) => [
+  `${name}.jpg`,
+  name[0].toUpperCase() + name.slice(1),
+  `A head that nobody has, drawn to look ${look} (CC0).`,
+];
 const EXAMPLES = [
-  ['astronaut.jpg', 'Astronaut', 'Eileen Collins, NASA, public domain.'],
-  ['officer.jpg', 'Officer', 'Grace Hopper, U.S. Navy, public domain.'],
-  ['collage.jpg', 'Group', 'A collage of variants of the two portraits.'],
+  ['astronaut.jpg', 'Happy', 'Eileen Collins, NASA, public domain.'],
+  ['officer.jpg', 'Neutral', 'Grace Hopper, U.S. Navy, public domain.'],
+  drawn('angry', 'angry'),
+  drawn('disgust', 'disgusted'),
+  drawn('fear', 'afraid'),
+  drawn('sad', 'sad'),
+  drawn('surprise', 'surprised'),
+  ['collage.jpg', 'Group', 'A collage of two portraits and five drawn heads.'],
   ['coffee.jpg', 'No face', 'A cup of coffee, Pikolo Espresso Bar, CC0.'],
 ];
 const USUAL_MIN_FACE = 40;

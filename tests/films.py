@@ -1,8 +1,6 @@
 """Small films for tests, made by PyAV: what the frames show, when, and with which sound."""
 
 import contextlib
-import functools
-import http.server
 import socket
 import struct
 import threading
@@ -140,25 +138,6 @@ def heard(path):
         spectrum = np.abs(np.fft.rfft(wave))
         rate = stream.codec_context.sample_rate
         return stream.codec_context.name, len(wave) / rate, spectrum.argmax() * rate / len(wave)
-
-
-@contextlib.contextmanager
-def at_address(folder):
-    """The address at which a server of this process offers the files of a folder."""
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import MissingPackageError
+from ..packages import require
 
 
 def write_graph(
@@ -35,13 +35,11 @@ def write_graph(
     Raises:
         MissingPackageError: the packages `onnx` and `onnxscript` are not installed.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 - torch.onnx.export needs it, and reports its absence less clearly
-    except ImportError as error:
-        raise MissingPackageError(
-            f"export needs {error.name}: install it with pip install 'rmn-hub[export]'"
-        ) from error
+    # torch.onnx.export needs onnxscript, too, and reports its absence less clearly.
+    for package in ("onnx", "onnxscript"):
+        require(package, "exports", extra="export")
+    import onnx
+
     program = torch.onnx.export(
         module,
         inputs,

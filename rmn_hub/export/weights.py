@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..errors import MissingPackageError
+from ..packages import require
 
 if TYPE_CHECKING:
     import onnx
@@ -95,12 +95,9 @@ def _large(model: "onnx.ModelProto", least: int = _SMALL) -> list["onnx.TensorPr
 
 
 def _onnx() -> Any:
-    try:
-        import onnx
-    except ImportError as error:
-        raise MissingPackageError(
-            "the page in the browser needs onnx: install it with pip install 'rmn-hub[export]'"
-        ) from error
+    require("onnx", "pages in the browser", extra="export")
+    import onnx
+
     return onnx
 
 

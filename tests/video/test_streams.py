@@ -1,7 +1,8 @@
 """Films that are no files: an address and a camera in the network; and a film of many pixels."""
 
 import pytest
-from films import as_camera, at_address, head, marked, scene, write_film
+from file_server import serving
+from films import as_camera, head, marked, scene, write_film
 
 from rmn_hub import InputError
 from rmn_hub.video import recognize
@@ -11,7 +12,7 @@ from rmn_hub.video.writing import FilmWriter
 
 def test_a_film_at_an_address(tmp_path):
     path = write_film(tmp_path / "film.mp4", map(marked, range(50)), sound="aac")
-    with at_address(tmp_path) as address:
+    with serving(tmp_path) as address:
         with Film(f"{address}/film.mp4", start=0.4, end=1.2, sound=True) as film:
             assert (film.name, film.rate, film.duration) == (f"{address}/film.mp4", 25, pytest.approx(0.8))
             with FilmWriter(tmp_path / "part.mp4", film) as writer:

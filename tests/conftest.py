@@ -23,7 +23,7 @@ from skimage import data
 from rmn_hub import ExpressionRecognizer
 
 # Here browsers, servers, clusters and killed processes take turns on the cores of one machine.
-SHARING = ("space", "cli", "test_distributed.py", "test_forking.py", "training/test_processes.py")
+SHARING = ("space", "cli", "test_distributed.py", "test_forking.py", "test_shell_docs.py", "training/test_processes.py")
 
 
 def pytest_configure(config):

@@ -30,6 +30,17 @@ def recognize(checkpoint, **settings):
     return [recognizer.engine.name, list(face.probabilities.values()), imported]
 
 
+def predict(words):
+    """The exit code of `rmn-hub predict` for a face in its working folder, and what it printed."""
+    from typer.testing import CliRunner
+
+    from rmn_hub.cli import main
+
+    Image.linear_gradient("L").save("face.png")
+    done = CliRunner().invoke(main, ["predict", "face.png", "--faces-only", "--json", *words])
+    return [done.exit_code, done.stdout, done.stderr]
+
+
 def load(checkpoint, **where):
     from rmn_hub.hub.checkpoint import load
 

@@ -28,6 +28,8 @@ _TOLERANCE: dict[Form, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1.0}
 _MOST_LOSS = 0.01
 # Faces that int8 takes its ranges from.
 _CALIBRATION = 256
+# Fewer say nothing of a loss of one point, and little of ranges.
+LEAST_FACES = 32
 _BATCH = 64
 
 
@@ -114,10 +116,11 @@ def export(
     """
     path = Path(path)
     size = model.config.image_size
-    least = 32 if form == "int8" else 1
-    if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, size, size) or len(pixel_values) < least:
+    if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, size, size) or len(pixel_values) < 1:
+        raise InputError(f"pixel_values of shape {pixel_values.shape} must be (N, 3, {size}, {size}) with N of at least 1")
+    if form == "int8" and len(pixel_values) < LEAST_FACES:
         raise InputError(
-            f"pixel_values of shape {pixel_values.shape} must be (N, 3, {size}, {size}) with N of at least {least}"
+            f"int8 must be calibrated and measured on at least {LEAST_FACES} faces: there are {len(pixel_values)}"
         )
     if labels is not None and len(labels) != len(pixel_values):
         raise InputError(f"labels must be one for each of the {len(pixel_values)} faces: there are {len(labels)}")

@@ -53,6 +53,7 @@ class Guard:
             "/",
             "/config",
             "/info",
+            "/openapi.json",
             "/upload",
             "/upload_progress",
             "/queue/join",

@@ -119,7 +119,7 @@ def test_a_file_with_other_numbers_never_appears(loaded, pixel_values, written, 
     ("name", "arguments"),
     [
         ("pixel_values", {"pixel_values": np.zeros((2, 3, 9, 9), np.float32)}),
-        ("pixel_values", {"form": "int8", "pixel_values": np.zeros((5, 3, 32, 32), np.float32)}),
+        ("at least 32 faces", {"form": "int8", "pixel_values": np.zeros((5, 3, 32, 32), np.float32)}),
         ("labels", {"labels": np.zeros(3, int)}),
         ("labels", {"form": "int8"}),
     ],

@@ -180,6 +180,14 @@ def recognized(hub, home):
             "fallback cold": ("recognize", without),
             "fallback warm": ("recognize", without),
             "fallback local files only": ("recognize", {**without, "local_files_only": True}),
+            "command": ("predict", {"words": ["--checkpoint", "org/onnx"]}),
+            "command pinned": ("predict", {"words": ["--checkpoint", "org/onnx", "--revision", first]}),
+            "command local": ("predict", {"words": ["--checkpoint", "org/onnx", "--local-files-only"]}),
+            "command of no revision": ("predict", {"words": ["--checkpoint", "org/onnx", "--revision", "v9"]}),
+            "command not in the cache": (
+                "predict",
+                {"words": ["--checkpoint", "org/truncated", "--local-files-only"]},
+            ),
             "end of recognizers": ("load", {"checkpoint": "-"}),
         },
     )
@@ -281,6 +289,22 @@ def test_the_onnx_file_is_downloaded_instead_of_the_weights(recognized, hub):
     assert not any("model.safetensors" in line for step in ("onnx cold", "onnx alone") for line in requests(hub, step))
     assert len(requests(hub, "onnx warm")) == 1  # for the newest commit
     assert requests(hub, "onnx pinned") == requests(hub, "onnx local files only") == []
+
+
+def test_the_command_takes_an_id_a_revision_and_the_cache_alone(recognized, hub):
+    [face] = ExpressionRecognizer.from_pretrained(device="cpu")(Image.linear_gradient("L"), faces_only=True)
+    for step in ("command", "command pinned", "command local"):
+        code, printed, warned = recognized[step]["answer"]
+        assert code == 0, warned
+        [answer] = json.loads(printed)["faces"]
+        assert answer["probabilities"] == pytest.approx(face.probabilities, abs=1e-4), step
+    assert len(requests(hub, "command")) == 1  # for the newest commit
+    assert requests(hub, "command pinned") == requests(hub, "command local") == []
+    for step, words in (("command of no revision", "v9"), ("command not in the cache", "not in the cache")):
+        code, _, warned = recognized[step]["answer"]
+        assert code == 2
+        assert words in warned
+        assert_a_sentence(warned.strip())
 
 
 def test_a_repository_without_an_onnx_file_runs_in_torch(recognized, hub):

@@ -184,7 +184,6 @@ def test_no_event_of_the_page_ends_in_an_error_without_words(server, number):
         "/gradio_api/file=",
         "/gradio_api/file=" + "a" * 5000,
         "/gradio_api/file=%00",
-        "/gradio_api/openapi.json",
         "/openapi.json",
         "/docs",
         "/gradio_api/dev/reload",

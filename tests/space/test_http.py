@@ -74,6 +74,24 @@ def test_http_gradio_client_and_command_line_agree(server, tmp_path, monkeypatch
     assert set(described["/predict"]["returns"][0]["type"]["properties"]) >= set(astronaut)
 
 
+def test_a_program_that_knows_openapi_alone_can_ask(server):
+    described = json.loads(server.get("/gradio_api/openapi.json")[1])
+    assert described["openapi"].startswith("3.")
+    (upload,) = [path for path in described["paths"] if path.endswith("/upload")]
+    (ask,) = [path for path, item in described["paths"].items() if item.get("post", {}).get("operationId") == "predict"]
+    assert "rmn-hub predict --json" in described["paths"][ask]["post"]["description"]
+    schema = described["paths"][ask]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert [*schema["properties"]] == ["photo"]
+    (fetch,) = [path for path, item in described["paths"].items() if item.get("get", {}).get("operationId") == "predict_get"]
+    assert upload == "/gradio_api/upload"  # where `server.upload` sends it
+    status, event = server.post(ask, {"photo": {"path": server.upload(ASTRONAUT), "meta": FILE}})
+    assert status == 200
+    stream = server.get(fetch.format(**json.loads(event)))[1]
+    assert "event: complete" in stream
+    (answer,) = json.loads(stream.strip().splitlines()[-1].removeprefix("data: "))
+    assert [face["expression"] for face in answer["faces"]] == ["happy"]
+
+
 def same(answer, line):
     """Equal, numbers within 1e-4: torch's last digits depend on how many cores another request left."""
     if isinstance(line, dict):

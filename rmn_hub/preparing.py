@@ -26,7 +26,9 @@ OnError: TypeAlias = Callable[[InputError], object] | Literal["keep"] | None
 IMAGES_AT_ONCE = 8
 BYTES_AT_ONCE = 64_000_000
 AHEAD = 2
-NO_FACE = "No face was found: look for smaller ones (min_face), or skip the detection if this is a face (faces_only)."
+NO_FACE = (
+    "No face was found: look for smaller ones (min_face=20), or skip the detection if this is a face (faces_only)."
+)
 NO_BOXES = "No box was given for this image."
 
 

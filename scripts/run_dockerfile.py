@@ -20,6 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = "/home/user"
+# The folders of the image that its steps name; here they lie in a temporary one.
+FOLDERS = (HOME, "/build", "/packages")
 # A page that has not started by then will not.
 SECONDS = 300
 
@@ -33,22 +35,23 @@ def instructions(text: str) -> list[tuple[str, str]]:
 def main(python: Path) -> None:
     """Run the steps with a Python, and print what they took."""
     steps = instructions((ROOT / "Dockerfile").read_text(encoding="utf-8"))
-    version = re.fullmatch(r"python:(\d+\.\d+)-slim", dict(steps)["FROM"])
+    version = re.match(r"python:(\d+\.\d+)-slim\b", dict(steps)["FROM"])
     found = subprocess.run([python, "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
     if version is None or not found.startswith(f"{version[1]}."):
         sys.exit(f"{python} is Python {found}, not that of {dict(steps)['FROM']}")
     with tempfile.TemporaryDirectory() as temporary:
-        home = Path(temporary) / "home"
-        programs = Path(temporary) / "bin"
+        root = Path(temporary)
+        programs = root / "bin"
         programs.mkdir()
         (programs / "python").symlink_to(python)
         (programs / "pip").write_text(f'#!/bin/sh\nexec {shlex.quote(str(python))} -m pip "$@"\n')
         (programs / "pip").chmod(0o755)
-        environment = {"HOME": str(home), "PATH": f"{programs}:/usr/bin:/bin", "PYTHONUSERBASE": str(home / ".local")}
+        environment = {"HOME": str(root / HOME[1:]), "PATH": f"{programs}:/usr/bin:/bin"}
+        environment |= {"PYTHONUSERBASE": str(root / HOME[1:] / ".local")}
         environment |= {name: os.environ[name] for name in os.environ if name.startswith(("PIP_", "SSL_"))}
-        folder = home
+        folder = root
         for name, value in steps:
-            value = value.replace(HOME, str(home))
+            value = re.sub(f"(?<![\\w.])({'|'.join(FOLDERS)})", lambda found: f"{root}{found[0]}", value)
             if name == "WORKDIR":
                 folder = Path(value)
                 folder.mkdir(parents=True)
@@ -59,11 +62,11 @@ def main(python: Path) -> None:
             elif name == "COPY":
                 *sources, target = [word for word in shlex.split(value) if not word.startswith("--")]
                 for source in sources:
-                    _copy(ROOT / source, folder / target)
+                    _copy(ROOT / source, folder / target)  # from another stage, the source is absolute
             elif name == "RUN" and not value.startswith("useradd"):
                 print(f"RUN {value}", flush=True)
                 subprocess.run(value, shell=True, cwd=folder, env=environment, check=True)
-        packages = sum(path.lstat().st_size for path in (home / ".local").rglob("*") if path.is_file())
+        packages = sum(path.lstat().st_size for path in (root / HOME[1:]).rglob("*") if path.is_file())
         print(f"packages: {packages / 1e6:.0f} MB")
         _start(dict(steps), folder, environment)
 

@@ -1,5 +1,6 @@
 """What `rmn-hub export --browser` puts together: a checkpoint, the page's files, and what both pages share."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,6 @@ if TYPE_CHECKING:
 
     from ..export.browser import PageReport
     from ..hub.checkpoint import LoadedCheckpoint
-
-# The photo that the page begins with: the first of its examples in js/photo.js.
-FIRST = "astronaut.jpg"
 
 
 def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_values: "np.ndarray") -> "PageReport":
@@ -34,7 +32,8 @@ def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_val
     from ..export.onnx import export
     from ..hub.checkpoint import weights_hash
 
-    page, package, examples = _parts()
+    page, package, folder = _parts()
+    examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as work:
         graph = loaded.folder / ONNX_FILE
         try:
@@ -49,9 +48,9 @@ def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_val
             graph=graph,
             processor=PixelProcessor.from_folder(loaded.folder),
             runtime=runtime or browser.fetch_runtime(Path(work)),
-            look=_look(loaded.expressions),
+            look={**_look(loaded.expressions), "examples": examples},
             pixel_values=pixel_values,
-            beside=[package / "page.css", *examples],
+            beside=[package / "page.css", *(folder / each["file"] for each in examples)],
             modules={"zoom.js": (package / "scripts" / "zoom.js").read_text(encoding="utf-8")},
         )
 
@@ -96,10 +95,8 @@ def _look(expressions: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _parts() -> tuple[Path, Path, list[Path]]:
-    """Return the folder of the page's own files, that of the page with a server, and the examples, `FIRST` first."""
+def _parts() -> tuple[Path, Path, Path]:
+    """Return the folders of the page's own files, of the page with a server, and of the examples of both."""
     from ..packages import page_part
 
-    browser, package = page_part("browser"), page_part("__init__.py").parent
-    examples = page_part("examples").glob("*.jpg")
-    return browser, package, sorted(examples, key=lambda path: (path.name != FIRST, path.name))
+    return page_part("browser"), page_part("__init__.py").parent, page_part("examples")

@@ -117,7 +117,9 @@ def export(
     path = Path(path)
     size = model.config.image_size
     if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, size, size) or len(pixel_values) < 1:
-        raise InputError(f"pixel_values of shape {pixel_values.shape} must be (N, 3, {size}, {size}) with N of at least 1")
+        raise InputError(
+            f"pixel_values of shape {pixel_values.shape} must be (N, 3, {size}, {size}) with N of at least 1"
+        )
     if form == "int8" and len(pixel_values) < LEAST_FACES:
         raise InputError(
             f"int8 must be calibrated and measured on at least {LEAST_FACES} faces: there are {len(pixel_values)}"

@@ -1,5 +1,6 @@
 """The photo tab, and `/predict`: one photo in, all its faces out."""
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,24 +42,15 @@ class Example:
     file: str
     name: str
     source: str
-    part: tuple[float, float, float, float] = (0.1, 0.06, 0.9, 0.86)
+    part: tuple[float, float, float, float]
 
 
-# One for each expression. The network errs on some drawings, too: what each was posed to show is its name.
-EXAMPLES = (
-    Example("astronaut.jpg", "Happy", "Eileen Collins, NASA, public domain.", (0.25, 0.02, 0.65, 0.42)),
-    Example("officer.jpg", "Neutral", "Grace Hopper, U.S. Navy, public domain.", (0.2, 0.05, 0.8, 0.56)),
-    *(
-        Example(f"{name}.jpg", name.capitalize(), f"A head that nobody has, drawn to look {look} (CC0).")
-        for name, look in {
-            "angry": "angry",
-            "disgust": "disgusted",
-            "fear": "afraid",
-            "sad": "sad",
-            "surprise": "surprised",
-        }.items()
-    ),
-    Example("collage.jpg", "Group", "A collage of two portraits and five drawn heads.", (0, 0, 0.5, 1)),
+# One for each expression. The network errs on some drawings, too: what each was posed to show is its name. The page in
+# the browser has the same list, and one more.
+EXAMPLES = tuple(
+    Example(each["file"], each["name"], each["source"], tuple(each["part"]))
+    for each in json.loads((EXAMPLES_FOLDER / "examples.json").read_text(encoding="utf-8"))
+    if "only" not in each
 )
 DEFAULT_MIN_FACE = 40
 INPUT_HEIGHT = 124

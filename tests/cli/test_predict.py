@@ -269,7 +269,7 @@ def test_the_same_message_comes_once_and_names_options(predict, faceless, tmp_pa
         faceless.crop((0, 0, 100, 100)).save(tmp_path / f"{number}.png")
     result = predict(tmp_path)
     message, summary = result.stderr.splitlines()
-    assert "--min-face" in message
+    assert "--min-face 20" in message
     assert "--faces-only" in message
     assert "3 images, 0 faces" in summary
     assert result.stdout.count("no face") == 3

@@ -22,33 +22,46 @@ def instructions():
     return [tuple(line.split(maxsplit=1)) for line in lines]
 
 
+def stages():
+    """The instructions of each stage: of the one that installs, and of the one that is the image."""
+    found = []
+    for name, value in instructions():
+        if name == "FROM":
+            found.append([])
+        found[-1].append((name, value))
+    return found
+
+
 def test_it_runs_the_page_as_an_ordinary_user_and_is_looked_after():
-    found = instructions()
-    names = [name for name, _ in found]
-    assert names[0] == "FROM"
-    assert re.fullmatch(r"python:3\.\d+-slim", found[0][1])
-    user = dict(found)["USER"]
+    packages, image = stages()
+    assert re.fullmatch(r"python:3\.\d+-slim", dict(image)["FROM"])
+    # Compiled packages belong to one Python.
+    assert dict(packages)["FROM"] == f"{dict(image)['FROM']} AS packages"
+    names = [name for name, _ in image]
+    user = dict(image)["USER"]
     assert user not in ("root", "0")
-    # Whatever is installed or copied after it belongs to the user.
-    assert all(name != "COPY" or f"--chown={user}" in value for name, value in found)
+    # Whatever is copied after it belongs to the user.
+    assert all(name != "COPY" or f"--chown={user}" in value for name, value in image)
     assert names.index("USER") < names.index("COPY")
     assert "HEALTHCHECK" in names
     assert names[-1] == "CMD"
-    port = dict(found)["EXPOSE"]
-    assert f":{port}/" in dict(found)["HEALTHCHECK"]
-    assert f'"{port}"' in found[-1][1]
+    port = dict(image)["EXPOSE"]
+    assert f":{port}/" in dict(image)["HEALTHCHECK"]
+    assert f'"{port}"' in image[-1][1]
 
 
 def test_what_it_copies_is_there_and_not_ignored():
     allowed = [
         line[1:].removesuffix("/**") for line in (ROOT / ".dockerignore").read_text().splitlines() if "!" in line
     ]
-    for name, value in instructions():
-        if name == "COPY":
-            *sources, _ = [word for word in value.split() if not word.startswith("--")]
-            for source in sources:
-                assert (ROOT / source).exists(), source
-                assert any(source == each or source.startswith(f"{each}/") for each in allowed), source
+    packages, image = stages()
+    for value in (value for name, value in packages if name == "COPY"):
+        *sources, _ = value.split()
+        for source in sources:
+            assert (ROOT / source).exists(), source
+            assert any(source == each or source.startswith(f"{each}/") for each in allowed), source
+    # Nothing else of the first stage's layers is in the image.
+    assert [value.split()[0] for name, value in image if name == "COPY"] == ["--from=packages"]
 
 
 def test_it_installs_no_torch():

@@ -82,7 +82,9 @@ def test_a_program_that_knows_openapi_alone_can_ask(server):
     assert "rmn-hub predict --json" in described["paths"][ask]["post"]["description"]
     schema = described["paths"][ask]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert [*schema["properties"]] == ["photo"]
-    (fetch,) = [path for path, item in described["paths"].items() if item.get("get", {}).get("operationId") == "predict_get"]
+    (fetch,) = [
+        path for path, item in described["paths"].items() if item.get("get", {}).get("operationId") == "predict_get"
+    ]
     assert upload == "/gradio_api/upload"  # where `server.upload` sends it
     status, event = server.post(ask, {"photo": {"path": server.upload(ASTRONAUT), "meta": FILE}})
     assert status == 200

@@ -390,9 +390,10 @@ def test_front_matter_requirements_and_licences():
     (model,) = settings["models"]
     assert f"(https://huggingface.co/{model})" in text
     licences = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    pictures = {path.name for path in EXAMPLES.iterdir()} - {"README.md"}
-    alone = (SPACE / "browser" / "js" / "photo.js").read_text(encoding="utf-8")
-    used = {each.file for each in photo.EXAMPLES} | {video.EXAMPLE.name} | set(re.findall(r"\['(\w+[.]jpg)'", alone))
+    pictures = {path.name for path in EXAMPLES.iterdir()} - {"README.md", "examples.json"}
+    listed = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
+    assert {each.file for each in photo.EXAMPLES} < {each["file"] for each in listed}
+    used = {each["file"] for each in listed} | {video.EXAMPLE.name}
     assert pictures == used
     assert all(f"`{name}`" in licences for name in pictures)
 

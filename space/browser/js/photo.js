@@ -4,25 +4,9 @@ import { openCamera, cameraProblem, stopCamera } from './camera.js';
 import { byId, el, message } from './dom.js';
 import { view } from './result.js';
 import { turnedSentence } from './save.js';
+import settings from './settings.js';
 import zoom from './zoom.js';
 
-// File, name, and source as it is shown under the photo; those of the page with a server.
-const drawn = (/** @type {string} */ name, /** @type {string} */ look) => [
-  `${name}.jpg`,
-  name[0].toUpperCase() + name.slice(1),
-  `A head that nobody has, drawn to look ${look} (CC0).`,
-];
-const EXAMPLES = [
-  ['astronaut.jpg', 'Happy', 'Eileen Collins, NASA, public domain.'],
-  ['officer.jpg', 'Neutral', 'Grace Hopper, U.S. Navy, public domain.'],
-  drawn('angry', 'angry'),
-  drawn('disgust', 'disgusted'),
-  drawn('fear', 'afraid'),
-  drawn('sad', 'sad'),
-  drawn('surprise', 'surprised'),
-  ['collage.jpg', 'Group', 'A collage of two portraits and five drawn heads.'],
-  ['coffee.jpg', 'No face', 'A cup of coffee, Pikolo Espresso Bar, CC0.'],
-];
 const USUAL_MIN_FACE = 40;
 // A canvas of more pixels is refused by phones; the photo is then looked at in a smaller size.
 const MOST_PIXELS = 16_000_000;
@@ -44,7 +28,7 @@ export class PhotoTab {
 
   /** Show the first example. */
   start() {
-    return this.#example(EXAMPLES[0]);
+    return this.#example(settings.examples[0]);
   }
 
   /**
@@ -93,8 +77,8 @@ export class PhotoTab {
     }
   }
 
-  /** @param {string[]} example */
-  async #example([file, , source]) {
+  /** @param {{file: string, name: string, source: string}} example */
+  async #example({ file, source }) {
     try {
       const response = await fetch(file);
       if (!response.ok) throw new Error(`${file} could not be loaded`);
@@ -106,12 +90,12 @@ export class PhotoTab {
 
   #examples() {
     byId('examples').append(
-      ...EXAMPLES.map(example =>
+      ...settings.examples.map(example =>
         el(
           'button',
-          { type: 'button', 'data-example': example[0], click: () => this.#example(example) },
-          el('img', { src: example[0].replace('.jpg', '-small.jpg'), alt: '' }),
-          el('span', {}, example[1]),
+          { type: 'button', 'data-example': example.file, click: () => this.#example(example) },
+          el('img', { src: example.file.replace('.jpg', '-small.jpg'), alt: '' }),
+          el('span', {}, example.name),
         ),
       ),
     );

@@ -64,6 +64,25 @@ class _Read:
         return 0 if isinstance(self.outcome, InputError) else 3 * self.outcome.image.width * self.outcome.image.height
 
 
+class _Reads:
+    """The caller's images, decoded, up to the first for which something is raised; `end` raises that."""
+
+    def __init__(self, reads: Iterator[_Read]) -> None:
+        self._reads = reads
+        self._failure: Exception | None = None
+
+    def __iter__(self) -> Iterator[_Read]:
+        try:
+            yield from self._reads
+        except Exception as error:  # whatever the caller's iterable raises
+            self._failure = error
+
+    def end(self) -> None:
+        """Raise what ended the images before their time, now that those before it are done."""
+        if self._failure is not None:
+            raise self._failure
+
+
 @dataclass(frozen=True)
 class Preparation:
     """
@@ -110,7 +129,6 @@ class Preparation:
         """Do the work of [`searched`] in threads. Images are read and results are yielded in this one, in order."""
         pending: deque[tuple[_Read, Future[PreparedImage] | None]] = deque()
         size = 0
-        failure: Exception | None = None
 
         def first() -> Iterator[PreparedImage]:
             nonlocal size
@@ -124,15 +142,8 @@ class Preparation:
         ahead = min(AHEAD * threads, self.batch_size - 1)
         pool = ThreadPoolExecutor(threads, thread_name_prefix="rmn_hub-detection")
         try:
-            reads = self._reads(images, on_error)
-            while failure is None:
-                try:
-                    read = next(reads)
-                except StopIteration:
-                    break
-                except Exception as error:  # whatever the caller's iterable raises
-                    failure = error
-                    break
+            reads = _Reads(self._reads(images, on_error))
+            for read in reads:
                 loaded = read.outcome
                 future = pool.submit(self._search, read.image, loaded) if isinstance(loaded, LoadedImage) else None
                 pending.append((read, future))
@@ -141,8 +152,7 @@ class Preparation:
                     yield from first()
             while pending:
                 yield from first()
-            if failure is not None:
-                raise failure
+            reads.end()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -187,20 +197,16 @@ class Preparation:
         """Yield the images that go to the detector together, and the rest of them before an error is raised."""
         group: list[_Read] = []
         size = 0
-        failure: Exception | None = None
-        try:
-            for read in self._reads(images, on_error):
-                group.append(read)
-                size += read.size
-                if len(group) >= min(self.batch_size, IMAGES_AT_ONCE) or size >= BYTES_AT_ONCE:
-                    yield group
-                    group, size = [], 0
-        except Exception as error:  # whatever the caller's iterable raises
-            failure = error
+        reads = _Reads(self._reads(images, on_error))
+        for read in reads:
+            group.append(read)
+            size += read.size
+            if len(group) >= min(self.batch_size, IMAGES_AT_ONCE) or size >= BYTES_AT_ONCE:
+                yield group
+                group, size = [], 0
         if group:
             yield group
-        if failure is not None:
-            raise failure
+        reads.end()
 
     def _reads(self, images: Iterable[Any], on_error: OnError) -> Iterator[_Read]:
         for number, image in enumerate(images, start=1):

@@ -35,7 +35,7 @@ from rmn_hub.images import load_image
 EXAMPLES = Path(__file__).resolve().parents[1] / "space" / "examples"
 # Longer sides in pixels: small web images to a screen's width.
 SIDES = (320, 480, 640, 800, 1024, 1280)
-SHARD = 10
+SHARD = 50
 LONG_SHARD = 100
 # Views of a face that are averaged: it and its mirror image.
 VIEWS = 2

@@ -9,7 +9,7 @@ with its `sha256`, and, for `before` and `after` the fine-tuning, what an entry 
 two face by face, and `folds` lists each fold's epochs and accuracies.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def cross_validate(
         checkpoint: what to start from, a folder or a Hub id.
         data: the set, in any form of [`rmn_hub.data.sources`].
         output: folder of the runs and of `crossvalidation.json`.
-        recipe: how to fine-tune; its `sizes` give way to the checkpoint's own.
+        recipe: how to fine-tune; its `sizes` are scaled to the checkpoint's own.
         recipe_name: its name, for the record of the command.
         number: how many folds, at least 3.
         epochs: budget of a fold; or
@@ -94,7 +94,6 @@ def cross_validate(
     """
     start = checkpoints.find(checkpoint)
     untouched = _network(start, device)
-    recipe = replace(recipe, sizes=((1.0, untouched[0].image_size),))
     opened = OpenedSet.open(data)
     parts = folds(opened, number, seed)
     best: list[TrainingResult] = []

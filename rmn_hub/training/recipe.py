@@ -15,7 +15,8 @@ from .augment import Augmentation, check_number
 RECIPES = data_folder("rmn_hub.training", "recipes")
 OPTIMIZERS = ("adamw", "radam", "sgd")
 FLIPS = ("alternate", "random")
-MAX_SIZE = 1024  # pixels; a batch of larger faces fits into no memory
+# Pixels. A batch of larger faces fits into no memory.
+MIN_SIZE, MAX_SIZE = 8, 1024
 MAX_FILE = 100_000  # bytes of a recipe's file
 MAX_DEPTH = 10  # lists in lists: YAML's parser takes minutes for thousands of them
 
@@ -81,7 +82,7 @@ class Recipe:
             raise InputError(f"sizes={self.sizes!r} must be pairs of a part of the budget and a size in pixels")
         for part, size in self.sizes:
             check_number("a part of the budget in sizes", part, 1e-6, 1)
-            check_number("a size in sizes", size, 8, MAX_SIZE, whole=True)
+            check_number("a size in sizes", size, MIN_SIZE, MAX_SIZE, whole=True)
         if not math.isclose(sum(part for part, _ in self.sizes), 1, abs_tol=1e-6):
             raise InputError(f"sizes={[list(pair) for pair in self.sizes]} must have parts of the budget that sum to 1")
         if not isinstance(self.augmentation, Augmentation):
@@ -154,6 +155,14 @@ class Recipe:
     def changed(self, **changes: Any) -> "Recipe":
         """Return the same recipe with other values for the fields that are not `None`."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def for_size(self, size: int) -> "Recipe":
+        """Return the same recipe with sizes that end at another one, the earlier ones in proportion, in steps of 8."""
+        last = self.sizes[-1][1]
+        if size == last:
+            return self
+        scaled = [(part, min(size, max(MIN_SIZE, 8 * round(each * size / last / 8)))) for part, each in self.sizes]
+        return replace(self, sizes=(*scaled[:-1], (scaled[-1][0], size)))
 
     def size_at(self, progress: float) -> int:
         """Return the size in pixels trained at when `progress` (0..1) of the budget is spent."""

@@ -218,8 +218,14 @@ def command_line(program: str, recipe: Recipe, options: Mapping[str, Any]) -> st
 
 
 def public_name(path: str | Path) -> str:
-    """Return a local path's last part, and a Hub id as it is: a record goes out with its checkpoint."""
-    return Path(path).resolve().name if Path(path).exists() else str(path)
+    """
+    Return a local path's last part (of a run's `best`, the run's name), and a Hub id as it is: a record goes out with
+    its checkpoint.
+    """
+    if not Path(path).exists():
+        return str(path)
+    found = Path(path).resolve()
+    return found.parent.name if found.name == "best" else found.name
 
 
 def _shown(value: Any) -> str:

@@ -63,7 +63,8 @@ def train(
             run goes on when it is given more.
         epochs: budget in epochs instead, for runs that have to be equal on any machine.
         seed: of weights, order, augmentation and dropout; 0 to 2**31 - 1.
-        start_from: checkpoint (folder or Hub id) to start from; its configuration is used, not the recipe's model.
+        start_from: checkpoint (folder or Hub id) to start from; its configuration is used, not the recipe's model, and
+            the recipe's sizes are scaled to end at its size.
         train_split: split to train on.
         validation_split: split that chooses the checkpoint. Never the one that is reported.
         limit_steps: stop after so many steps of this sitting, to try a recipe out.
@@ -92,7 +93,11 @@ def train(
     if network != "rmn" and start_from is not None:
         raise InputError(f"network={network!r} and start_from exclude each other: a checkpoint brings its network")
     recipe.check_model()
+    start = None if start_from is None else checkpoint.load_model(start_from)
     start_hash = None if start_from is None else checkpoint.weights_hash(checkpoint.find(start_from))
+    named = recipe
+    if start is not None:
+        recipe = recipe.for_size(start.config.image_size)
     chosen = usable_device(device)
     accelerator = _accelerator(chosen)
     if accelerator.num_processes > 1:
@@ -102,6 +107,9 @@ def train(
         if console is not None and accelerator.is_main_process:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    if recipe is not named:
+        sizes = ", ".join(str(size) for _, size in recipe.sizes)
+        say(f"note: {start_from} is a network for {recipe.sizes[-1][1]} px: it is trained at {sizes} px.")
     # FER2013's 48 pixels are resized on the training device; photos are read at the size that is trained.
     opened = data if isinstance(data, OpenedSet) else OpenedSet.open(data)
     stored, held_out = opened.split(train_split), opened.split(validation_split)
@@ -133,7 +141,7 @@ def train(
     record = {
         "command": command_line(
             source.program if source else "train",
-            recipe,
+            named,
             {
                 "--network": network if network != "rmn" else None,
                 "--data": public_name(opened.where),
@@ -170,13 +178,7 @@ def train(
     # The caller's random numbers go on as if there had been no training.
     with torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = _fresh_model(network, recipe) if start_from is None else _starting_model(start_from, say)
-        size, last = model.config.image_size, recipe.sizes[-1][1]
-        if start_from is not None and size != last:
-            raise InputError(
-                f"start_from={str(start_from)!r} is a network for {size} px, and the recipe ends at {last} px: give a "
-                f"recipe whose sizes end at {size}"
-            )
+        model = _fresh_model(network, recipe) if start is None else _starting_model(start, str(start_from), say)
         run = TrainingRun(
             model,
             faces,
@@ -209,9 +211,8 @@ def _fresh_model(network: str, recipe: Recipe) -> Network:
     return RMNModel(RMNConfig(**recipe.model)) if network == "rmn" else make_network(network, recipe.sizes[-1][1])
 
 
-def _starting_model(start_from: str | Path, say: Callable[[str], None]) -> Network:
+def _starting_model(model: Network, start_from: str, say: Callable[[str], None]) -> Network:
     """Return a checkpoint's network, with a classifier of random weights where an RMN's expressions are others."""
-    model = checkpoint.load_model(start_from)
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     if names == EXPRESSIONS:
         return model

@@ -54,7 +54,7 @@ EXAMPLES = tuple(
 )
 DEFAULT_MIN_FACE = 40
 INPUT_HEIGHT = 124
-# Percent. On FER2013's PrivateTest the bundled network is right on 78% of the faces above it and on 39% of those below.
+# Percent. On FER2013's PrivateTest the bundled network is right on 78% of the faces above it and on 41% of those below.
 DEFAULT_CONFIDENCE = 50
 DESCRIPTION = (
     "Find the faces of a photo and classify their expressions, as rmn-hub predict --json does. The photo is a JPEG, "

@@ -69,10 +69,11 @@ def test_a_thousand_faces_have_the_probabilities_of_torch(engine, loaded, pixel_
     assert difference.abs().max() < 1e-4
 
 
-def test_example_images_have_the_results_of_torch(bundled):
+@pytest.mark.parametrize(("detection", "tolerance"), [("onnx", 1e-4), ("torch", 5e-4)])
+def test_example_images_have_the_results_of_torch(bundled, detection, tolerance):
     images = sorted((Path(__file__).parents[2] / "space" / "examples").glob("*.jpg"))
     torch_recognizer = ExpressionRecognizer.from_pretrained(
-        device="cpu", engine="torch", detector=MTCNNDetector(runtime="torch")
+        device="cpu", engine="torch", detector=MTCNNDetector(runtime=detection)
     )
     assert (bundled.engine.name, torch_recognizer.engine.name) == ("onnx", "torch")
     results = [(bundled(image), torch_recognizer(image)) for image in images]
@@ -81,7 +82,8 @@ def test_example_images_have_the_results_of_torch(bundled):
         assert len(result) == len(expected)
         for face, other in zip(result, expected):
             np.testing.assert_allclose(face.box, other.box, atol=0.5)
-            assert face.probabilities == pytest.approx(other.probabilities, abs=1e-4)
+            # Boxes of another detector differ by a thousandth of a pixel, and so do the crops.
+            assert face.probabilities == pytest.approx(other.probabilities, abs=tolerance)
 
 
 def test_maps_are_the_reduced_masks(engine, loaded, pixel_values):

@@ -21,7 +21,9 @@ def middle(box):
 
 def test_buttons_and_keys_zoom_on_the_chosen_face(visit):
     upload(visit, EXAMPLES / "collage.jpg", ".rmn-chooser")
-    assert [text.split()[-1] for text in visit.locator(".rmn-legend span").all_inner_texts()][-1] == "uncertain"
+    legend = visit.locator(".rmn-legend span").all_inner_texts()
+    assert len(legend) >= 3
+    assert ("uncertain" in legend[-1]) == (visit.locator(".rmn-face.rmn-doubtful").count() > 0)
     frame = visit.locator(".rmn-zoom").bounding_box()
     page_size = visit.evaluate("[document.body.scrollWidth, document.body.scrollHeight]")
     fourth = visit.locator(".rmn-face").nth(3)

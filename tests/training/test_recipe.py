@@ -97,6 +97,15 @@ def test_a_recipe_that_is_not_there(name):
         Recipe.load(name)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "size", "scaled"),
+    [((48,), 80, (80,)), ((32, 40, 48), 80, (56, 64, 80)), ((64, 80), 32, (24, 32)), ((32, 48), 48, (32, 48))],
+)
+def test_sizes_follow_the_network_that_a_run_starts_from(sizes, size, scaled):
+    recipe = RECIPE.changed(sizes=tuple((1 / len(sizes), each) for each in sizes))
+    assert tuple(each for _, each in recipe.for_size(size).sizes) == scaled
+
+
 def test_changes_are_checked_too():
     with pytest.raises(InputError, match="learning_rate"):
         RECIPE.changed(learning_rate=float("nan"))

@@ -143,16 +143,17 @@ def rates(tab: Any, script: str, repeat: int, frames: int = 60) -> dict[str, Any
 
 
 def memory(tab: Any, frames: int, parts: int = 10) -> Iterator[dict[str, float]]:
-    """Yield the memory of the page in MB after each part of the frames; every other part shows attention."""
+    """
+    Yield the memory of the page in MB after each part of the frames, and last that of its scripts, which takes a minute
+    to measure. Every other part shows attention.
+    """
     for part in range(parts + 1):
         if part:
             tab.set_checked("#live-attention", part % 2 == 0)
             tab.evaluate(FRAMES, frames // parts)
-        yield {
-            "frames": part * (frames // parts),
-            "own": round(sum(each.memory_full_info().uss for each in renderers()) / 1e6),
-            "scripts": round(tab.evaluate(BYTES) / 1e6, 1),
-        }
+        own = sum(each.memory_full_info().uss for each in renderers())
+        yield {"frames": part * (frames // parts), "own": round(own / 1e6)}
+    yield {"frames": frames, "scripts": round(tab.evaluate(BYTES) / 1e6, 1)}
 
 
 def renderers() -> list[psutil.Process]:

@@ -45,7 +45,7 @@ class Example:
     part: tuple[float, float, float, float]
 
 
-# One for each expression. The network errs on some drawings, too: what each was posed to show is its name. The page in
+# One for each expression. What each drawing was posed to show is its name, whatever the network predicts. The page in
 # the browser has the same list, and one more.
 EXAMPLES = tuple(
     Example(each["file"], each["name"], each["source"], tuple(each["part"]))

@@ -66,7 +66,8 @@ def test_a_record_repeats_the_run(made, whole, tmp_path):
     assert record["start_from"] is None
     assert record["data"]["name"] == made.name
     assert record["data"]["fingerprint"] == load_faces(made, "train").fingerprint()
-    small, first = Recipe.load("cpu").changed(batch_size=64), save_checkpoint(tmp_path / "first" / "best", image_size=48)
+    small = Recipe.load("cpu").changed(batch_size=64)
+    first = save_checkpoint(tmp_path / "first" / "best", image_size=48)
     start = train(made, tmp_path / "run", small, minutes=116, seed=3, start_from=first, limit_steps=1, device="cpu")
     record = json.loads((start.checkpoint / "run.json").read_text())
     assert record["start_from"] == "first"

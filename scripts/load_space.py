@@ -80,7 +80,7 @@ def photos(server, count: int, clients: int) -> None:  # noqa: ANN001
 
 def live(server, folder: Path, seconds: float) -> None:  # noqa: ANN001
     """Frames a second with one and with two cameras."""
-    film = write_film(folder / "face.y4m")
+    film = write_film(folder / "face.y4m", rate=30)
     for visitors in (1, 2):
         with browsing(film) as browser:
             pages = [visiting(browser, server) for _ in range(visitors)]

@@ -98,8 +98,8 @@ class Guard:
     ) -> None:
         self.app = app
         self.rate = rate
-        # A camera sends about 11 frames a second.
-        self.frames = RateLimit(burst=300, per_second=30) if frames is None else frames
+        # A camera sends about 16 frames a second, and several visitors may share an address.
+        self.frames = RateLimit(burst=300, per_second=50) if frames is None else frames
         self.hosts = None if hosts is None else frozenset(name.lower() for name in hosts)
         self.part_seconds = part_seconds
         if tools:

@@ -27,7 +27,7 @@ MAX_FACES = 6
 # Frames that a face which is not seen is waited for.
 PATIENCE = 3
 # Seconds from one frame to the next that the browser is asked to send. A slow server gets fewer: it reads the newest.
-EVERY = 0.09
+EVERY = 0.06
 # Seconds of work for one visitor before the next in line gets the place, and places.
 TIME_LIMIT = 30
 VISITORS = 2

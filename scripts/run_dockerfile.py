@@ -41,13 +41,13 @@ def main(python: Path) -> None:
         sys.exit(f"{python} is Python {found}, not that of {dict(steps)['FROM']}")
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
+        home = root / HOME[1:]
         programs = root / "bin"
         programs.mkdir()
         (programs / "python").symlink_to(python)
         (programs / "pip").write_text(f'#!/bin/sh\nexec {shlex.quote(str(python))} -m pip "$@"\n')
         (programs / "pip").chmod(0o755)
-        environment = {"HOME": str(root / HOME[1:]), "PATH": f"{programs}:/usr/bin:/bin"}
-        environment |= {"PYTHONUSERBASE": str(root / HOME[1:] / ".local")}
+        environment = {"HOME": str(home), "PATH": f"{programs}:/usr/bin:/bin", "PYTHONUSERBASE": str(home / ".local")}
         environment |= {name: os.environ[name] for name in os.environ if name.startswith(("PIP_", "SSL_"))}
         folder = root
         for name, value in steps:
@@ -66,7 +66,7 @@ def main(python: Path) -> None:
             elif name == "RUN" and not value.startswith("useradd"):
                 print(f"RUN {value}", flush=True)
                 subprocess.run(value, shell=True, cwd=folder, env=environment, check=True)
-        packages = sum(path.lstat().st_size for path in (root / HOME[1:]).rglob("*") if path.is_file())
+        packages = sum(path.lstat().st_size for path in home.rglob("*") if path.is_file())
         print(f"packages: {packages / 1e6:.0f} MB")
         _start(dict(steps), folder, environment)
 

@@ -5,6 +5,7 @@ xet off.
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -312,7 +313,12 @@ def make_handler(hub):
     return H
 
 
-def serve(hub, port=0):
-    s = ThreadingHTTPServer(("127.0.0.1", port), make_handler(hub))
-    threading.Thread(target=s.serve_forever, daemon=True).start()
-    return s
+@contextlib.contextmanager
+def serving(hub):
+    """Serve a Hub on this machine, and yield its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), make_handler(hub)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()

@@ -12,7 +12,8 @@ import pytest
 from evaluation_helpers import faces as draw_faces
 from evaluation_helpers import save_checkpoint, write_set
 from films import head, scene, write_film
-from hub_server import Hub, serve
+from hub_helpers import environment
+from hub_server import Hub, serving
 from space_helpers import EXAMPLES
 
 from rmn_hub import EXPRESSIONS
@@ -87,12 +88,9 @@ def belongings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hub():
-    hub = Hub()
-    server = serve(hub)
-    hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-    yield hub
-    server.shutdown()
-    server.server_close()
+    """The address of an empty Hub."""
+    with serving(Hub()) as address:
+        yield address
 
 
 def commands(page):
@@ -109,17 +107,12 @@ def test_the_commands_of_a_page_run(page, programs, belongings, hub, tmp_path):
         shutil.rmtree(home / "runs" / "mine")
     if page == "scaling":
         shutil.rmtree(home / "faces")  # there it is what is written
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
-        "HF_ENDPOINT": hub.address,
-        "HF_HOME": str(tmp_path / "cache"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": "hf_of_nobody",
-        "PATH": os.pathsep.join([str(programs), os.environ["PATH"]]),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "space")]),
-    }
+    path = os.pathsep.join([str(programs), os.environ["PATH"]])
+    code = os.pathsep.join([str(ROOT), str(ROOT / "space")])
+    own_environment = environment(hub, tmp_path / "cache", PATH=path, PYTHONPATH=code)
     for line in commands(PAGES[page]):
         words = ["bash", "-o", "pipefail", "-c", line]
-        done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(words, cwd=home, env=own_environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, line
 

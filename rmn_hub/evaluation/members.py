@@ -22,6 +22,7 @@ from ..files import naming_failures, replacing
 from ..hub import checkpoint as checkpoints
 from ..hub.card import METRICS, RUN, read_json, training_time
 from ..hub.checkpoint import weights_hash
+from ..hub.records import run_name
 from ..progress import Progress, silent
 from .benchmark import multiply_adds
 from .evaluate import Predictions, predict
@@ -84,7 +85,7 @@ def write_members(
         InputError: there are no networks, two have one name, or checkpoint, data or output cannot be used.
     """
     folders = [checkpoints.find(checkpoint) for checkpoint in checkpoints_]
-    names = [_name(folder) for folder in folders]
+    names = [run_name(folder) for folder in folders]
     if not folders or len(set(names)) < len(names):
         raise InputError(f"checkpoints={names} must be folders whose names differ, at least one")
     opened = OpenedSet.open(data)
@@ -188,11 +189,6 @@ def _accuracies(predicted: Predictions | Averaged, labels: np.ndarray) -> list[s
         low, high = numbers["interval"]
         cells.append(f"{100 * numbers['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})")
     return cells
-
-
-def _name(folder: Path) -> str:
-    folder = folder.resolve()
-    return folder.parent.name if folder.name == "best" else folder.name
 
 
 def _curve(path: Path) -> tuple[tuple[int, float], ...]:

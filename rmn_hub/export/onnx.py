@@ -29,7 +29,7 @@ _MOST_LOSS = 0.01
 # Faces that int8 takes its ranges from.
 _CALIBRATION = 256
 # Fewer say nothing of a loss of one point, and little of ranges.
-LEAST_FACES = 32
+_LEAST_FACES = 32
 _BATCH = 64
 
 
@@ -120,9 +120,9 @@ def export(
         raise InputError(
             f"pixel_values of shape {pixel_values.shape} must be (N, 3, {size}, {size}) with N of at least 1"
         )
-    if form == "int8" and len(pixel_values) < LEAST_FACES:
+    if form == "int8" and len(pixel_values) < _LEAST_FACES:
         raise InputError(
-            f"int8 must be calibrated and measured on at least {LEAST_FACES} faces: there are {len(pixel_values)}"
+            f"int8 must be calibrated and measured on at least {_LEAST_FACES} faces: there are {len(pixel_values)}"
         )
     if labels is not None and len(labels) != len(pixel_values):
         raise InputError(f"labels must be one for each of the {len(pixel_values)} faces: there are {len(labels)}")

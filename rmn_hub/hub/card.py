@@ -40,6 +40,7 @@ from .records import (
     main_set,
     percent,
     read_json,
+    run_name,
     titles,
     train_command,
     training_time,
@@ -169,8 +170,7 @@ class _Material:
         """The repository's name, or that of the folder, of the run around it where it is called `best`."""
         if self.repo_id:
             return self.repo_id.rpartition("/")[2]
-        folder = self.folder.resolve()
-        return folder.parent.name if folder.name == "best" else folder.name
+        return run_name(self.folder)
 
     def card(self, page: str) -> str:
         """Return the card, whose link to the page of tables is `page`."""

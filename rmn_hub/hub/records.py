@@ -20,6 +20,8 @@ PEERS = "peers.json"
 RUN = "run.json"
 SOURCE = "source.json"
 METRICS = "metrics.csv"
+# What the checkpoint is called in the folder of its run.
+BEST = "best"
 # The repositories on the Hub with the authors' own weights, and the file of them there.
 AUTHORS = {
     "phamquiluan/ResidualMaskingNetwork": "Z_resmasking_dropout1_rot30_2019Nov30_13.32",
@@ -31,6 +33,12 @@ FER2013 = {
     "public_test": ("FER2013 PublicTest", 3589),
     "train": ("FER2013 Training", 28709),
 }
+
+
+def run_name(folder: Path) -> str:
+    """Return the name of a checkpoint's folder, or of the run around it where it is called `BEST`."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == BEST else folder.name
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -125,6 +133,7 @@ def duration(trained: dict[str, float]) -> str:
 __all__ = [
     "ABLATION",
     "AUTHORS",
+    "BEST",
     "CALIBRATION",
     "EVALUATION",
     "FER2013",
@@ -139,6 +148,7 @@ __all__ = [
     "main_set",
     "percent",
     "read_json",
+    "run_name",
     "title",
     "titles",
     "train_command",

@@ -161,8 +161,9 @@ class Recipe:
         last = self.sizes[-1][1]
         if size == last:
             return self
-        scaled = [(part, min(size, max(MIN_SIZE, 8 * round(each * size / last / 8)))) for part, each in self.sizes]
-        return replace(self, sizes=(*scaled[:-1], (scaled[-1][0], size)))
+        *earlier, (rest, _) = self.sizes
+        scaled = [(part, min(size, max(MIN_SIZE, 8 * round(each * size / last / 8)))) for part, each in earlier]
+        return replace(self, sizes=(*scaled, (rest, size)))
 
     def size_at(self, progress: float) -> int:
         """Return the size in pixels trained at when `progress` (0..1) of the budget is spent."""

@@ -24,6 +24,7 @@ from ..baselines.networks import Network
 from ..errors import InputError
 from ..files import naming_failures, replacing
 from ..hub.checkpoint import CONFIG, WEIGHTS
+from ..hub.records import BEST, run_name
 from ..model.configuration_rmn import AUTO_MAP
 from ..model.image_processing_rmn import RMNImageProcessor
 from ..model.modeling_rmn import RMNModel
@@ -47,7 +48,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.best, self.state = path / "best", path / "state.pt"
+        self.best, self.state = path / BEST, path / "state.pt"
 
     def prepare_best(self, model: Network, epoch: int) -> None:
         """Write configuration, weights and processor of a checkpoint beside the best one until now."""
@@ -222,10 +223,7 @@ def public_name(path: str | Path) -> str:
     Return a local path's last part (of a run's `best`, the run's name), and a Hub id as it is: a record goes out with
     its checkpoint.
     """
-    if not Path(path).exists():
-        return str(path)
-    found = Path(path).resolve()
-    return found.parent.name if found.name == "best" else found.name
+    return run_name(Path(path)) if Path(path).exists() else str(path)
 
 
 def _shown(value: Any) -> str:

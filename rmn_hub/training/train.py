@@ -16,6 +16,7 @@ from ..devices import usable_device
 from ..errors import InputError, TrainingError
 from ..expressions import EXPRESSIONS
 from ..hub import checkpoint
+from ..hub.records import BEST
 from ..model.configuration_rmn import RMNConfig
 from ..model.modeling_rmn import RMNModel
 from ..progress import Progress, silent
@@ -93,10 +94,9 @@ def train(
     if network != "rmn" and start_from is not None:
         raise InputError(f"network={network!r} and start_from exclude each other: a checkpoint brings its network")
     recipe.check_model()
-    start = None if start_from is None else checkpoint.load_model(start_from)
-    start_hash = None if start_from is None else checkpoint.weights_hash(checkpoint.find(start_from))
-    named = recipe
-    if start is not None:
+    named, start, start_hash = recipe, None, None
+    if start_from is not None:
+        start, start_hash = checkpoint.load_model(start_from), checkpoint.weights_hash(checkpoint.find(start_from))
         recipe = recipe.for_size(start.config.image_size)
     chosen = usable_device(device)
     accelerator = _accelerator(chosen)
@@ -160,8 +160,8 @@ def train(
         "seed": seed,
         "start_from": shown_start,
         "start_from_sha256": start_hash,
-        # A member's folder is its run's `best`, as a rule.
-        "teacher": [public_name(Path(name).parent if Path(name).name == "best" else name) for name in source.teacher]
+        # A member's folder is its run's `best`, as a rule, and may be gone.
+        "teacher": [public_name(Path(name).parent if Path(name).name == BEST else name) for name in source.teacher]
         if source
         else None,
         "data": {

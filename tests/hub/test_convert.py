@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub_helpers import run
-from hub_server import Hub, serve
+from hub_server import Hub, serving
 from reference_weights import consistent, original_shapes, original_state_dict, pixel_values
 from safetensors import SafetensorError
 from typer.testing import CliRunner
@@ -70,10 +70,9 @@ def test_the_authors_repository_is_all_one_has_to_name(tmp_path):
     ):
         hub.create(repository)
         hub.commit(repository, "main", {file: content})
-    server = serve(hub)
-    try:
+    with serving(hub) as address:
         results = run(
-            f"http://127.0.0.1:{server.server_address[1]}",
+            address,
             tmp_path,
             {
                 "authors": ("convert", {"source": AUTHORS, "output": "out"}),
@@ -82,9 +81,6 @@ def test_the_authors_repository_is_all_one_has_to_name(tmp_path):
                 "another": ("convert", {"source": "some/body", "output": "never"}),
             },
         )
-    finally:
-        server.shutdown()
-        server.server_close()
     assert results["authors"] == {"answer": "out"}
     size, probabilities = results["recognize"]["answer"]
     assert size == 224

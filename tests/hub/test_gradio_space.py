@@ -12,8 +12,9 @@ import yaml
 from cli_helpers import run
 from environments import requirements_in
 from evaluation_helpers import faces, save_checkpoint
+from hub_helpers import environment
 from hub_helpers import run as run_client
-from hub_server import Hub, serve
+from hub_server import Hub, serving
 from packaging.requirements import Requirement
 
 from rmn_hub import BUNDLED_CHECKPOINT
@@ -117,24 +118,13 @@ def test_a_checkpoint_of_the_hub_becomes_a_space_that_links_to_it(own, tmp_path)
     hub.create("you/mine")
     files = [path for path in own.rglob("*") if path.is_file()]
     hub.commit("you/mine", "main", {path.relative_to(own).as_posix(): path.read_bytes() for path in files})
-    server = serve(hub)
-    address = f"http://127.0.0.1:{server.server_port}"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {
-        "HF_ENDPOINT": address,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": "hf_of_nobody",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "space")]),
-    }
+    code = os.pathsep.join([str(ROOT), str(ROOT / "space")])
     words = [sys.executable, "-m", "rmn_hub", "publish", "you/mine", "you/page", "--space", "cpu"]
-    try:
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    with serving(hub) as address:
+        own_environment = environment(address, tmp_path / "home", PYTHONPATH=code)
+        done = subprocess.run(words, env=own_environment, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         checked = run_client(address, tmp_path, {"card": ("validate", {"repo_id": "you/page", "kind": "space"})})
-    finally:
-        server.shutdown()
-        server.server_close()
     assert checked == {"card": {"answer": None}}
     assert "/spaces/you/page/commit/" in done.stdout
     assert hub.spaces == {"you/page": "gradio"}

@@ -13,7 +13,7 @@ import torch
 from evaluation_helpers import faces as draw_faces
 from evaluation_helpers import save_checkpoint, write_set
 from hub_helpers import run
-from hub_server import Hub, serve
+from hub_server import Hub, serving
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -77,11 +77,8 @@ def hub(checkpoint):
         "after it broke off": hub.broken.clear,
         "after it was repaired": lambda: hub.commit("org/truncated", "main", files),
     }
-    server = serve(hub)
-    hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-    yield hub
-    server.shutdown()
-    server.server_close()
+    with serving(hub) as hub.address:
+        yield hub
 
 
 def _with_other_weights(checkpoint):

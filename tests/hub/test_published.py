@@ -11,7 +11,7 @@ import pytest
 from environments import fresh_environment
 from evaluation_helpers import faces, save_checkpoint, write_set
 from hub_helpers import TESTS, run
-from hub_server import Hub, serve
+from hub_server import Hub, serving
 from packaging.requirements import Requirement
 
 from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, RMNImageProcessor, RMNModel
@@ -28,20 +28,18 @@ ID = "org/mine"
 def client(tmp_path_factory):
     """Runs steps of `hub_client` in a process of its own, against a local Hub."""
     hub = Hub()
-    server = serve(hub)
     home = tmp_path_factory.mktemp("home")
     shutil.copyfile(ASTRONAUT, home / "photo.jpg")
     shutil.copyfile(ASTRONAUT, home / "face.jpg")
 
     def run_all(steps, **options):
-        results = run(f"http://127.0.0.1:{server.server_address[1]}", home, steps, **options)
+        results = run(address, home, steps, **options)
         assert not {name: result for name, result in results.items() if "error" in result}
         return {name: result["answer"] for name, result in results.items()}
 
     run_all.hub = hub
-    yield run_all
-    server.shutdown()
-    server.server_close()
+    with serving(hub) as address:
+        yield run_all
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """A page in the browser as a static Space: its front matter, and its upload by the real client to a local server."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_helpers import run
-from hub_server import Hub, serve
+from hub_helpers import environment
+from hub_server import Hub, serving
 
 from rmn_hub.hub.space import NEEDED, card
 
@@ -40,23 +40,11 @@ def test_the_front_matter_asks_for_what_the_page_needs(model):
 
 def test_a_page_becomes_a_static_space(page, tmp_path):
     hub = Hub()
-    server = serve(hub)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": "hf_of_nobody",
-        "PYTHONPATH": str(ROOT),
-    }
     words = ["publish", str(page), "org/page", "--space", "static", "--model", "org/rmn"]
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "rmn_hub", *words], env=environment, capture_output=True, text=True, cwd=tmp_path
-        )
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(hub) as address:
+        own_environment = environment(address, tmp_path / "home", PYTHONPATH=str(ROOT))
+        command = [sys.executable, "-m", "rmn_hub", *words]
+        done = subprocess.run(command, env=own_environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "/spaces/org/page/commit/" in done.stdout
     assert hub.spaces == {"org/page": "static"}

@@ -70,6 +70,13 @@ def test_a_result_names_every_face_and_escapes_what_comes_from_outside():
     assert "left:0.00%;top:2.00%;width:30.00%;height:98.00%" in html
 
 
+def test_the_legend_says_what_dashes_mean_where_a_face_is_uncertain():
+    for uncertain in (True, False):
+        result = ImageResult("photo.jpg", 100, 100, (a_face(), a_face(uncertain=uncertain, index=2)))
+        (legend,) = re.findall(r'<p class="rmn-legend">.*?</p>', render.result(result, Image.new("RGB", (100, 100))))
+        assert legend.endswith("uncertain</span></p>") == uncertain
+
+
 def test_the_photo_to_download_is_the_shown_one_with_its_boxes(service):
     result, image = service.recognize(Photo("astronaut.jpg", ASTRONAUT.read_bytes()))
     large = image.resize((3000, 3000))

@@ -34,9 +34,6 @@ def connected(address: str | None, cores: int | None = None) -> Iterator[None]:
             # Ray's workers would each start by `uv run` where this process was, with a copy of the working folder: on
             # one machine they find everything as it is, seven times sooner. Ray reads this when it is imported.
             os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        # Ray's core writes to stderr by itself what nobody can act on, for example that its own actors could not be
-        # started again. What ends a batch is raised.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         require("ray", "batches", extra="cluster")
         with _connection(address, cores):
             yield

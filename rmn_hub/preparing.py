@@ -162,7 +162,9 @@ class Preparation:
             [faces] = self._detected([loaded])
         degrees = 0
         if is_doubtful(faces):
-            degrees, turned = found_turned(loaded, lambda other: next(self._detected([other])))
+            quicker = getattr(self.detector, "detect_larger", None)
+            look = None if quicker is None else lambda other: next(self._detected([other], quicker))
+            degrees, turned = found_turned(loaded, lambda other: next(self._detected([other])), look)
             faces = turned or faces
         return self._cut_out(image, loaded, faces, None if faces else NO_FACE, degrees)
 
@@ -224,14 +226,17 @@ class Preparation:
             outcome = error
         return _Read(image, name, outcome)
 
-    def _detected(self, several: list[LoadedImage]) -> Iterator[list[Face]]:
-        """Yield the detector's faces of each image in pixels of the upright image."""
+    def _detected(
+        self, several: list[LoadedImage], detect: Callable[[list[Image.Image]], Any] | None = None
+    ) -> Iterator[list[Face]]:
+        """Yield the faces that `detect`, or the detector's own, finds in each image, in its upright pixels."""
+        detect = detect or self.detector.detect
         if is_forked() and self.device.startswith("cuda"):
             raise InputError(f"device={self.device!r} cannot be used after fork: start processes with spawn")
         found: Any
         if len(several) > 1:
             try:
-                found = call(self.detector.detect, [loaded.image for loaded in several])
+                found = call(detect, [loaded.image for loaded in several])
             except Exception:  # of one of them, or it takes one at a time: the calls below tell which
                 found = None
             if _is_list_of(len(several), found):
@@ -239,7 +244,7 @@ class Preparation:
                 return
         for loaded in several:
             try:
-                found = call(self.detector.detect, [loaded.image])
+                found = call(detect, [loaded.image])
             except RMNError:
                 raise
             except Exception as error:

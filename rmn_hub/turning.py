@@ -28,24 +28,32 @@ def is_doubtful(faces: list[Face]) -> bool:
     return all(face.score is not None and face.score < DOUBTFUL for face in faces)
 
 
-def found_turned(loaded: LoadedImage, detect: Callable[[LoadedImage], list[Face]]) -> tuple[int, list[Face]]:
+def found_turned(
+    loaded: LoadedImage,
+    detect: Callable[[LoadedImage], list[Face]],
+    detect_larger: Callable[[LoadedImage], list[Face]] | None = None,
+) -> tuple[int, list[Face]]:
     """
     Look for faces in an image turned by 90, 180 and 270 degrees.
 
     Args:
         loaded: the image.
         detect: the faces of an image in its pixels.
+        detect_larger: likewise, a quicker search that chooses the turn; `detect` when not given.
 
     Returns:
         The degrees (clockwise) of the turn that shows the most faces that are sure, and its faces that are, in pixels
         of the image as it came; 0 and none where no turn shows one.
     """
-    best: tuple[int, list[Face]] = (0, [])
+    best: tuple[int, LoadedImage, list[Face]] = (0, loaded, [])
     for degrees, turned in _turned(loaded):
-        faces = [face for face in detect(turned) if face.score is None or face.score >= SURE]
-        if len(faces) > len(best[1]):
-            best = degrees, [turned_back(face, degrees, loaded.width, loaded.height) for face in faces]
-    return best
+        faces = _sure((detect_larger or detect)(turned))
+        if len(faces) > len(best[2]):
+            best = degrees, turned, faces
+    degrees, turned, faces = best
+    if faces and detect_larger is not None:
+        faces = _sure(detect(turned)) or faces
+    return degrees, [turned_back(face, degrees, loaded.width, loaded.height) for face in faces]
 
 
 def lean(face: Face) -> float:
@@ -94,6 +102,10 @@ def turned_back(face: Face, degrees: int, width: int, height: int) -> Face:
 def turned_sentence(degrees: int) -> str:
     """Return what a user should read about an image whose faces were found after turning it."""
     return f"The image was turned by {degrees} degrees clockwise to find its faces; boxes are in the image as it came."
+
+
+def _sure(faces: list[Face]) -> list[Face]:
+    return [face for face in faces if face.score is None or face.score >= SURE]
 
 
 def _turned(loaded: LoadedImage) -> Iterator[tuple[int, LoadedImage]]:

@@ -25,6 +25,9 @@ MIN_FACE = 40
 _WINDOW = 12
 _STRIDE = 2
 _STEP = 0.709
+# How much larger the smallest face is in a quicker search: of 150 faces in the wild, 25 to 250 pixels wide, it finds as
+# many with a score of 0.995 (127), in half the time.
+_LARGER = 1.5
 # The pyramid starts a little below the smallest face: at exactly its size one face in five is missed.
 _SLACK = 0.85
 _PROPOSAL_THRESHOLD = 0.6
@@ -33,8 +36,7 @@ _REFINE_THRESHOLD = 0.7
 # faces more than 10,000, which took 20 GB when nothing bounded them.
 _MOST_PROPOSALS = 8192
 _MOST_REFINED = 4096
-# Pixels that go through the networks at once: of pyramid levels, and of crops (256 of 24 x 24 pixels, 64 of 48 x 48).
-_PIXELS_AT_ONCE = 500_000
+# Pixels of crops that go to a network together: 256 of 24 x 24 pixels, 64 of 48 x 48.
 _CROP_PIXELS_AT_ONCE = 256 * 24 * 24
 # Images whose pyramids are held at the same time.
 _IMAGES_AT_ONCE = 16
@@ -111,11 +113,14 @@ class MTCNNDetector:
 
         The faces of one image do not depend on the other images beyond rounding.
         """
-        images = list(images)
-        found: list[list[Face]] = []
-        for start in range(0, len(images), _IMAGES_AT_ONCE):
-            found += self._detect(images[start : start + _IMAGES_AT_ONCE])
-        return found
+        return self._search(images, 1.0)
+
+    def detect_larger(self, images: Sequence[Image.Image]) -> list[list[Face]]:
+        """
+        Return the faces of each image, largest first, as [`detect`] does of a `min_face` that is half as large again:
+        a search in half the time, which misses next to none of the faces that have a high score.
+        """
+        return self._search(images, _LARGER)
 
     def near(self, images: Sequence[Image.Image], boxes: Sequence[Box]) -> list[list[Face]]:
         """
@@ -135,10 +140,17 @@ class MTCNNDetector:
         candidates = [_around(box) for box in boxes]
         return self._in_pixels(images, pyramids, self._cascade(pyramids, candidates))
 
-    def _detect(self, images: list[Image.Image]) -> list[list[Face]]:
+    def _search(self, images: Sequence[Image.Image], larger: float) -> list[list[Face]]:
+        images = list(images)
+        found: list[list[Face]] = []
+        for start in range(0, len(images), _IMAGES_AT_ONCE):
+            found += self._search_together(images[start : start + _IMAGES_AT_ONCE], larger)
+        return found
+
+    def _search_together(self, images: list[Image.Image], larger: float) -> list[list[Face]]:
         pyramids, smallest = [], []
         for image in images:
-            size, min_face = self._seen(*image.size)
+            size, min_face = self._seen(*image.size, larger)
             image = image if image.mode == "RGB" else image.convert("RGB")
             seen = image if size == image.size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
             pyramids.append(Pyramid(seen, _WINDOW))
@@ -164,14 +176,17 @@ class MTCNNDetector:
             found.append(faces[: self.max_faces])
         return found
 
-    def _seen(self, width: int, height: int) -> tuple[tuple[int, int], float]:
-        """Return the size at which MTCNN sees a photo of some size, and the smallest face in pixels of that size."""
+    def _seen(self, width: int, height: int, larger: float) -> tuple[tuple[int, int], float]:
+        """
+        Return the size at which MTCNN sees a photo of some size, and the smallest face in pixels of that size, `larger`
+        times as large as it is by the settings.
+        """
         longer = max(width, height)
         if self.min_face is None:
-            min_face = max(MIN_FACE, longer * MIN_SEEN / self.max_size)
+            min_face = larger * max(MIN_FACE, longer * MIN_SEEN / self.max_size)
             scale = min(1.0, self.max_size / longer)
         else:
-            min_face = self.min_face
+            min_face = larger * self.min_face
             scale = min(1.0, max(self.max_size / longer, MIN_SEEN / min_face))
         return (max(1, round(width * scale)), max(1, round(height * scale))), min_face * scale
 
@@ -205,7 +220,7 @@ class MTCNNDetector:
                 levels[round(pyramid.size[0] * scale), round(pyramid.size[1] * scale)].append((image, scale))
                 scale *= _STEP
         for (width, height), members in levels.items():
-            at_once = max(1, _PIXELS_AT_ONCE // (width * height))
+            at_once = max(1, self.networks.level_pixels // (width * height))
             for start in range(0, len(members), at_once):
                 batch = members[start : start + at_once]
                 pixels = np.stack([pyramids[image].level(width, height, scale) for image, scale in batch])
@@ -231,10 +246,10 @@ class MTCNNDetector:
     def _in_strips(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
         Return P-Net's outputs for levels `(N, 3, H, W)`, a strip of rows at a time: the features of a whole level of
-        3 megapixels take 700 MB.
+        3 megapixels take 700 MB, and those of a small one are out of the processor's cache when they are read.
         """
         # Rows of windows in a strip. The last one needs the rows of pixels of a whole window.
-        rows = max(1, (_PIXELS_AT_ONCE // (len(pixels) * pixels.shape[3]) - _WINDOW) // _STRIDE + 1)
+        rows = max(1, (self.networks.level_pixels // (len(pixels) * pixels.shape[3]) - _WINDOW) // _STRIDE + 1)
         strips = [
             self.networks.propose(pixels[:, :, start * _STRIDE : (start + rows - 1) * _STRIDE + _WINDOW])
             for start in range(0, (pixels.shape[2] - _WINDOW + 1) // _STRIDE + 1, rows)
@@ -281,6 +296,7 @@ def numbers() -> dict[str, float]:
         "stride": _STRIDE,
         "step": _STEP,
         "slack": _SLACK,
+        "larger": _LARGER,
         "minFace": MIN_FACE,
         "minSeen": MIN_SEEN,
         "maxSize": defaults["max_size"],
@@ -289,7 +305,7 @@ def numbers() -> dict[str, float]:
         "threshold": defaults["threshold"],
         "mostProposals": _MOST_PROPOSALS,
         "mostRefined": _MOST_REFINED,
-        "pixelsAtOnce": _PIXELS_AT_ONCE,
+        "pixelsAtOnce": OnnxNetworks.level_pixels,
         "cropPixelsAtOnce": _CROP_PIXELS_AT_ONCE,
     }
 

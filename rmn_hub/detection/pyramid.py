@@ -26,14 +26,20 @@ class Pyramid:
             # A whole number of 2 x 2 pixels, so that halving n is the image at exactly 1 / 2**n.
             width, height = self._images[-1].size
             self._images.append(self._images[-1].reduce(2, box=(0, 0, width // 2 * 2, height // 2 * 2)))
+        # Their pixels, uint8 `(H, W, 3)`, of those that crops were cut from.
+        self._pixels: dict[int, np.ndarray] = {}
+        # The planes that the last level was made from, and their number: two levels or three come from the same ones.
+        self._planes: tuple[int, list[Image.Image]] = (-1, [])
 
     def level(self, width: int, height: int, scale: float) -> np.ndarray:
         """Return the image at `width x height` pixels, about `scale` of its size, as float32 `(3, height, width)`."""
         halving = min(max(0, int(np.floor(-np.log2(scale)))), len(self._images) - 1)
-        pixels = np.empty((3, height, width), np.float32)
-        for channel, plane in enumerate(self._images[halving].split()):
+        if self._planes[0] != halving:
             # In floats: values rounded to 8 bits move scores by a hundredth.
-            pixels[channel] = np.asarray(plane.convert("F").resize((width, height), Image.Resampling.BILINEAR))
+            self._planes = (halving, [plane.convert("F") for plane in self._images[halving].split()])
+        pixels = np.empty((3, height, width), np.float32)
+        for channel, plane in enumerate(self._planes[1]):
+            pixels[channel] = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
         return _normalized(pixels)
 
     def crops(self, boxes: np.ndarray, size: int) -> np.ndarray:
@@ -56,7 +62,9 @@ class Pyramid:
         halvings = np.log2(ratios).astype(int).clip(max=len(self._images) - 1)
         for halving in np.unique(halvings):
             chosen = np.flatnonzero(halvings == halving)
-            _resample(np.asarray(self._images[halving]), boxes[chosen] * np.float32(0.5**halving), crops, chosen)
+            if halving not in self._pixels:
+                self._pixels[halving] = np.asarray(self._images[halving])
+            _resample(self._pixels[halving], boxes[chosen] * np.float32(0.5**halving), crops, chosen)
         return crops
 
 
@@ -87,9 +95,15 @@ def _weights(starts: np.ndarray, ends: np.ndarray, size: int, length: int) -> tu
     firsts, lasts = np.floor(positions[:, 0]).astype(int), np.ceil(positions[:, -1]).astype(int)
     window = int((lasts - firsts).max()) + 1
     firsts = firsts.clip(max=length - window)
-    distances = np.abs((positions - firsts[:, None])[:, :, None] - np.arange(window, dtype=np.float32))
-    weights = (1 - distances).clip(min=0) * inside[:, :, None]
-    return firsts, weights.reshape(len(starts), size, 2, window).mean(axis=2, dtype=np.float32)
+    # A sample outside is moved so far from the window that it has no weight in it.
+    positions = np.where(inside, positions - firsts[:, None].astype(np.float32), np.float32(-1))
+    weights = positions[:, :, None] - np.arange(window, dtype=np.float32)
+    np.abs(weights, out=weights)
+    np.subtract(1, weights, out=weights)
+    np.maximum(weights, 0, out=weights)
+    means = weights[:, 0::2] + weights[:, 1::2]
+    means *= np.float32(0.5)
+    return firsts, means
 
 
 def _normalized(pixels: np.ndarray) -> np.ndarray:

@@ -106,6 +106,8 @@ class TorchNetworks:
         InputError: facenet-pytorch is not installed.
     """
 
+    level_pixels = 500_000  # enough for a GPU
+
     def __init__(self, device: str = "cpu") -> None:
         self._device = torch.device(device)
         self._networks = [

@@ -45,8 +45,6 @@ MOST_BYTES = 15_000_000
 _LARGE = (f"runtime/{BINARY}.gz", *(f"models/{name}.onnx.gz" for name in ("rmn", "pnet", "rnet", "onet")))
 # What is loaded after it, by the names of the files.
 _LATER = ("sw.js", "kept.js", GPU_SCRIPT, f"{GPU_BINARY}.gz", "icon.png")
-# Pixels of a level that go through P-Net at once in the browser: WebAssembly never gives memory back.
-_PIXELS_AT_ONCE = 131_072
 
 
 @dataclass(frozen=True)
@@ -250,7 +248,7 @@ def _settings(engine: OnnxEngine, processor: PixelProcessor, pixel_values: np.nd
             "mean": list(processor.mean or (0.0, 0.0, 0.0)),
             "std": list(processor.std or (1.0, 1.0, 1.0)),
         },
-        "detector": {**mtcnn.numbers(), "pixelsAtOnce": _PIXELS_AT_ONCE},
+        "detector": mtcnn.numbers(),
     }
 
 

@@ -112,7 +112,7 @@ def test_a_face_of_24_pixels_is_found_when_asked_for(astronaut, faceless, size):
     ],
 )
 def test_large_photos_are_seen_small(min_face, size, expected):
-    assert MTCNNDetector(min_face)._seen(*size)[0] == expected
+    assert MTCNNDetector(min_face)._seen(*size, 1.0)[0] == expected
 
 
 def test_boxes_of_large_photos_are_scaled_back(detector, astronaut):
@@ -158,6 +158,7 @@ def test_thousands_of_small_faces_are_bounded(astronaut, monkeypatch):
     detector, sizes = MTCNNDetector(24), []
     refine, output = detector.networks.refine, detector.networks.output
     detector.networks = SimpleNamespace(
+        level_pixels=detector.networks.level_pixels,
         propose=detector.networks.propose,
         refine=lambda crops: sizes.append(len(crops)) or refine(crops),
         output=lambda crops: sizes.append(len(crops)) or output(crops),
@@ -172,7 +173,7 @@ def test_strips_of_a_level_are_the_level(detector, monkeypatch, height):
     pixels = np.random.default_rng(height).uniform(-1, 1, (2, 3, height, 40)).astype(np.float32)
     expected = detector.networks.propose(pixels)
     for rows in (12, 15, 22):
-        monkeypatch.setattr(mtcnn, "_PIXELS_AT_ONCE", 2 * 40 * rows)
+        monkeypatch.setattr(detector.networks, "level_pixels", 2 * 40 * rows)
         for output, whole in zip(detector._in_strips(pixels), expected, strict=True):
             np.testing.assert_allclose(output, whole, atol=1e-5)
 
@@ -256,3 +257,12 @@ def test_results_are_plain_numbers(detector, astronaut):
     [[face]] = detector.detect([astronaut])
     assert {type(value) for value in (*face.box, *face.landmarks[0], face.score)} == {float}
     assert json.dumps(face.to_dict())
+
+
+def test_a_search_for_larger_faces_misses_the_smallest(detector, astronaut):
+    """The face is 112 pixels high, of 512."""
+    [[expected]], [[face]] = detector.detect([astronaut]), detector.detect_larger([astronaut])
+    np.testing.assert_allclose(face.box, expected.box, atol=6)
+    small = astronaut.resize((128, 128))
+    assert [len(faces) for faces in detector.detect([small])] == [1]
+    assert detector.detect_larger([small]) == [[]]

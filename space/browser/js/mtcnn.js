@@ -33,10 +33,11 @@ export class Detector {
    * Return the faces of an image, largest first.
    * @param {Pixels} image RGB
    * @param {number} [minFace] smallest face in pixels of the image; when not given, 40 or more in large photos
+   * @param {number} [larger] how many times as large the smallest face is, for a quicker search
    * @returns {Promise<Face[]>}
    */
-  async detect(image, minFace) {
-    const seen = this.#seen(image.width, image.height, minFace);
+  async detect(image, minFace, larger = 1) {
+    const seen = this.#seen(image.width, image.height, larger, minFace);
     const same = seen.width === image.width && seen.height === image.height;
     const pyramid = new Pyramid(same ? image : shrink(image, seen.width, seen.height), this.numbers.window);
     const [x, y] = [image.width / seen.width, image.height / seen.height];
@@ -54,13 +55,14 @@ export class Detector {
    * Return the size at which MTCNN sees an image, and the smallest face in pixels of that size.
    * @param {number} width
    * @param {number} height
+   * @param {number} larger
    * @param {number} [minFace]
    */
-  #seen(width, height, minFace) {
+  #seen(width, height, larger, minFace) {
     const { maxSize, minSeen, minFace: usual } = this.numbers;
     const longer = Math.max(width, height);
-    const smallest = minFace ?? Math.max(usual, (longer * minSeen) / maxSize);
-    const least = minFace === undefined ? 0 : minSeen / minFace;
+    const smallest = larger * (minFace ?? Math.max(usual, (longer * minSeen) / maxSize));
+    const least = minFace === undefined ? 0 : minSeen / smallest;
     const scale = Math.min(1, Math.max(maxSize / longer, least));
     return {
       width: Math.max(1, roundEven(width * scale)),

@@ -67,7 +67,9 @@ export class Recognizer {
   async recognize(image, { minFace, minConfidence = 0, attention = false, maxFaces = Infinity } = {}) {
     let [faces, turned] = [await this.detector.detect(image, minFace), 0];
     if (isDoubtful(faces)) {
-      const sideways = await foundTurned(image, other => this.detector.detect(other, minFace));
+      const search = (/** @type {number} */ larger) => (/** @type {Pixels} */ other) =>
+        this.detector.detect(other, minFace, larger);
+      const sideways = await foundTurned(image, search(1), search(this.detector.numbers.larger));
       if (sideways.faces.length) [faces, turned] = [sideways.faces, sideways.degrees];
     }
     faces = faces.slice(0, maxFaces);

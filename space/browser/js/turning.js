@@ -20,17 +20,25 @@ export function isDoubtful(faces) {
  * pixels of the image as it came.
  * @param {Pixels} image
  * @param {(image: Pixels) => Promise<Face[]>} detect
+ * @param {(image: Pixels) => Promise<Face[]>} detectLarger a quicker search that chooses the turn
  */
-export async function foundTurned(image, detect) {
+export async function foundTurned(image, detect, detectLarger) {
   /** @type {{degrees: number, faces: Face[]}} */
   let best = { degrees: 0, faces: [] };
   for (const degrees of [90, 180, 270]) {
-    const faces = (await detect(turn(image, degrees))).filter(face => face.score >= settings.turning.sure);
-    if (faces.length > best.faces.length) {
-      best = { degrees, faces: faces.map(face => turnedBack(face, degrees, image.width, image.height)) };
-    }
+    const faces = sure(await detectLarger(turn(image, degrees)));
+    if (faces.length > best.faces.length) best = { degrees, faces };
   }
-  return best;
+  const { degrees } = best;
+  if (!degrees) return best;
+  const again = sure(await detect(turn(image, degrees)));
+  const faces = again.length ? again : best.faces;
+  return { degrees, faces: faces.map(face => turnedBack(face, degrees, image.width, image.height)) };
+}
+
+/** @param {Face[]} faces */
+function sure(faces) {
+  return faces.filter(face => face.score >= settings.turning.sure);
 }
 
 /**

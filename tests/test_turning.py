@@ -92,6 +92,33 @@ def test_only_images_without_a_sure_face_are_turned(tiny_checkpoint, upright, ly
     assert [face.score for face in result] == ([] if score is None else [score])
 
 
+class Quick(Scripted):
+    """A detector with a quicker search, which finds faces of scores of its own."""
+
+    def __init__(self, scores, quick):
+        super().__init__(scores)
+        self.quick = Scripted(quick)
+
+    def detect_larger(self, images):
+        return self.quick.detect(images)
+
+
+@pytest.mark.parametrize(
+    ("quick", "lying", "looks", "score"),
+    [
+        (None, 0.999, 1, None),  # what the quicker search does not find is not looked for again
+        (0.999, 0.996, 2, 0.996),  # the turn is the quicker search's, the faces are those of the whole one
+        (0.997, 0.98, 2, 0.997),  # unless that finds none
+    ],
+)
+def test_a_quicker_search_chooses_the_turn(tiny_checkpoint, quick, lying, looks, score):
+    detector = Quick({(100, 200): lying}, {(100, 200): quick})
+    recognizer = ExpressionRecognizer.from_pretrained(tiny_checkpoint, device="cpu", detector=detector)
+    result = recognizer(Image.new("RGB", (200, 100)))
+    assert (len(detector.seen), len(detector.quick.seen)) == (looks, 3)
+    assert [face.score for face in result] == ([] if score is None else [score])
+
+
 def test_boxes_are_turned_back():
     face = Face((1.0, 2.0, 11.0, 22.0), ((3.0, 4.0),), 1.0)
     # In an image of 100 x 50 pixels, which is 50 x 100 when it lies on its side.

@@ -109,6 +109,7 @@ def test_a_start_with_other_settings_is_refused(finished, images, tiny_checkpoin
     for settings, named in [
         ({"min_face": 80}, "min_face"),
         ({"faces_only": True}, "faces_only"),
+        ({"upright": False}, "upright"),
         ({"shard_size": 3}, "shard_size"),
         ({"checkpoint": tiny_checkpoint}, "checkpoint"),
     ]:

@@ -23,7 +23,7 @@ from .summary import Summary, summarize
 
 SHARD_SIZE = 500
 # Settings of the recognizer that its rows depend on, which a second start must repeat.
-LASTING = ("min_face", "threshold", "max_faces", "margin", "min_confidence", "max_pixels", "views")
+LASTING = ("min_face", "threshold", "max_faces", "margin", "min_confidence", "max_pixels", "upright", "views")
 # What finds the checkpoint on the Hub.
 FINDING = ("revision", "cache_dir", "local_files_only", "token")
 

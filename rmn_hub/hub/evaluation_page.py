@@ -160,6 +160,8 @@ def _calibration(record: dict[str, Any] | None, names: dict[str, str]) -> dict[s
         "temperatures": ", ".join(f"{name} {value:.3f}" for name, value in record["temperatures"].items()),
         "faces": f"{record['faces']:,}",
         "split": names.get(record["split"], record["split"]),
+        # Records of earlier versions do not have it.
+        "views": "one view" if record.get("views", 1) == 1 else f"{record['views']} views",
         "before": f"{record['before']['expected_calibration_error']:.3f}",
         "after": f"{record['after']['expected_calibration_error']:.3f}",
         "accuracy_before": f"{100 * record['before']['accuracy']:.1f}",

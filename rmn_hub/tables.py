@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 Results: TypeAlias = ImageResult | FaceExpression | Face | Iterable[ImageResult | FaceExpression | Face]
 
 
-def to_records(results: Results, *, every_image: bool = False) -> list[dict[str, Any]]:
+def to_records(
+    results: Results, *, every_image: bool = False, expressions: Sequence[str] = EXPRESSIONS
+) -> list[dict[str, Any]]:
     """
     Return one flat dictionary per face.
 
@@ -30,6 +32,7 @@ def to_records(results: Results, *, every_image: bool = False) -> list[dict[str,
         results: one result, or any iterable of results, expressions or faces (of one kind).
         every_image: whether an image without faces, or one that could not be used, has a row too: its `source`, size
             and `message`, and `None` for the rest. The column `message` is there only then.
+        expressions: the names of the probabilities where no face has any: the recognizer's `expressions`.
 
     Returns:
         For a face of a result: `source`, `width`, `height`, `face` (its number in the image, from 1), `x0`, `y0`,
@@ -38,11 +41,17 @@ def to_records(results: Results, *, every_image: bool = False) -> list[dict[str,
         and `height`, and a face by itself only its box, score and landmarks. What is not known is `None`.
     """
     records = list(_records(results, every_image))
-    columns = next((list(record) for record in records if "x0" in record), _columns(every_image))
+    columns = next((list(record) for record in records if "x0" in record), _columns(every_image, expressions))
     return [record if "x0" in record else {column: record.get(column) for column in columns} for record in records]
 
 
-def to_csv(results: Results, path_or_file: str | os.PathLike[str] | IO[str], *, every_image: bool = False) -> None:
+def to_csv(
+    results: Results,
+    path_or_file: str | os.PathLike[str] | IO[str],
+    *,
+    every_image: bool = False,
+    expressions: Sequence[str] = EXPRESSIONS,
+) -> None:
     """
     Write the rows of `to_records` as CSV with a header line, row by row, so `results` may be a generator.
 
@@ -51,16 +60,17 @@ def to_csv(results: Results, path_or_file: str | os.PathLike[str] | IO[str], *, 
         path_or_file: a path (UTF-8; the file appears only when it is complete) or a file opened for text with
             `newline=""`.
         every_image: as in `to_records`.
+        expressions: likewise.
 
     Raises:
         InputError: the file cannot be written there.
     """
     if not isinstance(path_or_file, (str, os.PathLike)):
-        _write_csv(results, path_or_file, every_image)
+        _write_csv(results, path_or_file, every_image, expressions)
         return
     try:
         with replacing(path_or_file) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-            _write_csv(results, file, every_image)
+            _write_csv(results, file, every_image, expressions)
     except OSError as error:
         raise InputError(f"{path_or_file} cannot be written: {error.strerror or error}") from error
 
@@ -70,7 +80,9 @@ def to_json_lines(results: Results) -> str:
     return "".join(json.dumps(item.to_dict(), allow_nan=False) + "\n" for item in _as_items(results))
 
 
-def to_frame(results: Results, *, every_image: bool = False) -> "pandas.DataFrame":
+def to_frame(
+    results: Results, *, every_image: bool = False, expressions: Sequence[str] = EXPRESSIONS
+) -> "pandas.DataFrame":
     """
     Return the rows of `to_records` as a pandas frame. Without any row it has the same columns of the same types.
 
@@ -80,6 +92,7 @@ def to_frame(results: Results, *, every_image: bool = False) -> "pandas.DataFram
     Args:
         results: as `to_records` takes them.
         every_image: as in `to_records`.
+        expressions: likewise.
 
     Raises:
         MissingPackageError: pandas is not installed.
@@ -87,8 +100,8 @@ def to_frame(results: Results, *, every_image: bool = False) -> "pandas.DataFram
     require("pandas", "frames", extra="video", otherwise=", or use to_records or to_csv")
     import pandas
 
-    records = to_records(results, every_image=every_image)
-    frame = pandas.DataFrame(records, columns=None if records else _columns(every_image))
+    records = to_records(results, every_image=every_image, expressions=expressions)
+    frame = pandas.DataFrame(records, columns=None if records else _columns(every_image, expressions))
     return frame.astype({column: _TYPES.get(column, "float64") for column in frame.columns})
 
 
@@ -143,8 +156,6 @@ def _face_record(item: FaceExpression | Face) -> dict[str, Any]:
     return record
 
 
-# What the columns are taken from where there is no face.
-_NO_FACE = FaceExpression(box=(0, 0, 0, 0), expression="", probability=0, probabilities=dict.fromkeys(EXPRESSIONS, 0))
 # Columns of frames that are not float64.
 _TYPES = {
     **dict.fromkeys(("width", "height", "face", "track_id"), "Int64"),
@@ -153,12 +164,14 @@ _TYPES = {
 }
 
 
-def _columns(every_image: bool) -> list[str]:
+def _columns(every_image: bool, expressions: Sequence[str]) -> list[str]:
     """Return the columns of a table without faces, which has no record to take them from."""
-    return list(next(_records(ImageResult("", 0, 0, (_NO_FACE,)), every_image)))
+    probabilities = dict.fromkeys(expressions, 0.0)
+    face = FaceExpression(box=(0, 0, 0, 0), expression="", probability=0, probabilities=probabilities)
+    return list(next(_records(ImageResult("", 0, 0, (face,)), every_image)))
 
 
-def _write_csv(results: Results, file: IO[str], every_image: bool) -> None:
+def _write_csv(results: Results, file: IO[str], every_image: bool, expressions: Sequence[str]) -> None:
     writer: csv.DictWriter[str] = csv.DictWriter(file, [])
     waiting: list[dict[str, Any]] = []  # rows without a face, before the first face has named the columns
     for record in _records(results, every_image):
@@ -171,7 +184,7 @@ def _write_csv(results: Results, file: IO[str], every_image: bool) -> None:
             writer.writerows(waiting)
         writer.writerow(record)
     if not writer.fieldnames:
-        writer.fieldnames = _columns(every_image)
+        writer.fieldnames = _columns(every_image, expressions)
         writer.writeheader()
         writer.writerows(waiting)
 

@@ -256,6 +256,7 @@ def test_other_expressions_have_columns_even_after_an_image_without_faces():
     assert [row["not calm"] for row in rows] == ["", "0.6"]
     assert list(to_frame(results, every_image=True).columns) == list(rows[0])
     assert list(to_records([make_result(0)], every_image=True)[0])[-1] == "message"
+    assert list(to_frame([make_result(0)], every_image=True, expressions=("calm", "not calm")).columns) == list(rows[0])
 
 
 def test_a_table_that_cannot_be_written_is_named(tmp_path):

@@ -120,15 +120,15 @@ class JsonLines:
 class CsvRows:
     """Write the rows of each result to a text file as soon as it is there. `begun` is true from the first one on."""
 
-    def __init__(self, file: IO[str], name: str) -> None:
-        self.file, self.name = file, name
+    def __init__(self, file: IO[str], name: str, expressions: Sequence[str]) -> None:
+        self.file, self.name, self.expressions = file, name, expressions
         self.begun = False
 
     def __call__(self, result: "ImageResult") -> None:
         from ..tables import to_csv
 
         rows = io.StringIO(newline="")
-        to_csv(result, rows)
+        to_csv(result, rows, expressions=self.expressions)
         header, _, rest = rows.getvalue().partition("\r\n")
         try:
             self.file.write(rest if self.begun else f"{header}\r\n{rest}")
@@ -145,7 +145,7 @@ class _NoRows(Exception):
 
 
 @contextlib.contextmanager
-def csv_file(path: Path) -> Iterator[CsvRows]:
+def csv_file(path: Path, expressions: Sequence[str]) -> Iterator[CsvRows]:
     """
     Yield a writer to a new file beside `path`, which takes the name `path` in the end: after an interrupt or an error
     too, with the rows so far, unless there are none.
@@ -157,7 +157,7 @@ def csv_file(path: Path) -> Iterator[CsvRows]:
     try:
         with replacing(path) as beside:
             with beside.open("w", encoding="utf-8", newline="") as file:
-                rows = CsvRows(file, str(path))
+                rows = CsvRows(file, str(path), expressions)
                 try:
                     yield rows
                 except BaseException as error:
@@ -179,7 +179,8 @@ def _not_written(path: str | Path, error: OSError) -> str:
 class Parquet:
     """Gather the results, and write them to stdout as Parquet in the end: such a file cannot grow row by row."""
 
-    def __init__(self) -> None:
+    def __init__(self, expressions: Sequence[str]) -> None:
+        self.expressions = expressions
         self.results: list[ImageResult] = []
 
     @staticmethod
@@ -207,7 +208,7 @@ class Parquet:
         if not self.results:
             return
         data = io.BytesIO()
-        to_frame(self.results).to_parquet(data)
+        to_frame(self.results, expressions=self.expressions).to_parquet(data)
         sys.stdout.buffer.write(data.getvalue())
         sys.stdout.buffer.flush()
 

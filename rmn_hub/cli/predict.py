@@ -283,13 +283,13 @@ def _writers(
 
     writers: list[Writer] = []
     if table is not None:
-        writers.append(stack.enter_context(outputs.csv_file(table)))
+        writers.append(stack.enter_context(outputs.csv_file(table, recognizer.expressions)))
     if shown is Format.json:
         writers.append(outputs.JsonLines())
     elif shown is Format.csv:
-        writers.append(outputs.CsvRows(sys.stdout, "-"))
+        writers.append(outputs.CsvRows(sys.stdout, "-", recognizer.expressions))
     elif shown is Format.parquet:
-        parquet = outputs.Parquet()
+        parquet = outputs.Parquet(recognizer.expressions)
         stack.callback(parquet.close)
         writers.append(parquet)
     else:

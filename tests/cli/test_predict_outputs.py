@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas
 import pytest
 from cli_helpers import files_of, lines_of, rows_of, start
+from evaluation_helpers import save_checkpoint
 from PIL import Image
 
 from rmn_hub import EXPRESSIONS
@@ -39,6 +40,20 @@ def test_csv_goes_to_stdout(predict, photos, tmp_path, monkeypatch, words):
 def test_parquet_goes_to_stdout(predict, photos):
     frame = pandas.read_parquet(io.BytesIO(predict(photos, "--format", "parquet").stdout_bytes))
     assert frame["expression"].isin(EXPRESSIONS).sum() == 3
+
+
+def test_tables_have_the_checkpoints_own_expressions_from_the_first_image_on(predict, photos, tmp_path):
+    two = save_checkpoint(tmp_path / "two", id2label={0: "calm", 1: "not calm"})
+    for images in ((photos / "b.png", photos / "a.jpg"), (photos / "b.png",)):
+        result = predict(*images, "--format", "csv", checkpoint=two)
+        rows = rows_of(result.stdout)
+        columns = result.stdout.splitlines()[0].split(",")
+        assert [name for name in columns if name in {*EXPRESSIONS, "calm", "not calm"}] == ["calm", "not calm"]
+        assert [float(row["calm"]) + float(row["not calm"]) for row in rows] == [pytest.approx(1)] * (len(images) - 1)
+        assert predict(*images, "--csv", tmp_path / "faces.csv", checkpoint=two).exit_code == 0
+        assert rows_of((tmp_path / "faces.csv").read_text()) == rows
+        parquet = predict(*images, "--format", "parquet", checkpoint=two).stdout_bytes
+        assert list(pandas.read_parquet(io.BytesIO(parquet)).columns) == columns
 
 
 @pytest.mark.parametrize("package", ["pandas", "pyarrow"])

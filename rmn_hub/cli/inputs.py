@@ -1,5 +1,6 @@
 """What `predict` is given: files, folders, addresses, standard input; each with the name that its outputs get."""
 
+import io
 import os
 import re
 import stat
@@ -7,7 +8,6 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import InputError
 
@@ -34,32 +34,38 @@ class Input:
     name: str
     output: Path
 
-    def read(self, max_pixels: int) -> Any:
+    def read(self) -> "Path | NamedBytes":
         """
-        Return what the recognizer takes: the path of a file, or the decoded image of anything else.
-
-        Args:
-            max_pixels: most pixels that an image may have.
+        Return what the recognizer takes: the path of a file, or the bytes of anything else.
 
         Raises:
-            InputError: the pipe does not hold an image, or the address cannot be downloaded.
+            InputError: the pipe cannot be read or is too long, or the address cannot be downloaded.
         """
-        if self.name == STDIN:
-            if sys.stdin is None or sys.stdin.isatty():
-                raise InputError(f"{STDIN} needs an image on standard input: pipe one to this command")
-            data = sys.stdin.buffer.read(MAX_PIPE_BYTES + 1)
-        elif _is_web(self.name):
-            data = _downloaded(self.name)
-        elif _is_pipe(Path(self.name)):
-            with Path(self.name).open("rb") as file:
-                data = file.read(MAX_PIPE_BYTES + 1)
-        else:
-            return Path(self.name)
+        try:
+            if self.name == STDIN:
+                if sys.stdin is None or sys.stdin.isatty():
+                    raise InputError(f"{STDIN} needs an image on standard input: pipe one to this command")
+                data = sys.stdin.buffer.read(MAX_PIPE_BYTES + 1)
+            elif _is_web(self.name):
+                data = _downloaded(self.name)
+            elif _is_pipe(Path(self.name)):
+                with Path(self.name).open("rb") as file:
+                    data = file.read(MAX_PIPE_BYTES + 1)
+            else:
+                return Path(self.name)
+        except OSError as error:
+            raise InputError(f"{self.name} cannot be read: {error.strerror or error}") from error
         if len(data) > MAX_PIPE_BYTES:
             raise InputError(f"{self.name} has more than {MAX_PIPE_BYTES // 1_000_000} MB: give one image")
-        from ..images import load_image
+        return NamedBytes(data, self.name)
 
-        return load_image(data, self.name, max_pixels=max_pixels).image
+
+class NamedBytes(io.BytesIO):
+    """The bytes of an image file that has no path: the recognizer reads it as it reads a file, under its `name`."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
 
 
 def find_inputs(

@@ -179,8 +179,10 @@ def predict(
             results = _results(recognizer, inputs.values(), counts, faces_only, maps_wanted, bar)
             try:
                 for result in results:
-                    if not _draw(result, annotated.get(result.source), maps.get(result.source), counts):
+                    if annotated and not _annotate(result, annotated[result.source], recognizer.max_pixels, counts):
                         continue
+                    if maps and result.faces:
+                        _draw_maps(result, maps[result.source])
                     for write in writers:
                         write(result)
                     counts.add(result, quiet=shown is Format.json)
@@ -227,20 +229,15 @@ def _results(
     attention: bool,
     bar: bool,
 ) -> Iterator["ImageResult"]:
-    """Yield the result of each input that can be used, under the input's name."""
+    """Yield the result of each input that can be used."""
     from ..errors import InputError
-
-    names: dict[int, str] = {}
 
     def images() -> Iterator[Any]:
         for item in inputs:
             try:
-                image = item.read(recognizer.max_pixels)
+                yield item.read()
             except InputError as error:
                 counts.skip(error)
-                continue
-            names[id(image)] = item.name  # which lives until its result is there
-            yield image
 
     source: Iterable[Any] = images()
     if bar:
@@ -251,28 +248,30 @@ def _results(
         source = track(source, "Images", total, console=Console(stderr=True), transient=True)
     for result in recognizer.stream(source, faces_only=faces_only, attention=attention, on_error=counts.skip):
         message = in_options(result.message) if result.message else None
-        yield replace(result, source=names.pop(id(result.image)), message=message)
+        yield replace(result, message=message)
 
 
-def _draw(result: "ImageResult", annotated: Path | None, maps: Path | None, counts: Counts) -> bool:
-    """Write a result's images; return `False` for an input that can no longer be read."""
+def _annotate(result: "ImageResult", path: Path, max_pixels: int, counts: Counts) -> bool:
+    """Write the image with its faces; return `False` for an input that can no longer be read."""
+    from ..drawing.photo import annotate
+    from ..errors import InputError
     from .outputs import save_image
 
-    if annotated is not None:
-        from ..drawing.photo import annotate
-        from ..errors import InputError
-
-        try:
-            drawn = annotate(result.image, result)
-        except InputError as error:
-            counts.skip(error)
-            return False
-        save_image(drawn, annotated)
-    if maps is not None and result.faces:
-        from ..drawing.panels import attention_panel, group_panel
-
-        save_image(attention_panel(result[0]) if len(result) == 1 else group_panel(result), maps)
+    try:
+        drawn = annotate(result.image, result, max_pixels=max_pixels)
+    except InputError as error:
+        counts.skip(error)
+        return False
+    save_image(drawn, path)
     return True
+
+
+def _draw_maps(result: "ImageResult", path: Path) -> None:
+    """Write the attention maps of an image's faces."""
+    from ..drawing.panels import attention_panel, group_panel
+    from .outputs import save_image
+
+    save_image(attention_panel(result[0]) if len(result) == 1 else group_panel(result), path)
 
 
 def _writers(

@@ -14,7 +14,7 @@ from file_server import serving
 from PIL import Image
 
 from rmn_hub import EXPRESSIONS
-from rmn_hub.drawing import panels
+from rmn_hub.drawing import panels, photo
 
 
 def encoded(image):
@@ -297,6 +297,55 @@ def test_standard_input_is_an_image(predict, astronaut, tmp_path):
     bad = predict("-", stdin=b"not an image")
     assert bad.exit_code == 2
     assert "- is not" in bad.stderr
+
+
+@pytest.mark.parametrize("kind", ["large.jpg", "party.gif"])
+def test_every_way_in_gives_what_the_file_gives(predict, astronaut, tmp_path, kind):
+    file, pipe = tmp_path / kind, tmp_path / "pipe"
+    more = {"save_all": True, "append_images": [Image.new("RGB", (64, 64))]} if kind.endswith("gif") else {}
+    (astronaut if kind == "large.jpg" else astronaut.crop((100, 0, 400, 300))).save(file, **more)
+
+    def line(word, **settings):
+        result = predict(word, "--json", "--max-pixels", 100_000, "--annotate", tmp_path / "out", **settings)
+        [found] = lines_of(result)
+        assert found.pop("source") == str(word)
+        message = found.pop("message").removeprefix(str(word))
+        return message, found, Image.open(next((tmp_path / "out").glob("*"))).size
+
+    expected = line(file)
+    assert ("half its size" if kind == "large.jpg" else "only the first one was read") in expected[0]
+    assert expected[1]["width"] == (512 if kind == "large.jpg" else 300)
+    assert line("-", stdin=file.read_bytes()) == expected
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(file.read_bytes(),))
+    writer.start()
+    assert line(pipe) == expected
+    writer.join()
+    with serving(tmp_path) as server:
+        assert line(f"{server}/{kind}") == expected
+
+
+def test_a_pipe_that_cannot_be_opened_is_left_out(predict, photos, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    opened = Path.open
+
+    def closed(path, *arguments, **settings):
+        if path == tmp_path / "pipe":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **settings)
+
+    monkeypatch.setattr(Path, "open", closed)
+    result = predict(tmp_path / "pipe", photos / "a.jpg", "--json")
+    assert (result.exit_code, len(lines_of(result))) == (1, 1)
+    assert f"{tmp_path / 'pipe'} cannot be read: Permission denied" in result.stderr
+
+
+def test_a_larger_limit_of_pixels_holds_for_what_is_drawn_too(predict, photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(photo.annotate.__kwdefaults__, "max_pixels", 10_000)
+    result = predict(photos / "a.jpg", "--json", "--annotate", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert len(lines_of(result)) == 1
+    assert files_of(tmp_path / "out") == ["a.jpg"]
 
 
 def test_a_pipe_is_an_image(predict, astronaut, photos, tmp_path):

@@ -107,7 +107,7 @@ def batch(
         "local_files_only": local_files_only or None,
     }
     started = time.monotonic()
-    with failing_on_bad_input("cluster"):
+    with failing_on_bad_input("cluster", needs=["ray", "pyarrow"]):
         from .. import BUNDLED_CHECKPOINT
         from ..distributed import recognize_batch
 

@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from .shared import TRAIN, Device, OptionalJsonFile, examples, failing_on_bad_input, main, progress_bars, warn
+from .shared import (
+    FOR_NUMBERS,
+    TRAIN,
+    Device,
+    OptionalJsonFile,
+    examples,
+    failing_on_bad_input,
+    main,
+    progress_bars,
+    warn,
+)
 
 Data = Annotated[Path, typer.Option(help="Labelled faces: FER2013 in any form, or a folder per expression.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Faces at once.")]
@@ -53,7 +63,7 @@ def evaluate(
     batch_size: BatchSize = 32,
 ) -> None:
     """Score a checkpoint, or the unweighted ensemble of several, on labelled faces: accuracy, calibration, speed."""
-    with failing_on_bad_input("train"):
+    with failing_on_bad_input("train", FOR_NUMBERS):
         from ..evaluation.evaluate import evaluate as score
         from ..evaluation.report import replaces_results, summary
 
@@ -104,7 +114,7 @@ def cross_validate(
     batch_size: BatchSize = 32,
 ) -> None:
     """Fine-tune a checkpoint on your own faces and score it, each face by a network that has not seen it."""
-    with failing_on_bad_input("train"):
+    with failing_on_bad_input("train", FOR_NUMBERS):
         from rich.console import Console
 
         from ..evaluation.crossvalidation import RESULTS, cross_validate, summary
@@ -143,7 +153,7 @@ def members(
     batch_size: BatchSize = 32,
 ) -> None:
     """Write a table of networks: how each was trained, what it is worth, and what they are worth together."""
-    with failing_on_bad_input("train"):
+    with failing_on_bad_input("train", FOR_NUMBERS):
         from ..evaluation.members import write_members
 
         with progress_bars() as report:
@@ -163,7 +173,7 @@ def calibrate(
     batch_size: BatchSize = 32,
 ) -> None:
     """Fit a temperature per expression and fold them into the checkpoint: 80% then means right 4 times out of 5."""
-    with failing_on_bad_input("train"):
+    with failing_on_bad_input("train", FOR_NUMBERS):
         from ..evaluation.calibrate import calibrate as fit
 
         with progress_bars() as report:

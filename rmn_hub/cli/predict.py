@@ -143,7 +143,7 @@ def predict(
     shown = _format(output_format, json, csv)
     counts = Counts()
     folders = [folder for folder in (annotate, attention) if folder is not None]
-    with failing_on_bad_input():
+    with failing_on_bad_input(needs=["matplotlib"] if attention else ()):
         inputs = find_inputs(paths, folders, counts.skip, warn)
         if not inputs:
             raise typer.Exit(2)

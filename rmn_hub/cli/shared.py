@@ -1,10 +1,11 @@
 """What the commands share: the program itself, its panels and common options, and how a command ends."""
 
 import contextlib
+import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -15,6 +16,8 @@ from ..files import readable
 from ..progress import Progress
 
 USE, TRAIN, PUBLISH = "Use", "Train", "Publish"
+# What training and evaluation import for their numbers and figures, when most of the work is done.
+FOR_NUMBERS = ("matplotlib", "scipy", "sklearn")
 
 main = typer.Typer(
     name="rmn-hub",
@@ -44,15 +47,20 @@ def warn(sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def failing_on_bad_input(extra: str | None = None) -> Iterator[None]:
+def failing_on_bad_input(extra: str | None = None, needs: Iterable[str] = ()) -> Iterator[None]:
     """
     End the command with the sentence of an error of the block: exit code 1 for a failed training run, 2 for any other.
 
     Args:
         extra: the optional part of the package that the block needs, which a missing module's sentence names.
+        needs: modules that the block imports only when much of its work is done: a missing one ends the command first.
     """
     from ..errors import RMNError, TrainingError
 
+    # Not imported yet: the order of imports decides how threads are shared between torch and scikit-learn.
+    for module in needs:
+        if importlib.util.find_spec(module) is None:
+            fail(_missing(module, extra))
     try:
         yield
     except TrainingError as error:
@@ -61,9 +69,16 @@ def failing_on_bad_input(extra: str | None = None) -> Iterator[None]:
     except RMNError as error:
         fail(str(error))
     except ModuleNotFoundError as error:
-        if extra is None or (error.name or "").startswith("rmn_"):
+        module = (error.name or "").partition(".")[0]
+        if not module or module.startswith("rmn_"):
             raise
-        fail(f"this command needs {error.name}: install it with pip install 'rmn-hub[{extra}]'")
+        fail(_missing(module, extra))
+
+
+def _missing(module: str, extra: str | None) -> str:
+    package = {"PIL": "pillow", "yaml": "pyyaml"}.get(module, module)
+    wanted = f"'rmn-hub[{extra}]'" if extra else package
+    return f"this command needs {package}: install it with `pip install {wanted}`"
 
 
 def printable(text: str) -> str:

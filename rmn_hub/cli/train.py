@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .shared import TRAIN, Device, examples, failing_on_bad_input, main, progress_bars, warn
+from .shared import FOR_NUMBERS, TRAIN, Device, examples, failing_on_bad_input, main, progress_bars, warn
 
 Data = Annotated[
     Path, typer.Option(help="FER2013 (CSV, folders, parquet), or your own faces: a folder per expression.")
@@ -31,7 +31,7 @@ InMemory = Annotated[
 @contextlib.contextmanager
 def resumable() -> Iterator[None]:
     """End a training command with one sentence, after Ctrl-C too."""
-    with failing_on_bad_input("train"):
+    with failing_on_bad_input("train", FOR_NUMBERS):
         try:
             yield
         except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import signal
 import sys
 
 import pytest
-from cli_helpers import run, start
+from cli_helpers import files_of, run, start
 
 from rmn_hub.cli import main
 from rmn_hub.cli.shared import in_options
@@ -167,3 +167,51 @@ def test_the_page_is_opened_when_asked_for(monkeypatch, words):
     monkeypatch.setattr(start, "main", lambda *arguments: given.append(arguments))
     assert run("demo", "--port", 7999, *words).exit_code == 0
     assert given == [(None, None, 7999, False, "--open" in words, "--mcp" in words)]
+
+
+def test_without_optional_packages_every_command_names_what_it_lacks(crops, tmp_path):
+    crops[0].save(tmp_path / "face.png")
+    commands = [
+        *(f"predict face.png {words}" for words in ("--attention maps", "--engine torch", "--device cuda")),
+        *("predict face.png --format parquet", "video face.png", "batch . out", "demo", "evaluate a --data ."),
+        *("evaluate --peer fer --data .", "cross-validate a --data . --output out", "members a b --data ."),
+        *("calibrate a --data .", "benchmark", "benchmark --image face.png", "convert a.pth out"),
+        *("convert a.pth out --trunk", "card a", "publish a b/c", "publish a b/c --space cpu", "export a"),
+        *("publish a b/c --space static", "export a out --browser", "train --data .", "teach a --data ."),
+        *("distill a --data .", "compare --data ."),
+    ]
+    code = """
+import json, sys
+from typer.testing import CliRunner
+from rmn_hub.cli import main
+sys.modules |= dict.fromkeys(sys.argv[2:])
+results = [CliRunner().invoke(main, words.split()) for words in json.loads(sys.argv[1])]
+print(json.dumps([(result.exit_code, result.stdout, result.stderr) for result in results]))
+"""
+    others = ["torch", "transformers", "safetensors", "matplotlib", "scipy", "sklearn", "jinja2", "av", "pandas"]
+    words = (json.dumps(commands), *others, "pyarrow", "gradio", "ray", "onnx", "facenet_pytorch", "accelerate")
+    status, stdout, stderr = ended(start(*words, python=("-c", code), cwd=tmp_path))
+    assert (status, stderr) == (0, "")
+    for command, (code, shown, sentence) in zip(commands, json.loads(stdout)):
+        assert (command, code, shown) == (command, 2, "")
+        assert re.fullmatch(r"rmn-hub: .* needs? \S+: install it with `pip install .*`.*\n", sentence), command
+    assert files_of(tmp_path) == ["face.png"]
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("matplotlib", "predict face.png --faces-only --csv faces.csv --attention maps"),
+        ("sklearn", "evaluate checkpoint --data ."),
+        ("scipy", "calibrate checkpoint --data ."),
+        ("matplotlib", "train --data . --output out"),
+    ],
+)
+def test_a_package_that_is_needed_in_the_end_is_missing_before_the_work(crops, tmp_path, monkeypatch, module, words):
+    crops[0].save(tmp_path / "face.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    result = run(*words.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"needs {module}: install it" in result.stderr
+    assert files_of(tmp_path) == ["face.png"]

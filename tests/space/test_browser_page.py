@@ -456,6 +456,30 @@ def test_a_camera_that_is_not_allowed_is_explained(visit):
     expect(visit.get_by_role("button", name="Start camera")).to_be_enabled()
 
 
+def test_a_camera_that_is_allowed_too_late_is_closed(visit):
+    visit.evaluate(
+        """() => {
+            const camera = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = () => new Promise(resolve => {
+                globalThis.allow = async () => resolve(globalThis.stream = await camera({ video: true }));
+            });
+        }"""
+    )
+
+    def allow():
+        visit.evaluate("allow()")
+        visit.wait_for_function("stream.getTracks().every(track => track.readyState === 'ended')")
+
+    visit.locator("#tab-live").click()
+    visit.get_by_role("button", name="Start camera").click()
+    visit.locator("#tab-photo").click()
+    allow()
+    visit.locator("#take").click()
+    visit.locator("#cancel").click()
+    expect(visit.locator("#snapshot")).to_be_hidden()
+    allow()
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
 def test_everybody_can_use_it(browser, server, width, scheme):
     with visiting(browser, server, width=width, scheme=scheme) as page:

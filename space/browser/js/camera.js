@@ -12,12 +12,17 @@ const PROBLEMS = {
  * @param {HTMLVideoElement} video
  * @param {'user' | 'environment'} facing
  * @param {{width: number, height: number}} size
+ * @param {() => boolean} wanted whether the camera is still asked for, once the visitor has allowed it
  * @returns {Promise<boolean>} whether the image is mirrored
  */
-export async function openCamera(video, facing, { width, height }) {
+export async function openCamera(video, facing, { width, height }, wanted) {
   if (!navigator.mediaDevices) throw new Error('The browser offers its camera to pages at localhost or over https only.');
   const constraints = { width: { ideal: width }, height: { ideal: height }, facingMode: facing };
   const stream = await navigator.mediaDevices.getUserMedia({ video: constraints, audio: false });
+  if (!wanted()) {
+    stop(stream);
+    return false;
+  }
   stopCamera(video);
   video.srcObject = stream;
   const mirrored = stream.getVideoTracks()[0].getSettings().facingMode !== 'environment' && facing === 'user';
@@ -28,9 +33,13 @@ export async function openCamera(video, facing, { width, height }) {
 
 /** @param {HTMLVideoElement} video */
 export function stopCamera(video) {
-  const stream = /** @type {MediaStream | null} */ (video.srcObject);
-  for (const track of stream?.getTracks() ?? []) track.stop();
+  stop(/** @type {MediaStream | null} */ (video.srcObject));
   video.srcObject = null;
+}
+
+/** @param {MediaStream | null} stream */
+function stop(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
 }
 
 /**

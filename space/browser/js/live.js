@@ -65,7 +65,7 @@ export class LiveTab {
     const run = ++this.run;
     byId('switch').disabled = true;
     try {
-      const mirrored = await openCamera(this.video, this.facing, { width: 640, height: 480 });
+      const mirrored = await openCamera(this.video, this.facing, { width: 640, height: 480 }, () => run === this.run);
       if (run !== this.run) return;
       this.mirrored = mirrored;
       this.running = true;

@@ -156,11 +156,12 @@ export class PhotoTab {
       await this.open(blob, 'camera.jpg');
     }, { signal: done.signal });
     try {
-      await openCamera(video, 'user', { width: 1280, height: 960 });
+      await openCamera(video, 'user', { width: 1280, height: 960 }, () => !done.signal.aborted);
+      if (done.signal.aborted) return;
       snap.disabled = false;
-      if (!dialog.open) stopCamera(video);
-      else snap.focus();
+      snap.focus();
     } catch (error) {
+      if (done.signal.aborted) return;
       dialog.close();
       show(message('No camera', cameraProblem(error), { kind: 'error' }));
     }

@@ -1,5 +1,6 @@
 """The live tab, a view of a `Session`: the browser's own player shows the camera, the server returns boxes and bars."""
 
+import json
 import logging
 import time
 from collections import deque
@@ -31,6 +32,11 @@ EVERY = 0.06
 # Seconds of work for one visitor before the next in line gets the place, and places.
 TIME_LIMIT = 30
 VISITORS = 2
+# What the browser is asked for.
+CONSTRAINTS = {
+    "video": {"width": {"ideal": FRAME_SIZE[0]}, "height": {"ideal": FRAME_SIZE[1]}, "facingMode": "user"},
+    "audio": False,
+}
 
 
 class Visit:
@@ -86,14 +92,15 @@ class Visit:
         )
 
     def _heat(self, face: FaceExpression, frame: FrameResult) -> str:
-        """Return the mean of the stages' attention maps over the place of the crop."""
+        """Return the mean of the stages' attention maps over the place of the crop, turned back as the head leans."""
         x0, y0, x1, y1 = crop_box(face.box, self.service.live_recognizer.margin)
         assert face.attention is not None
         maps = [place(values, render.GLOW_SIZE, render.GLOW_SIZE) for values in face.attention.maps]
         return (
             f'<img class="rmn-live-heat" alt="" src="{render.glow(np.mean(maps, axis=0))}" '
             f'style="left:{100 * x0 / frame.width:.2f}%;top:{100 * y0 / frame.height:.2f}%;'
-            f'width:{100 * (x1 - x0) / frame.width:.2f}%;height:{100 * (y1 - y0) / frame.height:.2f}%">'
+            f"width:{100 * (x1 - x0) / frame.width:.2f}%;height:{100 * (y1 - y0) / frame.height:.2f}%;"
+            f'rotate:{-face.attention.turned:.1f}deg">'
         )
 
     def _panel(self, result: FrameResult, milliseconds: float) -> str:
@@ -154,15 +161,7 @@ def build(service: Service) -> None:
                     streaming=True,
                     elem_id="live-camera",
                     buttons=[],
-                    webcam_options=gr.WebcamOptions(
-                        constraints={
-                            "video": {
-                                "width": {"ideal": FRAME_SIZE[0]},
-                                "height": {"ideal": FRAME_SIZE[1]},
-                                "facingMode": "user",
-                            }
-                        }
-                    ),
+                    webcam_options=gr.WebcamOptions(constraints=CONSTRAINTS),
                 )
                 layer = gr.HTML("", elem_id="live-layer", js_on_load=LAYER_JS, apply_default_css=False, padding=False)
             with gr.Row(elem_classes="rmn-controls"):
@@ -207,27 +206,64 @@ START = waiting(
 )
 
 # One button for gradio's two (access to the camera, then recording), whose words would promise that something is kept.
-# The titles of gradio's icons are the same in all languages.
+# Gradio leaves the camera on when it stops to send frames, and sends them on in another tab: here the camera is closed,
+# and opened again before the next start. Gradio's button is hidden, so that this script alone presses it.
 SWITCH = '<button type="button" class="rmn-button rmn-primary">Start camera</button>'
 SWITCH_JS = """
-const camera = () => document.querySelector('#live-camera');
+const constraints = CONSTRAINTS;
+const stage = document.querySelector('#live-stage');
 const button = element.querySelector('button');
-const inner = () => camera()?.querySelector('button.capture-button');
-let had = false;
+const inner = () => stage.querySelector('#live-camera button.capture-button');
+const access = () => stage.querySelector('#live-camera [title="grant webcam access"] button');
+const video = () => stage.querySelector('#live-camera video');
+const isSeen = () => stage.offsetWidth > 0;
+let had = false, recording = false;
 const look = () => {
-  const own = inner();
-  // Whoever has just allowed the camera wants to start it.
-  if (own && !had) own.click();
-  had = Boolean(own);
-  const running = own?.querySelector('[title="stop recording"]'), waiting = own?.querySelector('[title="spinner"]');
-  const words = running ? 'Stop camera' : waiting ? 'Waiting for a turn' : 'Start camera';
+  const waiting = recording && inner()?.querySelector('[title="spinner"]');
+  const words = waiting ? 'Waiting for a turn' : recording ? 'Stop camera' : 'Start camera';
   if (button.textContent !== words) button.textContent = words;
 };
-const access = () => camera()?.querySelector('[title="grant webcam access"] button');
-button.addEventListener('click', () => (inner() ?? access())?.click());
-new MutationObserver(look).observe(document.querySelector('#live-stage'), {childList: true, subtree: true});
+const record = () => {
+  recording = !recording;
+  inner().click();
+  look();
+};
+const show = async stream => {
+  for (const track of video().srcObject?.getTracks() ?? []) track.stop();
+  video().srcObject = stream;
+  if (stream) await video().play();
+};
+const stop = () => {
+  if (recording) record();
+  show(null);
+};
+const start = async () => {
+  button.disabled = true;
+  try {
+    await show(await navigator.mediaDevices.getUserMedia(constraints));
+    if (isSeen()) record();
+    else stop();
+  } finally {
+    button.disabled = false;
+  }
+};
+button.addEventListener('click', () => {
+  if (recording) stop();
+  else if (inner()) start();
+  else access()?.click();
+});
+new MutationObserver(() => {
+  // Whoever has just allowed the camera wants to start it, unless they have gone to another tab.
+  if (inner() && !had) {
+    had = true;
+    if (isSeen()) record();
+    else video().play().then(stop);
+  }
+  look();
+}).observe(stage, {childList: true, subtree: true});
+new ResizeObserver(() => isSeen() || (recording && stop())).observe(stage);
 look();
-"""
+""".replace("CONSTRAINTS", json.dumps(CONSTRAINTS))
 
 # Without a new result for a while the boxes go (better none than an old one) and the chart turns grey. A camera that
 # cannot be had gets a sentence.

@@ -247,6 +247,20 @@ CHANGE_JS = """
 element.addEventListener('click', event => {
   if (event.target.closest('button')) document.querySelector('#photo input[type=file]')?.click();
 });
+// Gradio leaves the camera of a snapshot on in another tab, and closes it with its source.
+const column = element.closest('.rmn-input');
+const away = () => {
+  const video = column.querySelector('video');
+  if (column.offsetWidth || !video?.srcObject) return;
+  const close = () => {
+    if (column.offsetWidth || !video.isConnected) return;
+    for (const track of video.srcObject.getTracks()) track.stop();
+    column.querySelector('.source-selection button').click();
+  };
+  video.play().then(close, close);
+};
+new ResizeObserver(away).observe(column);
+new MutationObserver(away).observe(column, {childList: true, subtree: true});
 """
 
 EXAMPLES_JS = """

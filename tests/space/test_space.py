@@ -307,6 +307,17 @@ def test_a_visit_follows_a_face_and_lets_it_go(service):
     assert "No face in view" in panel
 
 
+def test_a_map_lies_on_a_leaning_head_as_it_leans(service):
+    def rotation(degrees):
+        frame = Image.open(ASTRONAUT).rotate(-degrees, Image.Resampling.BICUBIC, fillcolor=(90, 90, 90))
+        layer, _ = live.Visit(service).see(frame, attention=True, now=0.0)
+        return float(re.search(r'rmn-live-heat"[^>]*rotate:(-?[\d.]+)deg', layer).group(1))
+
+    upright = rotation(0)
+    for degrees in (-30, 30):
+        assert rotation(degrees) - upright == pytest.approx(degrees, abs=5)
+
+
 def test_live_never_raises(service, monkeypatch):
     page = build_page(service)
     (follow,) = [fn.fn for fn in page.fns.values() if fn.connection == "stream"]

@@ -260,6 +260,58 @@ def test_two_visitors_at_once(browser, server):
         assert len(answer["faces"]) == 1
 
 
+# The page's cameras; one that is asked for is allowed when the test has it so.
+CAMERAS = """() => {
+    const camera = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    window.cameras = [];
+    navigator.mediaDevices.getUserMedia = constraints => new Promise(resolve => {
+        window.allow = async () => {
+            window.allow = null;
+            cameras.push(await camera(constraints));
+            resolve(cameras.at(-1));
+        };
+    });
+}"""
+CLOSED = "() => cameras.every(camera => camera.getTracks().every(track => track.readyState === 'ended'))"
+
+
+def test_a_camera_is_closed_when_it_is_stopped_and_when_its_tab_is_left(visit):
+    def allow(tab=None):
+        visit.wait_for_function("!!window.allow")
+        if tab is not None:
+            visit.get_by_role("tab", name=tab).click()
+        visit.evaluate("allow()")
+
+    visit.evaluate(CAMERAS)
+    start, stop = (visit.get_by_role("button", name=f"{word} camera") for word in ("Start", "Stop"))
+    visit.get_by_role("tab", name="Live").click()
+    start.click()
+    allow("About")
+    visit.wait_for_function("cameras.length === 1")
+    visit.wait_for_function(CLOSED)
+    visit.get_by_role("tab", name="Live").click()
+    for number, leave in enumerate((stop, visit.get_by_role("tab", name="Photo")), start=2):
+        start.click()
+        allow()
+        visit.wait_for_selector(".rmn-live-face")
+        assert visit.evaluate("cameras.length") == number
+        assert not visit.evaluate(CLOSED)
+        leave.click()
+        visit.wait_for_function(CLOSED)
+    assert start.count() == 0  # in the other tab
+    for late in (True, False):
+        visit.get_by_label("Capture from camera").click()
+        visit.click("#photo [title='grant webcam access'] button")
+        allow("About" if late else None)
+        if not late:
+            visit.wait_for_function("document.querySelector('#photo video').videoWidth > 0")
+            visit.get_by_role("tab", name="About").click()
+        visit.wait_for_function("!document.querySelector('#photo video')")
+        visit.wait_for_function(CLOSED)
+        visit.get_by_role("tab", name="Photo").click()
+    assert visit.evaluate("cameras.length") == 5
+
+
 def _base64(path):
     return base64.b64encode(path.read_bytes()).decode()
 

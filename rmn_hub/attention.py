@@ -89,6 +89,7 @@ def attention_of_faces(
     after: Sequence[np.ndarray],
     crops: Sequence[np.ndarray],
     turned: Sequence[float] | None = None,
+    margins: Sequence[float] | None = None,
 ) -> list[Attention]:
     """
     Return what there is to show of each face of a batch.
@@ -103,6 +104,7 @@ def attention_of_faces(
         after: per stage, the same after masking.
         crops: the crops in the batch's order, uint8 `H x W x 3` RGB, as they were cut from the image.
         turned: by how many degrees each was turned clockwise; none was when not given.
+        margins: how much longer the longer side of each is than that of the face's box; 0 when not given.
 
     Raises:
         InputError: there are no maps, or there is not one crop for each face.
@@ -118,6 +120,7 @@ def attention_of_faces(
     ]
     before = [stage / scale for stage, scale in zip(before, scales)]
     after = [stage / scale for stage, scale in zip(after, scales)]
+    none = [0.0] * len(crops)
     # Copies: one face that is kept must not keep its whole batch in memory.
     return [
         Attention(
@@ -126,8 +129,9 @@ def attention_of_faces(
             after=tuple(stage[face].copy() for stage in after),
             crop=np.asarray(crop),
             turned=degrees,
+            margin=margin,
         )
-        for face, (crop, degrees) in enumerate(zip(crops, turned or [0.0] * len(crops)))
+        for face, (crop, degrees, margin) in enumerate(zip(crops, turned or none, margins or none))
     ]
 
 

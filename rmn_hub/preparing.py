@@ -42,12 +42,14 @@ class PreparedImage:
         faces: its faces in reading order, in pixels of the upright image.
         crops: the square around each face.
         turned: by how many degrees each crop was turned clockwise.
+        margin: how much longer the side of a crop is than the longer side of its box.
     """
 
     result: ImageResult
     faces: list[Face]
     crops: list[Image.Image]
     turned: list[float]
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,7 @@ class Preparation:
         parts = (loaded.message, message, turned_sentence(turned) if turned else None)
         sentences = " ".join(sentence for sentence in parts if sentence)
         result = ImageResult(loaded.source, loaded.width, loaded.height, (), sentences or None, turned, image)
-        return PreparedImage(result, faces, crops, turns)
+        return PreparedImage(result, faces, crops, turns, self.margin)
 
 
 def failed(source: str, error: InputError, image: Any) -> ImageResult:

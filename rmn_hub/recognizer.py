@@ -375,6 +375,7 @@ class ExpressionRecognizer:
         """Yield the results of the images, whose faces go through the engine together."""
         crops = [crop for image in waiting for crop in image.crops]
         turned = [degrees for image in waiting for degrees in image.turned]
+        margins = [image.margin for image in waiting for _ in image.crops]
         probabilities: list[list[float]] = []
         maps: list[Attention | None] = []
         embeddings: list[np.ndarray | None] = []
@@ -390,8 +391,8 @@ class ExpressionRecognizer:
             embeddings += [None] * len(batch) if output.features is None else [row.copy() for row in output.features]
             if wanted["attention"]:
                 pixels = [np.asarray(crop) for crop in batch]
-                degrees = turned[start : start + at_once]
-                maps += attention_of_faces(output.maps, output.before, output.after, pixels, degrees)
+                places = (some[start : start + at_once] for some in (turned, margins))
+                maps += attention_of_faces(output.maps, output.before, output.after, pixels, *places)
             else:
                 maps += [None] * len(batch)
         values = iter(zip(probabilities, maps, embeddings))

@@ -70,6 +70,7 @@ class Attention:
         after: per stage, the same after masking, on the scale of `before`.
         crop: the crop as it was cut from the image, `H x W x 3` uint8 RGB.
         turned: by how many degrees it was turned clockwise then, so that the face is upright.
+        margin: how much longer the crop's longer side is than that of the face's box, in whatever size of the image.
     """
 
     maps: tuple[np.ndarray, ...] = field(repr=False)
@@ -77,6 +78,7 @@ class Attention:
     after: tuple[np.ndarray, ...] = field(repr=False)
     crop: np.ndarray = field(repr=False)
     turned: float = 0.0
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -12,11 +12,12 @@ from rmn_hub.results import Attention, FaceExpression
 SIZES = (24, 12, 6, 3)
 
 
-def make_attention(seed: int = 0, sizes: tuple[int, ...] = SIZES) -> Attention:
+def make_attention(seed: int = 0, sizes: tuple[int, ...] = SIZES, margin: float = 0.0) -> Attention:
     rng = np.random.default_rng(seed)
     maps, before = (tuple(rng.random((size, size), dtype=np.float32) for size in sizes) for _ in range(2))
     after = tuple(np.minimum(1, stage * 1.4) for stage in before)
-    return Attention(maps, before, after, crop=np.ascontiguousarray(data.astronaut()[50:180, 155:285]))
+    crop = np.ascontiguousarray(data.astronaut()[50:180, 155:285])
+    return Attention(maps, before, after, crop, margin=margin)
 
 
 def make_expression(

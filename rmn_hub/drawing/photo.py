@@ -169,7 +169,13 @@ def _lay_over(image: Image.Image, face: FaceExpression, stage: int) -> None:
     attention = attention_of(face)
     if not 1 <= stage <= len(attention.maps):
         raise InputError(f"stage={stage} must be 1 to {len(attention.maps)}")
-    shown = Image.fromarray(overlay(attention.crop, attention.maps[stage - 1]))
+    crop = Image.fromarray(attention.crop)
+    x0, y0, x1, y1 = face.box
+    # The crop may come from another size of the image: a huge JPEG is decoded at half its size by one of the two.
+    scale = max(1, round((1 + attention.margin) * max(x1 - x0, y1 - y0))) / max(crop.size)
+    if scale != 1:
+        crop = crop.resize([max(1, round(scale * side)) for side in crop.size], Image.Resampling.BICUBIC)
+    shown = Image.fromarray(overlay(np.asarray(crop), attention.maps[stage - 1]))
     quarter = 90 * round(attention.turned / 90)
     shown = turn(shown, -quarter % 360)
     # The corners of a square that is turned by less show nothing.
@@ -177,7 +183,6 @@ def _lay_over(image: Image.Image, face: FaceExpression, stage: int) -> None:
     if attention.turned != quarter:
         shown, mask = (one.rotate(attention.turned - quarter, Image.Resampling.BILINEAR) for one in (shown, mask))
     # The crop and the box have the same centre.
-    x0, y0, x1, y1 = face.box
     left, top = round((x0 + x1 - shown.width) / 2), round((y0 + y1 - shown.height) / 2)
     inside = clipped(face.box, *image.size)
     part = (inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top)

@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from drawing_helpers import contrast, inside, make_attention, make_expression, o
 from PIL import Image, ImageCms
 from skimage import data
 
-from rmn_hub import annotate
+from rmn_hub import ExpressionRecognizer, annotate
 from rmn_hub.drawing import labels as layout
 from rmn_hub.drawing import palette
 from rmn_hub.drawing.labels import place_labels
@@ -224,7 +225,7 @@ def test_pictures_of_every_kind_and_boxes_that_leave_them() -> None:
 def test_an_attention_map_can_be_laid_over_the_photo() -> None:
     picture = Image.fromarray(data.astronaut())
     box = (165, 60, 275, 170)  # the middle of the crop of 130 pixels
-    face = make_expression(box, attention=make_attention())
+    face = make_expression(box, attention=make_attention(margin=130 / 110 - 1))
     plain = np.asarray(annotate(picture, [face]), dtype=int)
     for stage in (1, 4):
         shown = np.asarray(annotate(picture, [face], stage=stage), dtype=int)
@@ -236,6 +237,40 @@ def test_an_attention_map_can_be_laid_over_the_photo() -> None:
         annotate(picture, [face], stage=5)
     with pytest.raises(InputError, match="attention=True"):
         annotate(picture, [make_expression(box)], stage=1)
+
+
+def assert_like(drawn: Image.Image, expected: Image.Image, box: tuple[float, ...]) -> None:
+    """The same within a box of the first, which both show, whatever their sizes are."""
+    x0, y0, x1, y1 = (round(value) for value in box)
+    inner = (x0 + 8, y0 + 8, x1 - 8, y1 - 8)  # without the frame
+    one, two = (np.asarray(image.resize(drawn.size).crop(inner), float) for image in (drawn, expected))
+    assert np.abs(one - two).mean() < 8
+
+
+@pytest.mark.parametrize("side", [300, 400, 1024])
+def test_a_map_is_laid_over_the_same_place_in_every_size(
+    recognizer: ExpressionRecognizer, astronaut: Image.Image, side: int
+) -> None:
+    other = astronaut.resize((side, side), Image.Resampling.BICUBIC)
+    whole = recognizer(astronaut, attention=True)
+    face = recognizer(astronaut.crop((150, 30, 300, 180)), faces_only=True, attention=True)
+    expected = annotate(astronaut, whole, stage=3)
+    assert_like(expected, annotate(other, whole, stage=3, enlarge=False), whole[0].box)
+    assert_like(expected, annotate(other, whole.scaled(side, side), stage=3, enlarge=False), whole[0].box)
+    enlarged = astronaut.crop((150, 30, 300, 180)).resize((side, side), Image.Resampling.BICUBIC)
+    shown = annotate(astronaut.crop((150, 30, 300, 180)), face, stage=3, enlarge=False)
+    assert_like(shown, annotate(enlarged, face, stage=3, enlarge=False), (0, 40, 150, 150))  # without the label
+
+
+def test_a_map_of_a_huge_jpeg_lies_on_its_face(tiny_checkpoint: Path, astronaut: Image.Image) -> None:
+    """The recognizer decodes it at half its size; `annotate` at half its size, or whole."""
+    stored = io.BytesIO()
+    astronaut.resize((1024, 1024), Image.Resampling.BICUBIC).save(stored, "JPEG", quality=95)
+    limited = ExpressionRecognizer.from_pretrained(tiny_checkpoint, device="cpu", max_pixels=512 * 512)
+    result = limited(stored.getvalue(), attention=True)
+    half, whole = (annotate(stored.getvalue(), result, stage=3, max_pixels=side**2) for side in (512, 1024))
+    assert (half.width, whole.width) == (512, 1024)
+    assert_like(half, whole, result.scaled(512, 512)[0].box)
 
 
 def texts_on(width: int, height: int, faces: list[FaceExpression], numbers: bool, alone: bool = False) -> list[str]:

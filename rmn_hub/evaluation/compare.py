@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from ..baselines.networks import NETWORKS
 from ..data.faces import FaceImages
 from ..data.sources import OpenedSet
+from ..devices import usable_device
 from ..engines.pixels import PixelProcessor
 from ..engines.torch import TorchEngine
 from ..errors import InputError
@@ -31,7 +33,7 @@ from ..training.recipe import Recipe
 from ..training.run_folder import public_name
 from ..training.train import train
 from .benchmark import multiply_adds
-from .evaluate import Predictions, predict
+from .evaluate import Predictions, device_name, predict
 from .metrics import scores
 from .report import command_line, versions
 
@@ -87,9 +89,10 @@ def compare(
         progress: called while networks are trained and faces predicted.
 
     Returns:
-        what `compare.json` holds: `command`, `date`, `versions`, `recipe`, `minutes`, `seed`, `data`, and for each of
-        `networks` and for the `ensemble` (`None` of one network) `parameters`, `multiply_adds`, and the scores of
-        `single_view` and `flip_averaged` as in `eval.json`; networks also have `name`, `sha256` and `epochs`.
+        what `compare.json` holds: `command`, `date`, `versions`, `device`, `threads`, `recipe`, `minutes`, `seed`,
+        `data`, and for each of `networks` and for the `ensemble` (`None` of one network) `parameters`, `multiply_adds`,
+        and the scores of `single_view` and `flip_averaged` as in `eval.json`; networks also have `name`, `sha256` and
+        `epochs`.
 
     Raises:
         InputError: a network, the data or the output cannot be used.
@@ -126,7 +129,7 @@ def compare(
         "--data": data,
         "--output": output,
         "--recipe": recipe_name,
-        "--minutes": minutes,
+        "--minutes": None if minutes is None else f"{minutes:g}",
         "--seed": seed or None,
         "--validation-split": validation_split if validation_split != "public_test" else None,
     }
@@ -135,6 +138,8 @@ def compare(
         "command": command_line("compare", [], options, chosen),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "versions": versions(),
+        "device": device_name(usable_device(device)),
+        "threads": torch.get_num_threads(),
         "recipe": recipe.to_dict(),
         "minutes": recipe.minutes if minutes is None else minutes,
         "seed": seed,
@@ -178,7 +183,8 @@ def table(document: dict[str, Any]) -> str:
     lines = [
         "# Networks on equal time",
         "",
-        f"Each network was trained by the same recipe for {document['minutes']:g} minutes, and scored on "
+        f"Each network was trained by the same recipe for {document['minutes']:g} minutes on {document['device']} "
+        f"({document['threads']} threads), and scored on "
         f"{data['split']} of {data['name']} ({data['faces']:,} faces), which also chose its epoch. Accuracy in percent "
         "with its 95% interval (Wilson). Equal time is not equal training: see the epochs. Written by",
         "",

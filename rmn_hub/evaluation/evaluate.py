@@ -95,7 +95,7 @@ def predict(
 
 def milliseconds(engine: Engine, device: torch.device, processor: Processor, faces: FaceImages) -> dict[str, Any]:
     """Return the milliseconds per face at batch 1 and 32: the network, with the image processing, two views."""
-    result: dict[str, Any] = {"device": _device_name(device), "threads": torch.get_num_threads()}
+    result: dict[str, Any] = {"device": device_name(device), "threads": torch.get_num_threads()}
     for batch_size in (1, 32):
         images = [faces[index % len(faces)] for index in range(batch_size)]
         pixel_values = processor(images)
@@ -109,7 +109,8 @@ def milliseconds(engine: Engine, device: torch.device, processor: Processor, fac
     return result
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
@@ -356,4 +357,4 @@ def _set_name(faces: FaceImages, data: str | Path, split: str) -> str:
     return stem if split.lower() == "all" else f"{stem}_{role or split}"
 
 
-__all__ = ["TIMING_SECONDS", "Predictions", "evaluate", "milliseconds", "predict"]
+__all__ = ["TIMING_SECONDS", "Predictions", "device_name", "evaluate", "milliseconds", "predict"]

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-# Bytes of windows that are resampled at once.
-_WINDOW_BYTES = 16_000_000
+# Bytes of windows that are resampled at once, and of an image's planes that are kept from one level to the next.
+_MOST_BYTES = 16_000_000
 
 
 class Pyramid:
@@ -28,17 +28,21 @@ class Pyramid:
             self._images.append(self._images[-1].reduce(2, box=(0, 0, width // 2 * 2, height // 2 * 2)))
         # Their pixels, uint8 `(H, W, 3)`, of those that crops were cut from.
         self._pixels: dict[int, np.ndarray] = {}
-        # The planes that the last level was made from, and their number: two levels or three come from the same ones.
+        # The planes that the last level was made from, and their halving: two levels or three come from the same ones.
         self._planes: tuple[int, list[Image.Image]] = (-1, [])
 
     def level(self, width: int, height: int, scale: float) -> np.ndarray:
         """Return the image at `width x height` pixels, about `scale` of its size, as float32 `(3, height, width)`."""
         halving = min(max(0, int(np.floor(-np.log2(scale)))), len(self._images) - 1)
-        if self._planes[0] != halving:
+        kept, planes = self._planes
+        if kept != halving:
+            image = self._images[halving]
             # In floats: values rounded to 8 bits move scores by a hundredth.
-            self._planes = (halving, [plane.convert("F") for plane in self._images[halving].split()])
+            planes = [plane.convert("F") for plane in image.split()]
+            if 12 * image.width * image.height <= _MOST_BYTES:
+                self._planes = (halving, planes)
         pixels = np.empty((3, height, width), np.float32)
-        for channel, plane in enumerate(self._planes[1]):
+        for channel, plane in enumerate(planes):
             pixels[channel] = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
         return _normalized(pixels)
 
@@ -74,7 +78,7 @@ def _resample(pixels: np.ndarray, boxes: np.ndarray, crops: np.ndarray, places: 
     lefts, columns = _weights(boxes[:, 0], boxes[:, 2], size, width)
     tops, rows = _weights(boxes[:, 1], boxes[:, 3], size, height)
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (rows.shape[2], columns.shape[2]), axis=(0, 1))
-    step = max(1, _WINDOW_BYTES // (12 * rows.shape[2] * columns.shape[2]))
+    step = max(1, _MOST_BYTES // (12 * rows.shape[2] * columns.shape[2]))
     for start in range(0, len(boxes), step):
         part = slice(start, start + step)
         window = _normalized(windows[tops[part], lefts[part]].astype(np.float32))

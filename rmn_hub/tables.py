@@ -65,12 +65,29 @@ def to_csv(
     Raises:
         InputError: the file cannot be written there.
     """
+    write_csv(_records(results, every_image), _columns(every_image, expressions), path_or_file)
+
+
+def write_csv(
+    records: Iterable[dict[str, Any]], columns: Sequence[str], path_or_file: str | os.PathLike[str] | IO[str]
+) -> None:
+    """
+    Write flat records as [`to_csv`] does.
+
+    Args:
+        records: the rows; the first with a face names the columns.
+        columns: the columns of a table without faces.
+        path_or_file: as `to_csv` takes it.
+
+    Raises:
+        InputError: the file cannot be written there.
+    """
     if not isinstance(path_or_file, (str, os.PathLike)):
-        _write_csv(results, path_or_file, every_image, expressions)
+        _write_csv(records, columns, path_or_file)
         return
     try:
         with replacing(path_or_file) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-            _write_csv(results, file, every_image, expressions)
+            _write_csv(records, columns, file)
     except OSError as error:
         raise InputError(f"{path_or_file} cannot be written: {error.strerror or error}") from error
 
@@ -171,10 +188,10 @@ def _columns(every_image: bool, expressions: Sequence[str]) -> list[str]:
     return list(next(_records(ImageResult("", 0, 0, (face,)), every_image)))
 
 
-def _write_csv(results: Results, file: IO[str], every_image: bool, expressions: Sequence[str]) -> None:
+def _write_csv(records: Iterable[dict[str, Any]], columns: Sequence[str], file: IO[str]) -> None:
     writer: csv.DictWriter[str] = csv.DictWriter(file, [])
     waiting: list[dict[str, Any]] = []  # rows without a face, before the first face has named the columns
-    for record in _records(results, every_image):
+    for record in records:
         if not writer.fieldnames and "x0" not in record:
             waiting.append(record)
             continue
@@ -184,9 +201,9 @@ def _write_csv(results: Results, file: IO[str], every_image: bool, expressions: 
             writer.writerows(waiting)
         writer.writerow(record)
     if not writer.fieldnames:
-        writer.fieldnames = _columns(every_image, expressions)
+        writer.fieldnames = columns
         writer.writeheader()
         writer.writerows(waiting)
 
 
-__all__ = ["to_csv", "to_frame", "to_json_lines", "to_records", "to_supervision"]
+__all__ = ["to_csv", "to_frame", "to_json_lines", "to_records", "to_supervision", "write_csv"]

@@ -1,8 +1,10 @@
 """What one frame of a stream gives: an image's result, with the frame's number and time."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import os
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Any
 
+from ..expressions import EXPRESSIONS
 from ..results import FaceExpression, ImageResult
 
 if TYPE_CHECKING:
@@ -35,6 +37,24 @@ class FrameResult(ImageResult):
         for face, raw in zip(line["faces"], self.raw):
             face["raw_probabilities"] = {name: float(value) for name, value in raw.probabilities.items()}
         return line
+
+    def scaled(self, width: int, height: int) -> "FrameResult":
+        """Return the result for the same frame at `width x height` pixels; see [`ImageResult.scaled`]."""
+        scaled = super().scaled(width, height)
+        assert isinstance(scaled, FrameResult)
+        return replace(scaled, raw=tuple(face.scaled(width / self.width, height / self.height) for face in self.raw))
+
+    def to_csv(self, path_or_file: str | os.PathLike[str] | IO[str], *, every_image: bool = False) -> None:
+        """
+        Write the rows of [`to_df`] as CSV; see [`rmn_hub.tables.to_csv`].
+
+        Raises:
+            InputError: the file cannot be written there.
+        """
+        from ..tables import write_csv
+        from .tables import columns_of, to_records
+
+        write_csv(to_records(self, every_image=every_image), columns_of(EXPRESSIONS), path_or_file)
 
     def to_df(self, *, every_image: bool = False) -> "pandas.DataFrame":
         """

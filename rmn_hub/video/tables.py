@@ -65,7 +65,7 @@ def to_df(
     import pandas
 
     records = [record for result in results for record in to_records(result, every_image=every_image)]
-    return pandas.DataFrame(records, columns=None if records else _columns(expressions))
+    return pandas.DataFrame(records, columns=None if records else columns_of(expressions))
 
 
 class TableWriter:
@@ -149,7 +149,7 @@ class CSVWriter(TableWriter):
 
     def _close(self) -> None:
         with self._file:
-            self._begin(_columns(self._expressions))
+            self._begin(columns_of(self._expressions))
 
 
 class JSONWriter(TableWriter):
@@ -177,7 +177,7 @@ class ParquetWriter(TableWriter):
         kinds = dict.fromkeys(whole, pyarrow.int64()) | dict.fromkeys(texts, pyarrow.string())
         kinds["uncertain"] = pyarrow.bool_()
         self._schema = pyarrow.schema(
-            [(name, kinds.get(name, pyarrow.float64())) for name in _columns(self._expressions)]
+            [(name, kinds.get(name, pyarrow.float64())) for name in columns_of(self._expressions)]
         )
         self._table = pyarrow.Table
         self._file = pyarrow.parquet.ParquetWriter(str(path), self._schema)
@@ -197,12 +197,12 @@ class ParquetWriter(TableWriter):
         self._file.close()
 
 
-def _columns(expressions: Sequence[str]) -> list[str]:
-    """Return the columns of a table."""
+def columns_of(expressions: Sequence[str]) -> list[str]:
+    """Return the columns of a table without rows."""
     face = FaceExpression(
         box=(0, 0, 0, 0), expression="", probability=0, probabilities=dict.fromkeys(expressions, 0.0), track_id=1
     )
     return list(to_records(FrameResult(source="", width=0, height=0, faces=(face,)))[0])
 
 
-__all__ = ["CSVWriter", "JSONWriter", "ParquetWriter", "TableWriter", "to_df", "to_records"]
+__all__ = ["CSVWriter", "JSONWriter", "ParquetWriter", "TableWriter", "columns_of", "to_df", "to_records"]

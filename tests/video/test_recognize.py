@@ -10,7 +10,7 @@ from films import RATE, head, marked, scene, write_film
 from PIL import Image
 
 from rmn_hub import EXPRESSIONS, ExpressionRecognizer, InputError
-from rmn_hub.video import Timeline, recognize
+from rmn_hub.video import FrameResult, Timeline, recognize
 from rmn_hub.video.frames import Film
 from rmn_hub.video.recognize import session_for
 from rmn_hub.video.tables import CSVWriter, JSONWriter, ParquetWriter, to_df, to_records
@@ -170,6 +170,23 @@ def test_tables_agree(results, tmp_path):
     assert [line["frame"] for line in lines] == list(range(60))
     assert [face["track_id"] for line in lines for face in line["faces"]] == list(frame["track"])
     assert results[5].to_df()["frame"].tolist() == [5] * len(results[5])
+    for every_image in (False, True):
+        for result in (results[5], FrameResult(source="film.mp4", width=9, height=9, index=3, time=0.5)):
+            result.to_csv(tmp_path / "frame.csv", every_image=every_image)
+            expected = result.to_df(every_image=every_image)
+            written = pandas.read_csv(tmp_path / "frame.csv")
+            assert list(written) == list(expected)
+            assert written[["frame", "time"]].values.tolist() == expected[["frame", "time"]].values.tolist()
+
+
+def test_a_frame_is_scaled_with_its_faces(results):
+    scaled = results[5].scaled(2 * results[5].width, results[5].height)
+    for faces, moved in ((results[5], scaled), (results[5].raw, scaled.raw)):
+        assert len(faces) == len(moved) > 0
+        for face, other in zip(faces, moved):
+            x0, y0, x1, y1 = face.box
+            assert other.box == pytest.approx((2 * x0, y0, 2 * x1, y1))
+    assert (scaled.index, scaled.time) == (results[5].index, results[5].time)
 
 
 def test_tables_without_faces_have_their_columns(tmp_path):

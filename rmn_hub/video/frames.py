@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -324,20 +324,26 @@ class Film:
         return video
 
 
-def find_films(path: Path) -> list[Path]:
+def find_films(path: Path, skip: Collection[Path] = ()) -> list[Path]:
     """
     Return the films of a folder and of the folders in it, sorted by path; a path of a file is returned as it is.
+
+    Args:
+        path: a file or a folder.
+        skip: folders in it not to look into (those that outputs are written to).
 
     Raises:
         InputError: the folder holds no film.
     """
     if not is_folder(path):
         return [path]
+    skipped = set(map(os.path.realpath, skip))
     found = sorted(
         file
         for file in path.rglob("*")
         if file.suffix.lower() in SUFFIXES
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and skipped.isdisjoint(os.path.realpath(path / folder) for folder in file.relative_to(path).parents[:-1])
         and file.is_file()
     )
     if not found:

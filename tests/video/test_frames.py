@@ -171,6 +171,7 @@ def test_films_of_a_folder(tmp_path, film):
     for name in ("b.MP4", "more/a.mkv", "notes.txt", "more/.hidden/c.mp4", ".d.mp4"):
         (tmp_path / name).write_bytes(film.read_bytes())
     assert find_films(tmp_path) == [tmp_path / "b.MP4", tmp_path / "more" / "a.mkv"]
+    assert find_films(tmp_path, skip=[tmp_path / "." / "more", tmp_path]) == [tmp_path / "b.MP4"]
     assert find_films(film) == [film]
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty"):

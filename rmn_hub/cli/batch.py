@@ -26,7 +26,7 @@ from .options import (
     Upright,
     Views,
 )
-from .shared import USE, Device, examples, failing_on_bad_input, main, warn
+from .shared import USE, Device, examples, failing_on_bad_input, main, no_stdout, warn
 
 if TYPE_CHECKING:
     from ..distributed import Summary
@@ -54,7 +54,10 @@ def batch(
         ),
     ],
     out: Annotated[
-        str, typer.Argument(metavar="OUT", help="Folder or address for parquet files. Start again to go on.")
+        str,
+        typer.Argument(
+            metavar="OUT", callback=no_stdout, help="Folder or address for parquet files. Start again to go on."
+        ),
     ],
     address: Annotated[
         str | None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .shared import TRAIN, Device, examples, main, progress_bars
+from .shared import TRAIN, Device, examples, main, no_stdout, progress_bars
 from .train import Data, Minutes, Seed, resumable
 
 
@@ -18,9 +18,9 @@ from .train import Data, Minutes, Seed, resumable
 )
 def compare(
     data: Data,
-    output: Annotated[Path, typer.Option(help="Folder of the runs and the table. Runs found there go on.")] = Path(
-        "runs/compare"
-    ),
+    output: Annotated[
+        Path, typer.Option(callback=no_stdout, help="Folder of the runs and the table. Runs found there go on.")
+    ] = Path("runs/compare"),
     recipe: Annotated[str, typer.Option(help="Recipe of all networks, or a YAML file.")] = "quick",
     minutes: Minutes = None,
     network: Annotated[

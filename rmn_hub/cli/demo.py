@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .shared import USE, Checkpoint, examples, failing_on_bad_input, main
+from .shared import USE, examples, fail, failing_on_bad_input, main
 
 
 @main.command(
@@ -12,7 +12,9 @@ from .shared import USE, Checkpoint, examples, failing_on_bad_input, main
     epilog=examples("rmn-hub demo --open", "rmn-hub demo --host 0.0.0.0 --port 7861", "rmn-hub demo --mcp"),
 )
 def demo(
-    checkpoint: Checkpoint = None,
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(metavar="<str>", help="Folder or Hub id; the bundled one when not given.")
+    ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not given, 0.0.0.0 lets other computers in.")
     ] = None,
@@ -28,5 +30,7 @@ def demo(
     """Serve the page: photos and camera, with probability charts and attention maps. Ctrl-C ends it."""
     from rmn_space.start import main as serve
 
+    if checkpoint and len(checkpoint) > 1:
+        fail("--checkpoint must be given once: the page is of one network")
     with failing_on_bad_input("demo"):
-        serve(checkpoint, host, port, share, open_browser, mcp)
+        serve(checkpoint[0] if checkpoint else None, host, port, share, open_browser, mcp)

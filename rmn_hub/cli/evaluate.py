@@ -14,6 +14,7 @@ from .shared import (
     examples,
     failing_on_bad_input,
     main,
+    no_stdout,
     progress_bars,
     warn,
 )
@@ -44,7 +45,9 @@ def evaluate(
         str | None,
         typer.Option("--json", metavar="[FILE]", help="Write the numbers to a file, or to stdout without one."),
     ] = None,
-    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the figures of the numbers.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", callback=no_stdout, help="Write the figures of the numbers.")
+    ] = None,
     training_data: Annotated[
         Path | None, typer.Option(help="Set whose training faces are looked for among the scored ones.")
     ] = None,
@@ -102,7 +105,9 @@ def evaluate(
 def cross_validate(
     checkpoint: Annotated[str, typer.Argument(help="Folder or Hub id of the checkpoint to start from.")],
     data: Annotated[Path, typer.Option(help="Your own labelled faces: a folder per expression, or parquet.")],
-    output: Annotated[Path, typer.Option(help="Folder of the runs and the numbers. Runs found there go on.")],
+    output: Annotated[
+        Path, typer.Option(callback=no_stdout, help="Folder of the runs and the numbers. Runs found there go on.")
+    ],
     recipe: Annotated[str, typer.Option(help="How to fine-tune: a recipe's name or a YAML file.")] = "fine-tune",
     folds: Annotated[
         int, typer.Option(min=3, help="Parts: each is scored by a network that was not trained on it.")
@@ -147,7 +152,9 @@ def cross_validate(
 def members(
     checkpoints: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="The networks.")],
     data: Data,
-    output: Annotated[Path, typer.Option(help="Markdown file; the curves go beside it.")] = Path("members.md"),
+    output: Annotated[Path, typer.Option(callback=no_stdout, help="Markdown file; the curves go beside it.")] = Path(
+        "members.md"
+    ),
     split: Annotated[str, typer.Option(help="The split to choose on.")] = "public_test",
     device: Device = None,
     batch_size: BatchSize = 32,

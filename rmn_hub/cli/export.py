@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .shared import PUBLISH, examples, fail, failing_on_bad_input, main, printable
+from .shared import PUBLISH, examples, fail, failing_on_bad_input, main, no_stdout, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +28,9 @@ def export(
     out: Annotated[
         Path | None,
         typer.Argument(
+            callback=no_stdout,
             help="ONNX file, or its folder; the folder onnx/ of the checkpoint when not given. With --browser, the "
-            "page's folder."
+            "page's folder.",
         ),
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Numbers of 16 bits: half the size, for GPUs.")] = False,

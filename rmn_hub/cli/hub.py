@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .shared import PUBLISH, examples, fail, failing_on_bad_input, main
+from .shared import PUBLISH, examples, fail, failing_on_bad_input, main, no_stdout
 
 
 @main.command(
@@ -20,7 +20,7 @@ def convert(
     source: Annotated[
         str, typer.Argument(help="The authors' file, or owner/name on the Hub (owner/name/file names both).")
     ],
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    out: Annotated[Path, typer.Argument(callback=no_stdout, help="Folder to make.")],
     file: Annotated[
         str | None,
         typer.Option(help="The file in the Hub repository; the authors' in theirs and in py-feat/resmasknet."),
@@ -56,7 +56,10 @@ def convert(
 def card(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of the checkpoint, with its eval.json.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the card here as well as to the checkpoint's README.md.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", callback=no_stdout, help="Write the card here as well as to the checkpoint's README.md."
+        ),
     ] = None,
     ablation: Annotated[
         list[Path] | None,

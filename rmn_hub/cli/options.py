@@ -1,8 +1,12 @@
-"""The recognizer's settings as options, for the commands that take images: `predict` and `batch`."""
+"""The recognizer's settings as options, for the commands that take images or films: `predict`, `batch` and `video`."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ..recognizer import ExpressionRecognizer
 
 # Panels of the help.
 FACES, NETWORK = "Faces", "Network"
@@ -63,3 +67,18 @@ Views = Annotated[
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(min=1, rich_help_panel=NETWORK, help="Most faces at once.")]
+
+
+def load(
+    checkpoint: Sequence[str] | None, revision: str | None, local_files_only: bool, settings: dict[str, Any]
+) -> "ExpressionRecognizer":
+    """Return the recognizer; settings that are not given are the library's."""
+    from .. import BUNDLED_CHECKPOINT
+    from ..recognizer import ExpressionRecognizer
+
+    return ExpressionRecognizer.from_pretrained(
+        checkpoint or BUNDLED_CHECKPOINT,
+        revision=revision,
+        local_files_only=local_files_only,
+        **{name: value for name, value in settings.items() if value is not None},
+    )

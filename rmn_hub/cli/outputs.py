@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..files import replacing
-from .inputs import Input
+from .inputs import VIDEO_SUFFIXES, Input
 from .shared import printable
 
 if TYPE_CHECKING:
@@ -48,19 +48,40 @@ def output_paths(folder: Path, inputs: Mapping[str, Input], ending: str, taken: 
 
 def check_folders(folders: Mapping[str, Path | None]) -> None:
     """
-    Check that what images are written into can be folders.
+    Check that what files are written into can be folders.
 
     Args:
         folders: by option; `None` where it is not given.
 
     Raises:
-        InputError: there is a file, or the name is that of an image.
+        InputError: there or above it is a file, the name is that of an image or a film, or nothing can be written.
     """
     from ..images import SUFFIXES, is_folder
 
     for option, path in folders.items():
-        if path is not None and not is_folder(path) and (path.exists() or path.suffix.lower() in SUFFIXES):
-            raise InputError(f"{option} {path} must be a folder: each image is written into it under its own name")
+        if path is None:
+            continue
+        existing = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+        is_name_of_file = existing != path and path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES
+        if is_name_of_file or not is_folder(existing):
+            raise InputError(f"{option} {path} must be a folder: files are written into it under names of their own")
+        if not os.access(existing, os.W_OK):
+            raise InputError(f"{option} {path} cannot be written: permission denied")
+
+
+def check_image(path: Path) -> None:
+    """
+    Check before the work begins that an image can be written in the format that a path's suffix names.
+
+    Raises:
+        InputError: it cannot.
+    """
+    from PIL import Image
+
+    try:
+        Image.new("RGB", (16, 16)).save(io.BytesIO(), Image.registered_extensions()[path.suffix.lower()])
+    except (KeyError, OSError, ValueError) as error:
+        raise InputError(f"{path} must end in .png, .jpg or another suffix of an image that can be written") from error
 
 
 def check_outputs(inputs: Iterable[str], images: Iterable[Path], table: Path | None) -> None:
@@ -94,8 +115,8 @@ def save_image(image: Any, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside:
             image.save(beside, **options)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a suffix that Pillow does not write is a ValueError
+        raise InputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def shortened(text: str, width: int) -> str:

@@ -26,8 +26,9 @@ from .options import (
     Threshold,
     Upright,
     Views,
+    load,
 )
-from .shared import USE, Device, examples, fail, failing_on_bad_input, in_options, main, warn
+from .shared import STDOUT, USE, Device, examples, fail, failing_on_bad_input, in_options, main, no_stdout, warn
 
 if TYPE_CHECKING:
     from ..errors import InputError
@@ -111,10 +112,16 @@ def predict(
         typer.Option(metavar="FILE", rich_help_panel=OUTPUT, help="Write a table with one row per face; - for stdout."),
     ] = None,
     annotate: Annotated[
-        Path | None, typer.Option(metavar="DIR", rich_help_panel=OUTPUT, help="Write each image with its faces.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", callback=no_stdout, rich_help_panel=OUTPUT, help="Write each image with its faces."
+        ),
     ] = None,
     attention: Annotated[
-        Path | None, typer.Option(metavar="DIR", rich_help_panel=OUTPUT, help="Write each image's attention maps.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", callback=no_stdout, rich_help_panel=OUTPUT, help="Write each image's attention maps."
+        ),
     ] = None,
     faces_only: FacesOnly = False,
     min_face: MinFace = None,
@@ -169,7 +176,7 @@ def predict(
             "max_pixels": max_pixels,
             "batch_size": batch_size,
         }
-        recognizer = _load(checkpoint, revision, local_files_only, settings)
+        recognizer = load(checkpoint, revision, local_files_only, settings)
         maps_wanted = attention is not None
         # Rows on the same terminal show the progress themselves.
         bar = len(inputs) >= PROGRESS_FROM and sys.stderr.isatty() and not sys.stdout.isatty()
@@ -199,26 +206,11 @@ def predict(
 def _format(chosen: Format, json: bool, csv: Path | None) -> Format:
     """Return what goes to stdout, where three options have a word in it."""
     asked = {Format.json} if json else set()
-    asked |= {Format.csv} if csv == Path("-") else set()
+    asked |= {Format.csv} if csv == STDOUT else set()
     asked |= {chosen} if chosen is not Format.table else set()
     if len(asked) > 1:
         fail(f"{' and '.join(sorted(asked))} cannot both go to stdout: choose one of --json, --csv - and --format")
     return asked.pop() if asked else Format.table
-
-
-def _load(
-    checkpoint: list[str] | None, revision: str | None, local_files_only: bool, settings: dict[str, Any]
-) -> "ExpressionRecognizer":
-    """Return the recognizer; settings that are not given are the library's."""
-    from .. import BUNDLED_CHECKPOINT
-    from ..recognizer import ExpressionRecognizer
-
-    return ExpressionRecognizer.from_pretrained(
-        checkpoint or BUNDLED_CHECKPOINT,
-        revision=revision,
-        local_files_only=local_files_only,
-        **{name: value for name, value in settings.items() if value is not None},
-    )
 
 
 def _results(

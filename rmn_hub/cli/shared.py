@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -16,6 +17,8 @@ from ..files import readable
 from ..progress import Progress
 
 USE, TRAIN, PUBLISH = "Use", "Train", "Publish"
+# What an output is called that goes to stdout.
+STDOUT = Path("-")
 # What training and evaluation import for their numbers and figures, when most of the work is done.
 FOR_NUMBERS = ("matplotlib", "scipy", "sklearn")
 
@@ -26,8 +29,14 @@ main = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-Checkpoint = Annotated[str | None, typer.Option(help="Folder or Hub id; the bundled one when not given.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the GPU when there is one.")]
+
+
+def no_stdout(path: Any) -> Any:
+    """Refuse `-` for an output that does not go to stdout, before a file or folder of that name is made."""
+    if str(path) == str(STDOUT):
+        raise typer.BadParameter("- is stdout, where this output does not go: give a path")
+    return path
 
 
 def examples(*lines: str) -> str:

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from .shared import FOR_NUMBERS, TRAIN, Device, examples, failing_on_bad_input, main, progress_bars, warn
+from .shared import FOR_NUMBERS, TRAIN, Device, examples, failing_on_bad_input, main, no_stdout, progress_bars, warn
 
 Data = Annotated[
     Path, typer.Option(help="FER2013 (CSV, folders, parquet), or your own faces: a folder per expression.")
 ]
-RunFolder = Annotated[Path, typer.Option("--output", help="Folder of the run. A run found there goes on.")]
+RunFolder = Annotated[
+    Path, typer.Option("--output", callback=no_stdout, help="Folder of the run. A run found there goes on.")
+]
 Minutes = Annotated[
     float | None, typer.Option(min=0.01, help="Wall-clock budget over all sittings. The recipe's when not given.")
 ]
@@ -106,7 +108,9 @@ def train(
 def teach(
     members: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="The ensemble's networks.")],
     data: Data,
-    output: Annotated[Path, typer.Option(help="File for the probabilities.")] = Path("runs/teacher.npz"),
+    output: Annotated[Path, typer.Option(callback=no_stdout, help="File for the probabilities.")] = Path(
+        "runs/teacher.npz"
+    ),
     recipe: Annotated[str, typer.Option(help="Recipe whose augmentation makes the views.")] = "cpu",
     views: Annotated[int, typer.Option(min=1, help="Augmented views of every face.")] = 24,
     seed: Seed = 0,

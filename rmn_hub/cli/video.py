@@ -1,19 +1,44 @@
 """`rmn-hub video`: a film in; a table, an annotated film, a timeline and a summary of its faces out."""
 
 import contextlib
-import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .shared import USE, Checkpoint, Device, OptionalJsonFile, examples, failing_on_bad_input, main, printable, warn
+from .options import (
+    FACES,
+    Checkpoints,
+    EngineName,
+    LocalFilesOnly,
+    Margin,
+    MinConfidence,
+    MinFace,
+    Revision,
+    Threshold,
+    Upright,
+    Views,
+    load,
+)
+from .shared import (
+    STDOUT,
+    USE,
+    Device,
+    OptionalJsonFile,
+    examples,
+    fail,
+    failing_on_bad_input,
+    main,
+    no_stdout,
+    printable,
+    warn,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,8 +47,9 @@ if TYPE_CHECKING:
     from ..video.frames import Film
     from ..video.results import FrameResult
     from ..video.timeline import Timeline
+    from .film_outputs import Target
 
-OUTPUT, FRAMES, NETWORK = "Output", "Frames and faces", "Network"
+OUTPUT, FRAMES = "Output", "Frames"
 # The stage whose attention maps are laid over the faces, where there are so many: the third, as in the authors' report.
 STAGE = 3
 
@@ -37,8 +63,8 @@ class _Run:
     attention: bool
     start: float
     end: float | None
-    tables: list[Any]
-    json_lines: bool
+    writers: "list[Callable[[FrameResult], None]]"
+    quiet: bool
     window: "_Window | None"
     stop: threading.Event
     frames: int = 0
@@ -63,11 +89,20 @@ def video(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILM", rich_help_panel=OUTPUT, help="Write the film with its faces and its sound."),
+        typer.Option(
+            metavar="FILM",
+            callback=no_stdout,
+            rich_help_panel=OUTPUT,
+            help="Write the film with its faces and its sound.",
+        ),
     ] = None,
     csv: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", rich_help_panel=OUTPUT, help="Write a table: a row for each face of each frame."),
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="Write a table: a row for each face of each frame; - for stdout.",
+        ),
     ] = None,
     json: Annotated[
         str | None,
@@ -76,18 +111,23 @@ def video(
         ),
     ] = None,
     parquet: Annotated[
-        Path | None, typer.Option(metavar="FILE", rich_help_panel=OUTPUT, help="Write the table as Parquet.")
+        Path | None,
+        typer.Option(metavar="FILE", callback=no_stdout, rich_help_panel=OUTPUT, help="Write the table as Parquet."),
     ] = None,
     timeline: Annotated[
         Path | None,
         typer.Option(
-            metavar="PNG", rich_help_panel=OUTPUT, help="Draw the probabilities over time, a row for each face."
+            metavar="PNG",
+            callback=no_stdout,
+            rich_help_panel=OUTPUT,
+            help="Draw the probabilities over time, a row for each face.",
         ),
     ] = None,
     summary: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
+            callback=no_stdout,
             rich_help_panel=OUTPUT,
             help="Write summary.json (for each face its times, seconds of each expression and mean probabilities) and "
             "the best crop of each face.",
@@ -110,23 +150,20 @@ def video(
             help="Time constant of the smoothing in seconds. With 0, every frame is an image of its own.",
         ),
     ] = 0.4,
+    min_face: MinFace = None,
+    threshold: Threshold = None,
     max_faces: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=FRAMES, help="Follow at most this many faces, the largest.")
+        int | None, typer.Option(min=1, rich_help_panel=FACES, help="Follow at most this many faces, the largest.")
     ] = None,
-    min_face: Annotated[
-        int | None, typer.Option(min=12, rich_help_panel=FRAMES, help="Smallest face in pixels; 40 when not given.")
-    ] = None,
-    min_confidence: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            rich_help_panel=FRAMES,
-            help="Below this probability a face is marked uncertain; 0.5 when not given.",
-        ),
-    ] = None,
-    checkpoint: Checkpoint = None,
+    margin: Margin = None,
+    min_confidence: MinConfidence = None,
+    checkpoint: Checkpoints = None,
+    revision: Revision = None,
+    local_files_only: LocalFilesOnly = False,
+    engine: EngineName = None,
     device: Device = None,
+    upright: Upright = None,
+    views: Views = None,
 ) -> None:
     """
     Follow the faces of a film and predict what they show when.
@@ -134,35 +171,49 @@ def video(
     Without another output, a table of the faces is printed. Ctrl-C ends the work early and keeps what is done. Exit
     code: 0, 1 when some of several films could not be read, 2 when none could or the usage was wrong.
     """
-    from .. import BUNDLED_CHECKPOINT
     from ..errors import InputError
     from ..images import is_folder
     from ..packages import require
-    from ..recognizer import ExpressionRecognizer
     from ..video.frames import find_films, is_stream
+    from .film_outputs import check_outputs, table_writers, targets_of
+    from .outputs import JsonLines, check_folders
 
+    lines = None if json is None else Path(json)
+    if lines == csv == STDOUT:
+        fail("--csv - and --json cannot both go to stdout: give one of them a file")
+    needed: list[tuple[str, str, str | None]] = [("av", "films", "video")]
+    needed += [("pyarrow", "Parquet files", "video")] if parquet else []
+    needed += [("matplotlib", "attention maps and timelines", None)] if attention or timeline else []
     with failing_on_bad_input(extra="video"), _stoppable() as stop, contextlib.ExitStack() as stack:
-        for package, purpose in [("av", "films")] + ([("pyarrow", "Parquet files")] if parquet else []):
-            require(package, purpose, extra="video")
-        films = [Path(source)] if is_stream(source) else find_films(Path(source))
+        for package, purpose, extra in needed:
+            require(package, purpose, extra=extra)
         several = not is_stream(source) and is_folder(Path(source))
-        targets = _targets(films, Path(source) if several else None, output, timeline, summary)
-        _check_outputs(films, [csv, Path(json) if json not in (None, "-") else None, parquet], targets)
-        recognizer = ExpressionRecognizer.from_pretrained(
-            checkpoint or BUNDLED_CHECKPOINT, device=device, min_face=min_face
-        )
+        folder = Path(source) if several else None
+        folders = {"--summary": summary} | ({"--output": output, "--timeline": timeline} if several else {})
+        skip = [path for path in folders.values() if path]
+        films = [Path(source)] if is_stream(source) else find_films(Path(source), skip)
+        check_folders(folders)
+        targets = targets_of(films, folder, output, timeline, summary)
+        tables = [path for path in (csv, lines, parquet) if path and path != STDOUT]
+        check_outputs(films, tables, targets)
         settings = {
-            "every": every,
-            "smooth": smooth,
-            "max_faces": max_faces,
+            "device": device,
+            "engine": engine,
+            "min_face": min_face,
+            "threshold": threshold,
+            "margin": margin,
             "min_confidence": min_confidence,
+            "upright": upright,
+            "views": views,
         }
-        tables = [
-            stack.enter_context(writer(path, recognizer.expressions))
-            for writer, path in _table_writers(csv, json, parquet)
-        ]
+        recognizer = load(checkpoint, revision, local_files_only, settings)
+        opened = [stack.enter_context(writer) for writer in table_writers(csv, lines, parquet, recognizer.expressions)]
+        writers: list[Callable[[FrameResult], None]] = [writer.write for writer in opened]
+        writers += [JsonLines()] if lines == STDOUT else []
         window = stack.enter_context(_Window()) if show else None
-        run = _Run(recognizer, settings, attention, start, end, tables, json == "-", window, stop)
+        following = {"every": every, "smooth": smooth, "max_faces": max_faces}
+        quiet = STDOUT in (csv, lines)
+        run = _Run(recognizer, following, attention, start, end, writers, quiet, window, stop)
         for film, target in zip(films, targets):
             if stop.is_set():
                 break
@@ -176,7 +227,7 @@ def video(
         if run.bad == len(films):
             # Raised in here so that no empty table is left behind.
             raise typer.Exit(2)
-    written = [*run.written, *(path for path in (csv, json if json != "-" else None, parquet) if path)]
+    written = [*run.written, *tables]
     seconds = time.monotonic() - run.started
     wrote = f"; wrote {', '.join(map(str, written))}" if written else ""
     warn(f"{run.frames} frames in {seconds:.1f} s ({run.frames / max(seconds, 1e-3):.1f} frames a second){wrote}")
@@ -186,7 +237,7 @@ def video(
         raise typer.Exit(1)
 
 
-def _process(run: _Run, source: "str | Path", target: "_Target") -> None:
+def _process(run: _Run, source: "str | Path", target: "Target") -> None:
     """Take one film through everything that was asked for."""
     from ..drawing.photo import annotate
     from ..video.frames import Film
@@ -207,15 +258,13 @@ def _process(run: _Run, source: "str | Path", target: "_Target") -> None:
         )
         session = session_for(film, run.recognizer, **run.settings)
         writer = stack.enter_context(FilmWriter(target.film, film)) if target.film else None
-        progress = stack.enter_context(_progress(film, quiet=run.json_lines))
+        progress = stack.enter_context(_progress(film, quiet=run.quiet))
         for frame, new in analyse(film, session, every=run.settings["every"], attention=run.attention):
             if new is not None:
                 result = new
                 run.frames += 1
-                for table in run.tables:
-                    table.write(result)
-                if run.json_lines:
-                    typer.echo(_json_line(result))
+                for write in run.writers:
+                    write(result)
                 timeline.add(result, frame.image)
             if result is not None and (writer or run.window):
                 maps = [len(face.attention.maps) for face in result if face.attention is not None]
@@ -232,104 +281,8 @@ def _process(run: _Run, source: "str | Path", target: "_Target") -> None:
         warn(film.message)
     run.written += [target.film] if target.film else []
     run.written += target.write(film.name, timeline)
-    if not run.json_lines:
+    if not run.quiet:
         _print_tracks(film.name, timeline)
-
-
-@dataclass
-class _Target:
-    """The files of one film."""
-
-    film: Path | None = None
-    timeline: Path | None = None
-    summary: Path | None = None
-
-    def write(self, name: str, timeline: "Timeline") -> list[Path]:
-        """Write the timeline and the summary; return what was written."""
-        from ..files import write_json
-        from .outputs import save_image
-
-        if self.timeline:
-            save_image(timeline.draw(title=printable(Path(name).name)), self.timeline)
-        if self.summary:
-            begin, end = timeline.span
-            tracks = []
-            for track in timeline.tracks:
-                crop = f"track-{track.id}.jpg" if track.best else None
-                if track.best:
-                    save_image(track.best, self.summary / f"track-{track.id}.jpg")
-                tracks.append({**track.to_dict(), "crop": crop})
-            line = {"source": printable(name), "start": begin, "end": end, "tracks": tracks}
-            write_json(self.summary / "summary.json", line)
-        return [path for path in (self.timeline, self.summary) if path]
-
-
-def _targets(
-    films: list[Path], folder: Path | None, output: Path | None, timeline: Path | None, summary: Path | None
-) -> list[_Target]:
-    """Return where the outputs of each film go: to the files given, or for a folder of films, below the folders."""
-    if folder is None:
-        return [_Target(output, timeline, summary)]
-    targets, taken = [], set()
-    for film in films:
-        inside, number = film.relative_to(folder).with_suffix(""), 1
-        name = inside
-        while str(name).casefold() in taken:
-            number += 1
-            name = inside.with_name(f"{inside.name}-{number}")
-        taken.add(str(name).casefold())
-        targets.append(
-            _Target(
-                output / name.with_name(f"{name.name}.mp4") if output else None,
-                timeline / name.with_name(f"{name.name}.png") if timeline else None,
-                summary / name if summary else None,
-            )
-        )
-    for target in targets:
-        for path in (target.film, target.timeline):
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-    return targets
-
-
-def _check_outputs(films: list[Path], tables: list[Path | None], targets: list[_Target]) -> None:
-    """
-    Check before the work begins that nothing given is overwritten and that every output has a folder.
-
-    Raises:
-        InputError: an output is an input, two outputs are one file, or an output's folder does not exist.
-    """
-    from ..errors import InputError
-    from ..images import is_folder
-    from ..video.writing import SUFFIXES
-
-    outputs = [path for path in tables if path]
-    outputs += [path for target in targets for path in (target.film, target.timeline) if path]
-    inputs = set(map(os.path.realpath, films))
-    names = [os.path.realpath(path) for path in outputs]
-    for path, name in zip(outputs, names):
-        if name in inputs:
-            raise InputError(f"the output would overwrite the input {path}: choose another name for it")
-        if names.count(name) > 1 and (path.is_file() or not path.exists()):
-            raise InputError(f"{path} cannot be two outputs at once: choose another name for one of them")
-        if is_folder(path) or not is_folder(path.absolute().parent):
-            raise InputError(f"{path} cannot be written: give a file in a folder that exists")
-    for target in targets:
-        if target.film and target.film.suffix.lower() not in SUFFIXES:
-            raise InputError(f"{target.film} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
-
-
-def _table_writers(csv: Path | None, json: str | None, parquet: Path | None) -> list[tuple[Any, Path]]:
-    from ..video.tables import CSVWriter, JSONWriter, ParquetWriter
-
-    asked = [(CSVWriter, csv), (JSONWriter, None if json in (None, "-") else Path(json)), (ParquetWriter, parquet)]
-    return [(writer, path) for writer, path in asked if path is not None]
-
-
-def _json_line(result: "FrameResult") -> str:
-    import json
-
-    return json.dumps(result.to_dict(), allow_nan=False)
 
 
 def _print_tracks(name: str, timeline: "Timeline") -> None:

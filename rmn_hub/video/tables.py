@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..expressions import EXPRESSIONS
@@ -74,7 +74,7 @@ class TableWriter:
 
     Args:
         path: of the new file.
-        expressions: the columns of a table without rows.
+        expressions: the names of the probabilities.
 
     Raises:
         InputError: the file cannot be written.
@@ -82,7 +82,7 @@ class TableWriter:
 
     def __init__(self, path: str | os.PathLike[str], expressions: Sequence[str] = EXPRESSIONS) -> None:
         self.path = Path(path)
-        self._expressions = expressions
+        self._columns = columns_of(expressions)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "TableWriter":
@@ -134,22 +134,18 @@ class CSVWriter(TableWriter):
     """The long table as CSV."""
 
     def _open(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8", newline="")
-        self._rows: csv.DictWriter[str] | None = None
+        self._begin(path.open("w", encoding="utf-8", newline=""))
+
+    def _begin(self, file: IO[str]) -> None:
+        self._file = file
+        self._rows = csv.DictWriter(file, self._columns)
+        self._rows.writeheader()
 
     def _write(self, result: FrameResult) -> None:
-        for record in to_records(result):
-            self._begin(list(record)).writerow(record)
-
-    def _begin(self, columns: list[str]) -> "csv.DictWriter[str]":
-        if self._rows is None:
-            self._rows = csv.DictWriter(self._file, columns)
-            self._rows.writeheader()
-        return self._rows
+        self._rows.writerows(to_records(result))
 
     def _close(self) -> None:
-        with self._file:
-            self._begin(columns_of(self._expressions))
+        self._file.close()
 
 
 class JSONWriter(TableWriter):
@@ -176,9 +172,7 @@ class ParquetWriter(TableWriter):
         whole, texts = ("frame", "track", "face"), ("source", "expression")
         kinds = dict.fromkeys(whole, pyarrow.int64()) | dict.fromkeys(texts, pyarrow.string())
         kinds["uncertain"] = pyarrow.bool_()
-        self._schema = pyarrow.schema(
-            [(name, kinds.get(name, pyarrow.float64())) for name in columns_of(self._expressions)]
-        )
+        self._schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in self._columns])
         self._table = pyarrow.Table
         self._file = pyarrow.parquet.ParquetWriter(str(path), self._schema)
         self._waiting: list[dict[str, Any]] = []

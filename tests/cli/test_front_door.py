@@ -169,6 +169,35 @@ def test_the_page_is_opened_when_asked_for(monkeypatch, words):
     assert given == [(None, None, 7999, False, "--open" in words, "--mcp" in words)]
 
 
+def test_the_page_is_of_one_checkpoint(monkeypatch):
+    from rmn_space import start
+
+    given = []
+    monkeypatch.setattr(start, "main", lambda *arguments: given.append(arguments))
+    assert run("demo", "--checkpoint", "a").exit_code == 0
+    several = run("demo", "--checkpoint", "a", "--checkpoint", "b")
+    assert (several.exit_code, "--checkpoint" in several.stderr) == (2, True)
+    assert [checkpoint for checkpoint, *_ in given] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"predict a.jpg {option} -" for option in ("--annotate", "--attention")),
+        *(f"video a.mp4 {option} -" for option in ("--output", "--parquet", "--timeline", "--summary")),
+        *(f"{command} --data . --output -" for command in ("cross-validate a", "members a", "train", "teach a")),
+        *("distill a --data . --output -", "compare --data . --output -", "evaluate a --data . --figures -"),
+        *("batch . -", "convert a.pth -", "card a --out -", "export a -"),
+    ],
+)
+def test_an_output_that_does_not_go_to_stdout_is_not_called_so(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    result = run(*words.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "is stdout" in result.stderr
+    assert files_of(tmp_path) == []
+
+
 def test_without_optional_packages_every_command_names_what_it_lacks(crops, tmp_path):
     crops[0].save(tmp_path / "face.png")
     commands = [

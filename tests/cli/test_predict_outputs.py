@@ -13,7 +13,7 @@ from cli_helpers import files_of, lines_of, rows_of, start
 from evaluation_helpers import save_checkpoint
 from PIL import Image
 
-from rmn_hub import EXPRESSIONS
+from rmn_hub import EXPRESSIONS, InputError
 from rmn_hub.cli import outputs
 from rmn_hub.cli.outputs import shortened
 from rmn_hub.results import FaceExpression, ImageResult
@@ -219,11 +219,17 @@ def test_a_terminal_without_the_characters_and_a_reader_that_goes_away(crops, tm
     assert "лица" in (tmp_path / "faces.csv").read_text(encoding="utf-8")
 
 
+def test_an_image_of_an_unknown_format_is_not_written(tmp_path):
+    with pytest.raises(InputError, match=r"a\.txt cannot be written"):
+        outputs.save_image(Image.new("RGB", (10, 10)), tmp_path / "a.txt")
+    assert files_of(tmp_path) == []
+
+
 @pytest.mark.parametrize("option", ["--annotate", "--attention"])
 def test_images_go_into_folders(predict, photos, tmp_path, option):
     file = tmp_path / "notes"
     file.write_text("kept")
-    for path in (file, tmp_path / "out.jpg"):
+    for path in (file, file / "inside", tmp_path / "out.jpg"):
         result = predict(photos / "a.jpg", option, path)
         assert result.exit_code == 2
         assert f"{option} {path} must be a folder" in result.stderr

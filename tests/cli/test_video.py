@@ -8,12 +8,12 @@ import sys
 
 import pandas
 import pytest
+from cli_helpers import files_of, lines_of, rows_of, run
+from evaluation_helpers import save_checkpoint
 from films import head, heard, marked, scene, write_film, write_sound
 from PIL import Image
-from typer.testing import CliRunner
 
-from rmn_hub import EXPRESSIONS
-from rmn_hub.cli import main
+from rmn_hub import EXPRESSIONS, ExpressionRecognizer
 from rmn_hub.video.frames import Film
 from rmn_hub.video.timeline import Timeline
 
@@ -30,11 +30,10 @@ def film(tmp_path_factory):
 def video(tiny_checkpoint):
     """Runs `rmn-hub video` in this process, with the tiny network."""
 
-    def run(*arguments):
-        extra = ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--min-face", "48"]
-        return CliRunner().invoke(main, ["video", *map(str, arguments), *extra], env={"COLUMNS": "200"})
+    def call(*arguments):
+        return run("video", *arguments, "--checkpoint", tiny_checkpoint, "--device", "cpu", "--min-face", 48)
 
-    return run
+    return call
 
 
 def frames_of(path):
@@ -117,6 +116,7 @@ def test_a_folder_gives_outputs_for_each_film_and_one_table(video, film, tmp_pat
         (["--start", "9"], "--start"),
         (["--every", "0"], "--every"),
         (["--csv", "x.csv", "--parquet", "x.csv"], "x.csv"),
+        (["--engine", "toaster"], "--engine toaster"),
     ],
 )
 def test_bad_options_end_with_a_sentence_and_leave_nothing(video, film, tmp_path, monkeypatch, options, word):
@@ -128,6 +128,88 @@ def test_bad_options_end_with_a_sentence_and_leave_nothing(video, film, tmp_path
     assert "Traceback" not in result.output
     assert list(tmp_path.iterdir()) == []
     assert film.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        *((["--timeline", f"x{suffix}"], f"x{suffix} must end in .png") for suffix in (".txt", "", ".xbm")),
+        (["--summary", "{film}"], "--summary"),
+        (["--summary", "{film}/inside"], "--summary"),
+        (["--summary", "x.png"], "--summary"),
+        (["--csv", "-", "--json", "-"], "--csv -"),
+        (["--csv", "-", "--json"], "--csv -"),
+    ],
+)
+def test_outputs_that_cannot_be_are_noticed_before_the_film(film, tmp_path, monkeypatch, options, word):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr("rmn_hub.recognizer.ExpressionRecognizer.from_pretrained")  # nothing is loaded
+    result = run("video", film, "--csv", "x.csv", *(option.format(film=film) for option in options))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert word in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--summary", "--csv", "--timeline"])
+def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_film(film, tmp_path, monkeypatch, option):
+    monkeypatch.delattr("rmn_hub.recognizer.ExpressionRecognizer.from_pretrained")
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path))
+    result = run("video", film, option, tmp_path / "x.y")
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'x.y'} cannot be written" in result.stderr
+
+
+def test_of_several_films_a_file_is_no_folder_for_the_outputs(film, tmp_path):
+    (tmp_path / "notes").write_text("kept")
+    for option, name in (("--output", "notes"), ("--timeline", "notes"), ("--output", "out.mp4")):
+        result = run("video", film.parent, option, tmp_path / name)
+        assert result.exit_code == 2
+        assert f"{option} {tmp_path / name} must be a folder" in result.stderr
+    assert files_of(tmp_path) == ["notes"]
+
+
+def test_csv_goes_to_stdout_and_nothing_else_does(video, film, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = video(film, "--end", 0.2, "--csv", "-", "--json", "lines")
+    assert result.exit_code == 0, result.output
+    rows = rows_of(result.stdout)
+    assert [int(row["frame"]) for row in rows] == list(range(5))
+    assert "x0" in rows[0]
+    assert files_of(tmp_path) == ["lines"]
+    faceless = write_film(tmp_path / "film.mp4", map(marked, range(3)))
+    assert video(faceless, "--csv", "-").stdout == result.stdout.splitlines(keepends=True)[0]
+    bad = video(tmp_path / "nothing.mp4", "--csv", "-")
+    assert (bad.exit_code, bad.stdout) == (2, "")
+
+
+def test_films_written_before_are_no_inputs(video, film, tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(film.read_bytes())
+    for _ in range(2):
+        result = video(folder, "--output", folder / "out" / "drawn", "--summary", folder / "sums", "--end", 0.1)
+        assert result.exit_code == 0, result.output
+    assert [name for name in files_of(folder) if name.endswith(".mp4")] == ["a.mp4", "out/drawn/a.mp4"]
+
+
+def test_settings_and_an_ensemble_reach_the_recognizer(video, film, tiny_checkpoint, tmp_path):
+    other = save_checkpoint(tmp_path / "other", sharpness=2.0)
+    words = ("--no-upright", "--margin", 0.5, "--views", 1, "--engine", "torch", "--min-confidence", 1)
+    lines = lines_of(video(film, "--json", "--smooth", 0, "--end", 0.1, "--checkpoint", other, *words))
+    recognizer = ExpressionRecognizer.from_pretrained(
+        [other, tiny_checkpoint],
+        device="cpu",
+        min_face=48,
+        upright=False,
+        margin=0.5,
+        views=1,
+        engine="torch",
+        min_confidence=1,
+    )
+    expected = [result.to_dict() for result in recognizer.video(film, smooth=0, end=0.1)]
+    assert [line["faces"] for line in lines] == [line["faces"] for line in expected]
+    assert all(face["uncertain"] for line in lines for face in line["faces"])
+    assert [line["faces"] for line in lines_of(video(film, "--json", "--end", 0.1, "--threshold", 1))] == [[], [], []]
 
 
 @pytest.mark.parametrize("package", ["av", "pyarrow"])

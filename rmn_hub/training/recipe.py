@@ -28,7 +28,8 @@ class Recipe:
 
     Args:
         minutes: wall-clock budget that drives the learning rate and the sizes, when none is given.
-        model: fields of [`RMNConfig`] that differ from its defaults.
+        model: fields of [`RMNConfig`] that differ from its defaults. The network's `image_size` is the last of `sizes`,
+            whatever stands here.
         optimizer: `adamw`, `radam` or `sgd` (with Nesterov momentum 0.9).
         learning_rate: peak of the cosine schedule.
         weight_decay: of convolutions and linear layers; normalisation and biases have none.
@@ -136,17 +137,27 @@ class Recipe:
         Check the network's settings, which takes an import of transformers.
 
         Raises:
-            InputError: `model` has an unknown field or describes a network that `RMNConfig` refuses.
+            InputError: `model` has an unknown field, describes a network that `RMNConfig` refuses or one that faces
+                cannot be trained on.
         """
         from ..model.configuration_rmn import RMNConfig
 
         known = set(RMNConfig.__annotations__) - {"model_type"}
         try:
             _refuse_unknown(self.model, sorted(known))
-            RMNConfig(**self.model)
+            config = RMNConfig(**self.network())
+            if config.num_channels != 3:
+                raise InputError(f"`num_channels`={config.num_channels} must be 3: faces have three channels")
+            # The masks' depths are those of the last size, the faces of every size.
+            for _, size in self.sizes:
+                RMNConfig(**{**self.network(), "image_size": size, "mask_depths": config.resolved_mask_depths()})
         except Exception as error:  # the strict configuration has several of its own around a ValueError or TypeError
             reason = " ".join(str(error.__cause__ or error).split())
             raise InputError(f"the network of {where} cannot be used: {reason}") from error
+
+    def network(self) -> dict[str, Any]:
+        """Return the settings of the RMN that is trained: `model`, for the last of `sizes`."""
+        return {**self.model, "image_size": self.sizes[-1][1]}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings, lists and dictionaries."""

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from ..baselines.networks import NETWORKS, Network
+from ..baselines.networks import NETWORKS, Network, name_of
 from ..baselines.networks import network as make_network
 from ..data.faces import FER_SIZE, FaceSet, looks_like_fer2013, split_role
 from ..data.sources import OpenedSet
@@ -57,8 +58,8 @@ def train(
     Args:
         data: file or folder, see [`load_faces`], or an opened set.
         output: folder of the run.
-        recipe: see [`Recipe`]. Its `model` is an RMN's; another network is made for the last of its `sizes`, and has
-            neither its dropout nor its head for votes.
+        recipe: see [`Recipe`]. Its `model` is an RMN's: another network has neither its dropout nor its head for votes.
+            All are made for the last of its `sizes`.
         network: one of `rmn_hub.baselines.networks.NETWORKS`.
         minutes: wall-clock budget over all sittings; the recipe's when neither this nor `epochs` is given. A finished
             run goes on when it is given more.
@@ -153,8 +154,8 @@ def train(
                 "--validation-split": validation_split if validation_split != "public_test" else None,
             },
         ),
-        "network": network,
-        "recipe": recipe.to_dict(),
+        "network": network if start is None else name_of(start.config),
+        "recipe": {**recipe.to_dict(), "model": _trained_settings(network, recipe, start)},
         "minutes": budget.minutes,
         "epochs": budget.epochs,
         "seed": seed,
@@ -207,8 +208,19 @@ def _accelerator(device: torch.device) -> Accelerator:
         ) from error
 
 
+def _settings_of(config: RMNConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in RMNConfig.__annotations__ if name != "model_type"}
+
+
+def _trained_settings(network: str, recipe: Recipe, start: Network | None) -> dict[str, Any]:
+    """Return the settings of the RMN that is trained: a start's are its own, and another network has none."""
+    if isinstance(start, RMNModel):
+        return _settings_of(start.config)
+    return recipe.network() if network == "rmn" and start is None else {}
+
+
 def _fresh_model(network: str, recipe: Recipe) -> Network:
-    return RMNModel(RMNConfig(**recipe.model)) if network == "rmn" else make_network(network, recipe.sizes[-1][1])
+    return RMNModel(RMNConfig(**recipe.network())) if network == "rmn" else make_network(network, recipe.sizes[-1][1])
 
 
 def _starting_model(model: Network, start_from: str, say: Callable[[str], None]) -> Network:
@@ -218,8 +230,7 @@ def _starting_model(model: Network, start_from: str, say: Callable[[str], None])
         return model
     if not isinstance(model, RMNModel):
         return checkpoint.load_model(start_from, expressions=EXPRESSIONS)  # which refuses it
-    settings = {name: getattr(model.config, name) for name in RMNConfig.__annotations__ if name != "model_type"}
-    fresh = RMNModel(RMNConfig(**settings))
+    fresh = RMNModel(RMNConfig(**_settings_of(model.config)))
     kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("classifier.")}
     fresh.load_state_dict({**fresh.state_dict(), **kept})
     say(f"{start_from} predicts {', '.join(names)}: its classifier is left out, a new one starts from random weights.")

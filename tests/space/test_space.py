@@ -20,13 +20,15 @@ from space_helpers import EXAMPLES, SPACE, as_data_url, jpeg_url
 from rmn_hub import EXPRESSIONS, FaceExpression
 from rmn_hub.evaluation.measured import Faithful, Measured, Robust, SetScores
 from rmn_hub.results import ImageResult
+from rmn_hub.video import FrameResult
+from rmn_hub.video.timeline import TrackSummary
 
 pytest.importorskip("gradio", reason="the page is optional: install rmn-hub[demo]")
 
 from gradio.data_classes import ImageData
 from rmn_space import about, live, photo, render, safety, video
 from rmn_space.folder import PrivateFolder
-from rmn_space.inputs import CameraInput, Photo, PhotoInput
+from rmn_space.inputs import CameraInput, FacesOutput, Photo, PhotoInput
 from rmn_space.service import Service
 
 ASTRONAUT = EXAMPLES / "astronaut.jpg"
@@ -350,6 +352,27 @@ def test_every_public_event_has_a_name_and_no_other_can_be_called(service):
     assert public == ["predict", "video"]
     public = [fn.api_name for fn in build_page(service, mcp=True).fns.values() if fn.api_visibility == "public"]
     assert [name for name in public if name in ("predict", "video", "tool")] == ["predict", "video", "tool"]
+
+
+def test_the_descriptions_name_every_key_of_the_results(service):
+    buffer = io.BytesIO()
+    Image.open(ASTRONAUT).rotate(90).save(buffer, "JPEG", quality=95)
+    sideways = service.recognize(Photo("a.jpg", buffer.getvalue()))[0].to_dict()
+    described = FacesOutput(render=False).api_info()
+    face = described["properties"]["faces"]["items"]
+    assert set(sideways) == set(described["properties"])
+    assert set(service.recognize(Photo("a.jpg", ASTRONAUT.read_bytes()))[0].to_dict()) == set(described["required"])
+    assert set(sideways["faces"][0]) == set(face["properties"]) == set(face["required"])
+    assert {*sideways, *face["properties"]} <= set(re.findall(r"\w+", photo.DESCRIPTION))
+    [one] = sideways["faces"]
+    tracked = a_face(track_id=1)
+    frame = FrameResult(source="a.mp4", width=9, height=9, faces=(tracked,), raw=(tracked,)).to_dict()
+    keys = {
+        *TrackSummary(1, 0.0, 1.0, 9, {"sad": 1.0}, {"sad": 1.0}).to_dict(),
+        *frame,
+        *(set(frame["faces"][0]) - set(one)),
+    }
+    assert keys <= set(re.findall(r"\w+", video.DESCRIPTION))
 
 
 # About

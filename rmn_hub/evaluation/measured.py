@@ -24,7 +24,8 @@ class SetScores:
         interval: its 95% interval, or `None`.
         averaged: accuracy of the average with the mirror image, or `None`.
         averaged_interval: its 95% interval, or `None`.
-        calibration_error: expected calibration error in 0..1, or `None`.
+        calibration_error: expected calibration error in 0..1 of that average, of the single view where there is none;
+            or `None`.
     """
 
     name: str
@@ -125,14 +126,15 @@ def _scores(name: str, values: Any) -> SetScores | None:
     accuracy, faces = _share(_find(values, "single_view", "accuracy")), _whole(_find(values, "single_view", "faces"))
     if accuracy is None or faces is None:
         return None
+    both = _find(values, "flip_averaged")
     return SetScores(
         name=name,
         faces=faces,
         accuracy=accuracy,
         interval=_interval(_find(values, "single_view", "interval")),
-        averaged=_share(_find(values, "flip_averaged", "accuracy")),
-        averaged_interval=_interval(_find(values, "flip_averaged", "interval")),
-        calibration_error=_share(_find(values, "single_view", "expected_calibration_error")),
+        averaged=_share(_find(both, "accuracy")),
+        averaged_interval=_interval(_find(both, "interval")),
+        calibration_error=_share(_find(both or _find(values, "single_view"), "expected_calibration_error")),
     )
 
 

@@ -19,7 +19,8 @@ def an_evaluation(**sets):
     return {"checkpoint": checkpoint, "sets": sets}
 
 
-SCORES = {"accuracy": 0.7123, "interval": [0.6971, 0.7268], "faces": 3589, "expected_calibration_error": 0.0156}
+SCORES = {"accuracy": 0.7123, "interval": [0.6971, 0.7268], "faces": 3589, "expected_calibration_error": 0.0256}
+AVERAGED = {"accuracy": 0.7199, "interval": [0.7049, 0.7342], "faces": 3589, "expected_calibration_error": 0.0156}
 
 
 def test_results_are_those_of_these_weights(tmp_path):
@@ -32,7 +33,7 @@ def test_results_are_those_of_these_weights(tmp_path):
             (2, {"map": 1.5, "random": 0.7, "features": 1.6}),
         )
     ]
-    views = {"single_view": SCORES, "flip_averaged": {**SCORES, "accuracy": 0.7199}}
+    views = {"single_view": SCORES, "flip_averaged": AVERAGED}
     unchanged, dark = ({"accuracy": accuracy, "changed": changed} for accuracy, changed in ((0.7, 0.0), (0.6, 0.1)))
     changes = [
         {"change": "unchanged", "accuracy": 0.69, "changed": 0.0, "averaged": unchanged},
@@ -44,12 +45,14 @@ def test_results_are_those_of_these_weights(tmp_path):
     write_evaluation(tmp_path, an_evaluation(private_test=views, public_test=public))
     measured = read_measured(tmp_path)
     assert [each.name for each in measured.sets] == ["private_test", "public_test"]
-    interval = (0.6971, 0.7268)
-    assert measured.sets[0] == SetScores("private_test", 3589, 0.7123, interval, 0.7199, interval, 0.0156)
+    intervals = (0.6971, 0.7268), (0.7049, 0.7342)
+    assert measured.sets[0] == SetScores("private_test", 3589, 0.7123, intervals[0], 0.7199, intervals[1], 0.0156)
     assert (measured.parameters, measured.multiply_adds, measured.image_size) == (4_900_000, 148_000_000, 48)
     assert measured.robustness == (Robust("unchanged", 0.7, 0.0), Robust("dark", 0.6, 0.1))
     assert measured.faithfulness.map == pytest.approx((0.3, 0.34))
     assert measured.faithfulness.random == pytest.approx((0.14, 0.14))
+    write_evaluation(tmp_path, an_evaluation(private_test={"single_view": SCORES}))
+    assert read_measured(tmp_path).sets == (SetScores("private_test", 3589, 0.7123, intervals[0], None, None, 0.0256),)
     write_evaluation(tmp_path, an_evaluation(private_test=views), b"other weights")
     assert read_measured(tmp_path) is None
 

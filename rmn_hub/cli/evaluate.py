@@ -69,8 +69,13 @@ def evaluate(
     with failing_on_bad_input("train", FOR_NUMBERS):
         from ..evaluation.evaluate import evaluate as score
         from ..evaluation.report import replaces_results, summary
+        from ..files import prepare_place
+        from .outputs import check_folders
 
+        check_folders({"--figures": figures})
         file = None if json in (None, "-") else json
+        if file is not None:
+            prepare_place(Path(file))
         replaced = file is not None and bool(checkpoints) and replaces_results(file, checkpoints or [])
         with progress_bars() as report:
             document = score(
@@ -162,7 +167,9 @@ def members(
     """Write a table of networks: how each was trained, what it is worth, and what they are worth together."""
     with failing_on_bad_input("train", FOR_NUMBERS):
         from ..evaluation.members import write_members
+        from ..files import prepare_place
 
+        prepare_place(output)
         with progress_bars() as report:
             write_members(checkpoints, data, output, split=split, device=device, batch_size=batch_size, progress=report)
     typer.echo(output.read_text(encoding="utf-8"))

@@ -207,6 +207,7 @@ def video(
             "views": views,
         }
         recognizer = load(checkpoint, revision, local_files_only, settings)
+        recognizer.stream([], attention=attention)  # refuses a network without masks now, not at the first face
         opened = [stack.enter_context(writer) for writer in table_writers(csv, lines, parquet, recognizer.expressions)]
         writers: list[Callable[[FrameResult], None]] = [writer.write for writer in opened]
         writers += [JsonLines()] if lines == STDOUT else []

@@ -198,6 +198,18 @@ def test_an_output_that_does_not_go_to_stdout_is_not_called_so(tmp_path, monkeyp
     assert files_of(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "words", ["evaluate a --json notes/a.json", "evaluate a --figures notes", "members a b --output notes/a.md"]
+)
+def test_an_output_that_cannot_be_written_is_noticed_before_the_work(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").write_text("kept")
+    result = run(*words.split(), "--data", ".")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words.split()[-1] in result.stderr
+    assert (tmp_path / "notes").read_text() == "kept"
+
+
 def test_without_optional_packages_every_command_names_what_it_lacks(crops, tmp_path):
     crops[0].save(tmp_path / "face.png")
     commands = [

@@ -212,6 +212,13 @@ def test_settings_and_an_ensemble_reach_the_recognizer(video, film, tiny_checkpo
     assert [line["faces"] for line in lines_of(video(film, "--json", "--end", 0.1, "--threshold", 1))] == [[], [], []]
 
 
+def test_attention_maps_that_cannot_be_are_noticed_before_the_first_face(video, tiny_checkpoint, tmp_path):
+    faceless = write_film(tmp_path / "film.mp4", map(marked, range(3)))
+    result = video(faceless, "--attention", "--checkpoint", tiny_checkpoint)  # an ensemble has none
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "masks" in result.stderr
+
+
 @pytest.mark.parametrize("package", ["av", "pyarrow"])
 def test_a_missing_package_ends_with_a_sentence_and_leaves_nothing(video, film, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)

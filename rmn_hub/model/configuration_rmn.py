@@ -124,6 +124,12 @@ class RMNConfig(BackboneConfigMixin, PreTrainedConfig):
         )
         super().__post_init__(**kwargs)
 
+    def __setattr__(self, key: str, value: Any) -> None:
+        # `from_pretrained` assigns its `id2label` after construction; transformers' tutorials write {"0": name}.
+        if key == "id2label" and isinstance(value, dict) and all(str(index).isdecimal() for index in value):
+            value = {int(index): name for index, name in value.items()}
+        super().__setattr__(key, value)
+
     def _check_labels(self, num_labels: Any) -> None:
         """Check what transformers would fail on before the other checks run, without naming the setting."""
 

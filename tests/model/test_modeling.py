@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
 from reference_weights import REFERENCE, original_state_dict, pixel_values
+from transformers import AutoConfig, AutoModelForImageClassification, pipeline
 
-from rmn_hub import RMNBackbone, RMNConfig, RMNForImageClassification, RMNModel
+from rmn_hub import RMNBackbone, RMNConfig, RMNForImageClassification, RMNImageProcessor, RMNModel
 from rmn_hub.hub.convert import convert_state_dict
 from rmn_hub.model.modeling_rmn import RMNMaskingBlock
 
@@ -331,6 +333,35 @@ def test_saving_and_loading_is_bit_equal(tiny, tmp_path):
         assert torch.equal(loaded.state_dict()[name], tensor), name
     pixels = torch.rand(2, 3, 32, 32)
     assert torch.equal(loaded(pixels).logits, tiny(pixels).logits)
+
+
+@pytest.mark.parametrize("through_the_configuration", [False, True])
+def test_new_classes_as_the_tutorials_of_transformers_name_them(tiny, tmp_path, through_the_configuration):
+    """Their numbers are strings: `id2label[str(i)] = label; label2id[label] = str(i)`."""
+    tiny.save_pretrained(tmp_path / "start")
+    names = ["calm", "tense", "tired"]
+    given = {
+        "num_labels": 3,
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: str(number) for number, name in enumerate(names)},
+    }
+    if through_the_configuration:
+        given = {"config": AutoConfig.from_pretrained(tmp_path / "start", **given)}
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "start", ignore_mismatched_sizes=True, **given)
+    model.save_pretrained(tmp_path / "new")
+    RMNImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "new")
+    for each in (model, RMNModel.from_pretrained(tmp_path / "new")):
+        assert each.config.id2label == dict(enumerate(names))
+        assert each(torch.rand(1, 3, 32, 32)).logits.shape == (1, 3)
+    found = pipeline("image-classification", str(tmp_path / "new"))(Image.new("L", (48, 48), 128))
+    assert sorted(each["label"] for each in found) == names
+
+
+@pytest.mark.parametrize("names", [{"0": "calm", "2": "tense"}, {"calm": 0}])
+def test_class_numbers_with_a_gap_or_in_place_of_names_are_refused_on_loading(tiny, tmp_path, names):
+    tiny.save_pretrained(tmp_path)
+    with pytest.raises(StrictDataclassError, match="id2label"):
+        RMNModel.from_pretrained(tmp_path, id2label=names, ignore_mismatched_sizes=True)
 
 
 @pytest.mark.parametrize("settings", [TINY, COMPACT], ids=["softmax", "sigmoid"])

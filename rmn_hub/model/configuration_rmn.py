@@ -86,6 +86,8 @@ class RMNConfig(BackboneConfigMixin, PreTrainedConfig):
     """
 
     model_type = "rmn"
+    # Trainer's evaluation leaves them out: `compute_metrics` takes the logits alone.
+    keys_to_ignore_at_inference = ["masks", "hidden_states"]  # noqa: RUF012 - annotated, it would be a setting
 
     num_channels: int = 3
     image_size: int = 224

@@ -402,7 +402,7 @@ def test_transformers_trainer_trains_the_network(made, tmp_path):
     from transformers import Trainer, TrainingArguments
 
     faces = load_faces(made, "train")
-    model = RMNModel(RMNConfig(**TINY))
+    model = RMNModel(RMNConfig(**TINY, output_masks=True, output_hidden_states=True))
     processor = RMNImageProcessor(size={"height": 32, "width": 32})
     items = [
         {
@@ -422,8 +422,18 @@ def test_transformers_trainer_trains_the_network(made, tmp_path):
         use_cpu=True,
         disable_tqdm=True,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=items)
+    evaluated = []
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=items,
+        eval_dataset=items[:9],
+        compute_metrics=lambda found: evaluated.append(found) or {},
+    )
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert len(losses) == 12
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    trainer.evaluate()
+    # Neither masks nor hidden states beside the logits: they would be a tuple.
+    assert [(found.predictions.shape, found.label_ids.shape) for found in evaluated] == [((9, 7), (9,))]

@@ -60,7 +60,8 @@ class RMNImageProcessor(PilBackend):
         size (`dict[str, int]`, defaults to `{"height": 224, "width": 224}`): what to resize to, in pixels.
         resample (`PIL.Image.Resampling`, defaults to `BILINEAR`): filter of the resize.
         do_convert_rgb, do_grayscale, do_resize, do_rescale (`bool`, default to `True`): switch a step off with
-            `False`. Without `do_convert_rgb`, an image that is neither RGB nor grey keeps its channels.
+            `False`. Without `do_convert_rgb`, an image that is neither RGB nor grey keeps its channels. Without
+            `do_rescale`, floats stay in 0..1, and all other images become uint8 in 0..255.
         do_normalize (`bool`, defaults to `False`): whether to subtract `image_mean` and divide by `image_std`, one
             number for each channel, after the scaling to 0..1.
         image_mean, image_std (`list[float]`, default to `[0, 0, 0]` and `[1, 1, 1]`): values that change nothing, which
@@ -111,22 +112,33 @@ class RMNImageProcessor(PilBackend):
         image: Any,
         do_convert_rgb: bool | None = None,
         do_grayscale: bool | None = None,
+        do_rescale: bool | None = True,
         input_data_format: str | ChannelDimension | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Turn one image into uint8 `(1, H, W)` luma, or `(C, H, W)` with `do_grayscale` or `do_convert_rgb` off."""
+        """
+        Turn one image into uint8 `(1, H, W)` luma, or `(C, H, W)` with `do_grayscale` or `do_convert_rgb` off.
+
+        With `do_rescale` off, an image of floats gives the same numbers as float32: `_preprocess` has to scale them
+        back to 0..1.
+        """
+        is_float = False
+        if isinstance(image, Image.Image):
+            if image.width < 1 or image.height < 1:
+                raise ValueError(f"`images` must have pixels: one has {image.width} x {image.height}")
+            if image.mode in ("I", "F") or image.mode.startswith("I;"):
+                image = _wide_to_array(image)
         if not isinstance(image, Image.Image):
-            image = Image.fromarray(_to_uint8(_to_array(image, input_data_format)))
-        elif image.width < 1 or image.height < 1:
-            raise ValueError(f"`images` must have pixels: one has {image.width} x {image.height}")
-        elif image.mode in ("I", "F") or image.mode.startswith("I;"):
-            image = _wide_to_uint8(image)
+            image = _to_array(image, input_data_format)
+            is_float = np.issubdtype(image.dtype, np.floating)
+            image = Image.fromarray(_to_uint8(image))
         if do_convert_rgb and (image.mode not in ("L", "RGB") or image.has_transparency_data):
             image = _to_rgb(image)
         if do_grayscale and image.mode == "RGB":
             image = image.convert("L")
         array = np.array(image)
-        return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
+        array = array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
+        return array.astype(np.float32) if is_float and not do_rescale else array
 
     def _preprocess(
         self,
@@ -137,8 +149,10 @@ class RMNImageProcessor(PilBackend):
         return_tensors: str | None,
         **kwargs: Any,
     ) -> BatchFeature:
+        were_floats = [image.dtype == np.float32 for image in images]
         if do_resize:
             images = [self.resize(image=image, size=size, resample=resample) for image in images]
+        images = [self.rescale(image, 1 / 255) if is_float else image for image, is_float in zip(images, were_floats)]
         # After the resize: it costs a third for one grey plane.
         images = [np.repeat(image, 3, axis=0) if image.shape[0] == 1 else image for image in images]
         batch = super()._preprocess(
@@ -164,15 +178,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _wide_to_uint8(image: Image.Image) -> Image.Image:
-    """Convert a grey PIL image of 16 or 32 bits. Its mode leaves the range open: 0..1 in floats, else 8 or 16 bits."""
+def _wide_to_array(image: Image.Image) -> np.ndarray:
+    """
+    Return a grey PIL image of 16 or 32 bits as floats in 0..1, uint8 or uint16. Its mode leaves the range open: 0..1 in
+    floats, else 8 or 16 bits.
+    """
     array = np.asarray(image)
     if image.mode == "F" and array.max() <= 1 + FLOAT_TOLERANCE:
-        return Image.fromarray(_to_uint8(array))
+        return array
     if not (array.min() >= 0 and array.max() <= 65535):  # NaN comes here, too
         raise ValueError(f"`images` of mode {image.mode} must have values in 0..65535: scale them to 0..255 in uint8")
     wide = image.mode.startswith("I;") or array.max() > 255
-    return Image.fromarray(_to_uint8(array.astype(np.uint16 if wide else np.uint8)))
+    return array.astype(np.uint16 if wide else np.uint8)
 
 
 def _to_array(image: Any, input_data_format: str | ChannelDimension | None) -> np.ndarray:

@@ -181,6 +181,28 @@ def test_steps_can_be_switched_off(processor, colours, luma):
     np.testing.assert_allclose(coloured.permute(1, 2, 0), colours / 255, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "form", ["floats", "half floats", "not contiguous floats", "float tensor", "bfloat16 tensor", "PIL's floats"]
+)
+@pytest.mark.parametrize("settings", [{}, {"do_resize": False}, {"do_grayscale": False}])
+def test_floats_stay_in_0_to_1_without_rescaling(processor, luma, form, settings):
+    """transformers' advice where pixels are in 0..1 already."""
+    forms = {
+        **FORMS,
+        "not contiguous floats": lambda array: np.asfortranarray(array / 255),
+        "PIL's floats": lambda array: Image.fromarray((array / 255).astype(np.float32)),
+    }
+    image = forms[form](luma)
+    found = pixels(processor, image, do_rescale=False, **settings)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, pixels(processor, image, **settings))
+
+
+def test_floats_beside_other_images_stay_in_0_to_1_without_rescaling(processor, luma):
+    mixed = pixels(processor, [luma, np.ones_like(luma, float)], do_rescale=False)
+    assert (mixed[0].max() > 1, mixed[1].unique().tolist()) == (True, [1])
+
+
 def test_the_authors_input_within_the_tolerance_that_the_docstring_gives():
     """OpenCV's bilinear resize without OpenCV: an upscale is the same formula, up to how it rounds."""
     luma = np.array(Image.fromarray(data.astronaut()[70:166, 180:276]).convert("L").resize((48, 48)))

@@ -86,6 +86,8 @@ class RMNConfig(BackboneConfigMixin, PreTrainedConfig):
     """
 
     model_type = "rmn"
+    # `save_pretrained` carries this file along, or a subclass's.
+    _auto_class = "AutoConfig"
     # Trainer's evaluation leaves them out: `compute_metrics` takes the logits alone.
     keys_to_ignore_at_inference = ["masks", "hidden_states"]  # noqa: RUF012 - annotated, it would be a setting
 

@@ -93,10 +93,13 @@ class RMNImageProcessor(PilBackend):
     def to_dict(self) -> dict[str, Any]:
         """Return all settings, as `preprocessor_config.json` has them."""
         settings = super().to_dict()
-        if settings.get("auto_map"):
+        module = type(self).__module__.rpartition(".")[2]
+        if module == "__main__":  # a notebook's class, whose code cannot be carried
+            settings.pop("auto_map", None)
+        elif settings.get("auto_map"):
             # One name for each backend. Of a single one, transformers' pipelines make the name of a video processor
             # and ask whether its code may be run.
-            name = f"{__name__.rpartition('.')[2]}.{type(self).__name__}"
+            name = f"{module}.{type(self).__name__}"
             settings["auto_map"] = {self._auto_class: [name, name]}
         return settings
 

@@ -185,14 +185,17 @@ class RMNTrunk(RMNPreTrainedModel):
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """
         Save configuration, weights and code, as [`~transformers.PreTrainedModel.save_pretrained`] does. Auto classes
-        load the folder, or what is pushed of it, with `trust_remote_code=True` where this package is missing.
+        load the folder, or what is pushed of it, with `trust_remote_code=True` where this package is missing. Of a
+        subclass, its own file is saved, if it has one.
 
         Raises:
             ValueError: the model is folded: its weights no longer fit the configuration.
         """
         if self._is_folded:
             raise ValueError("A folded model cannot be saved. Save the model that `for_inference` was called on.")
-        self.config.auto_map = dict(AUTO_MAP)
+        self.config.__dict__.pop("auto_map", None)  # of the checkpoint that it comes from
+        if type(self).__module__ == __name__:  # of a subclass, transformers carries and names another file
+            self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(*args, **kwargs)
 
     def _switch(self, value: bool | None, name: str) -> bool:

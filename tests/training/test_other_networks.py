@@ -36,7 +36,7 @@ def test_a_run_of_another_network(trained):
     model = checkpoint.load(trained.checkpoint).model
     assert (name_of(model.config), model.config.image_size) == ("resnet18", 32)
     record = json.loads((output / "run.json").read_text())
-    assert record["network"] == "resnet18"
+    assert (record["network"], record["recipe"]["model"]) == ("resnet18", {})  # a recipe's model is an RMN's
     assert "--network resnet18" in record["command"]
 
 
@@ -49,6 +49,8 @@ def test_another_network_is_a_start(made, trained, tmp_path):
     options = {"start_from": trained.checkpoint, "epochs": 1, "validation_split": "val", "device": "cpu"}
     result = train(made, tmp_path / "run", RECIPE, limit_steps=1, **options)
     assert name_of(checkpoint.load(result.checkpoint).model.config) == "resnet18"
+    record = json.loads((result.checkpoint / "run.json").read_text())
+    assert (record["network"], record["recipe"]["model"]) == ("resnet18", {})
     config = trained.checkpoint / "config.json"
     before = config.read_text()
     config.write_text(before.replace('"sad"', '"tired"'))

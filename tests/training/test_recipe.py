@@ -43,6 +43,8 @@ def test_a_base_is_merged_field_by_field(tmp_path):
         ("model: {hidden_size: 3}", "hidden_size"),
         ("model: {hidden_sizes: [8]}", "hidden_sizes"),
         ("model: {num_labels: 3}", "num_labels"),
+        ("model: {num_channels: 1}", "num_channels"),
+        ("sizes: [[0.5, 8], [0.5, 48]]", "mask_depths"),  # the first faces are too small to be masked
         ("model: [1]", "model"),
         ("optimizer: adam", "adamw"),
         ("flip: never", "alternate"),
@@ -104,6 +106,12 @@ def test_a_recipe_that_is_not_there(name):
 def test_sizes_follow_the_network_that_a_run_starts_from(sizes, size, scaled):
     recipe = RECIPE.changed(sizes=tuple((1 / len(sizes), each) for each in sizes))
     assert tuple(each for _, each in recipe.for_size(size).sizes) == scaled
+
+
+def test_the_network_is_of_the_last_size(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: quick\nsizes: [[0.5, 48], [0.5, 64]]\n")
+    for name, size in ((tmp_path / "mine.yaml", 64), ("face-trunk", 80), ("student", 80), ("original", 224)):
+        assert RMNConfig(**Recipe.load(name).network()).image_size == size
 
 
 def test_changes_are_checked_too():

@@ -71,6 +71,10 @@ def test_a_record_repeats_the_run(made, whole, tmp_path):
     start = train(made, tmp_path / "run", small, minutes=116, seed=3, start_from=first, limit_steps=1, device="cpu")
     record = json.loads((start.checkpoint / "run.json").read_text())
     assert record["start_from"] == "first"
+    # What was trained is the start's network, not the recipe's.
+    described, config = RMNConfig(**record["recipe"]["model"]), RMNConfig.from_pretrained(first)
+    assert all(getattr(described, name) == getattr(config, name) for name in RMNConfig.__annotations__)
+    assert config.hidden_sizes != tuple(small.model["hidden_sizes"])
     assert record["command"] == (
         f"rmn-hub train --recipe cpu --batch-size 64 --data {made.name} --minutes 116 --seed 3 --start-from first"
     )
@@ -188,7 +192,12 @@ def shapes_of_the_original():
 def test_a_few_steps_of_the_other_recipes(made, tmp_path, name):
     recipe = Recipe.load(name).changed(model=TINY, batch_size=16)
     result = train(made, tmp_path, recipe, epochs=1, limit_steps=3, device="cpu")
-    assert result.checkpoint.is_dir()
+    # The network is made for the size that it is trained and judged at in the end, whatever `model` has.
+    size = recipe.sizes[-1][1]
+    assert RMNModel.from_pretrained(result.checkpoint).config.image_size == size
+    assert RMNImageProcessor.from_pretrained(result.checkpoint).size["height"] == size
+    record = json.loads((result.checkpoint / "run.json").read_text())
+    assert record["recipe"]["model"] == {**TINY, "image_size": size}
     assert 0 < float(metrics(tmp_path)[0]["loss"]) < 10
 
 

@@ -279,7 +279,7 @@ RMNModel = RMNForImageClassification
 class RMNBaseModel(RMNTrunk):
     """
     The network without its head: the embedding of a face, what `AutoModel` and `pipeline("image-feature-extraction")`
-    load.
+    load. Called with `pool=True`, the pipeline returns the embedding, else the features of which it is the mean.
 
     Loads a classifier's checkpoint as it is.
 
@@ -324,7 +324,7 @@ class RMNBackbone(BackboneMixin, RMNTrunk):
         >>> from rmn_hub import BUNDLED_CHECKPOINT, RMNBackbone
         >>> backbone = RMNBackbone.from_pretrained(BUNDLED_CHECKPOINT, out_features=["stage2", "stage4"])
         >>> [tuple(features.shape) for features in backbone(torch.rand(1, 3, 48, 48)).feature_maps]
-        [(1, 64, 12, 12), (1, 256, 3, 3)]
+        [(1, 64, 6, 6), (1, 256, 2, 2)]
     """
 
     _auto_class = "AutoBackbone"

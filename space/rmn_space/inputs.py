@@ -197,7 +197,8 @@ class FacesOutput(gr.JSON):
             "width": {"type": "integer"},
             "height": {"type": "integer"},
             "faces": {"type": "array", "items": {"type": "object", "properties": face, "required": list(face)}},
-            "message": {**text, "description": "only when something was left out"},
+            "message": {**text, "description": "only where there is something to say, such as what was left out"},
+            "turned": {"type": "integer", "description": "only where the photo was turned: degrees, clockwise"},
         }
         required = ["source", "width", "height", "faces"]
         return {"type": "object", "properties": result, "required": required, "description": "all faces of the photo"}

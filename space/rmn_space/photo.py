@@ -61,7 +61,8 @@ DESCRIPTION = (
     "PNG, WebP, BMP, TIFF or GIF file of at most 10 MB and 25 million pixels: uploaded (handle_file of gradio_client "
     'does it), or in the request itself as {"url": "data:image/jpeg;base64,..."}. Addresses are not opened. The result '
     "has source, width, height and faces, in reading order, each with index (from 1), box [x0, y0, x1, y1], landmarks, "
-    "score, expression, probability, probabilities and uncertain; and message where something was left out."
+    "score, expression, probability, probabilities and uncertain; message where there is something to say; and "
+    "turned, by how many degrees clockwise, where the photo had to be turned for its faces to be found."
 )
 
 

@@ -41,8 +41,10 @@ MAX_FACES = 12
 DESCRIPTION = (
     "Follow the faces of a film and classify their expressions, as rmn-hub video --json does. The film is an uploaded "
     f"file (handle_file of gradio_client does it) of at most 10 MB, of which {MAX_SECONDS} seconds are looked at, "
-    f"{CLASSIFIED} frames a second. The result has source, tracks (for each face its first and last time, the seconds "
-    "of each expression and the mean probabilities) and frames (index, time and faces with track_id). Nothing is kept."
+    f"{CLASSIFIED} frames a second. The result has source; tracks, for each face track (its number), first and last "
+    "(seconds), frames, expression, seconds (of each expression), probabilities (their means), best_time and best_box; "
+    "and frames, each with source, frame (its number), time, cut, width, height and faces, which are those of /predict "
+    "with track_id and raw_probabilities (without smoothing). Nothing is kept."
 )
 EXAMPLE = EXAMPLES_FOLDER / "film.mp4"  # made of the two portraits
 # Called with the seconds done, and of how many.

@@ -74,7 +74,7 @@ export function turn(image, degrees) {
  * @returns {Face}
  */
 function turnedBack({ box, landmarks, score }, degrees, width, height) {
-  const back = ([x, y]) => (degrees === 180 ? [width - x, height - y] : degrees === 90 ? [y, height - x] : [width - y, x]);
+  const back = (/** @type {number[]} */ [x, y]) => (degrees === 180 ? [width - x, height - y] : degrees === 90 ? [y, height - x] : [width - y, x]);
   const [[x0, y0], [x1, y1]] = [back(box.slice(0, 2)), back(box.slice(2))];
   return { box: [Math.min(x0, x1), Math.min(y0, y1), Math.max(x0, x1), Math.max(y0, y1)], landmarks: landmarks.map(back), score };
 }

@@ -43,6 +43,17 @@ document.addEventListener('keydown', event => {
   next.focus();
   event.preventDefault();
 });
+// A camera that is allowed when its player is gone already would stay on.
+const devices = navigator.mediaDevices;
+const ask = devices?.getUserMedia.bind(devices);
+if (devices) devices.getUserMedia = async constraints => {
+  const stream = await ask(constraints);
+  setTimeout(() => {
+    if ([...document.querySelectorAll('video')].some(video => video.srcObject === stream)) return;
+    for (const track of stream.getTracks()) track.stop();
+  });
+  return stream;
+};
 """
 
 

@@ -144,6 +144,26 @@ runpy.run_module("rmn_hub", run_name="__main__")
     assert (status, stderr) == (128 + eval(interrupt, {"signal": signal}), "")
 
 
+@pytest.mark.parametrize("words", ["", "import ray; ray = None"])
+def test_a_process_with_ray_ends_before_destructors_run(tmp_path, words):
+    # Ray's compiled threads may abort the process once destructors run. What is to be done at the exit is done.
+    (tmp_path / "ray.py").touch()
+    code = f"""
+import atexit, runpy, sys
+sys.path.insert(0, {str(tmp_path)!r})
+class Compiled:
+    def __del__(self):
+        print("destructor", file=sys.__stderr__)
+sys.modules["compiled"] = Compiled()
+atexit.register(print, "exit function")
+{words}
+sys.argv = ["rmn-hub", "predict"]
+runpy.run_module("rmn_hub", run_name="__main__")
+"""
+    status, stdout, stderr = ended(start(python=("-c", code)))
+    assert (status, stdout.splitlines()[-1], "destructor" in stderr) == (2, "exit function", not words)
+
+
 def test_sentences_of_the_library_name_options():
     for sentence, expected in (
         ("min_face=3 must be at least 12", "--min-face 3 must be at least 12"),

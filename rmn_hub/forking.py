@@ -1,6 +1,7 @@
 """Calls that also work in a process made by fork, where the threads of OpenMP are missing."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,9 +40,13 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     return _stand_in.submit(function, *args, **kwargs).result()
 
 
-def is_forked() -> bool:
-    """Return whether this process was made by fork after rmn_hub was imported."""
-    return _survivor is not None
+def has_lost_cuda() -> bool:
+    """
+    Return whether the parent of this process used CUDA before the fork, so that this one cannot. One whose parent did
+    not can: on Hugging Face's shared GPUs every call runs in such a process.
+    """
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda._is_in_bad_fork()
 
 
-__all__ = ["call", "is_forked"]
+__all__ = ["call", "has_lost_cuda"]

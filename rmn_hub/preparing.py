@@ -11,7 +11,7 @@ from PIL import Image
 from .boxes import check_crops, checked_faces, iterable
 from .detection.detector import FaceDetector, crop_face
 from .errors import InputError, RMNError
-from .forking import call, is_forked
+from .forking import call, has_lost_cuda
 from .images import LoadedImage, load_image, name_of, shown
 from .results import Face, ImageResult, reading_order
 from .turning import found_turned, is_doubtful, lean, turned_sentence
@@ -233,7 +233,7 @@ class Preparation:
     ) -> Iterator[list[Face]]:
         """Yield the faces that `detect`, or the detector's own, finds in each image, in its upright pixels."""
         detect = detect or self.detector.detect
-        if is_forked() and self.device.startswith("cuda"):
+        if self.device.startswith("cuda") and has_lost_cuda():
             raise InputError(f"device={self.device!r} cannot be used after fork: start processes with spawn")
         found: Any
         if len(several) > 1:

@@ -1,5 +1,7 @@
 """A recognizer in many threads, in other processes, and beside a caller's own settings of torch."""
 
+import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -11,7 +13,8 @@ import torch
 from recognizer_helpers import assert_same
 from transformers.utils import logging
 
-from rmn_hub import ExpressionRecognizer, forking
+from rmn_hub import ExpressionRecognizer, InputError, forking
+from rmn_hub.preparing import Preparation
 
 # A parent that has used all of torch's threads, then a child that uses the parent's recognizer and one of its own.
 PROGRAM = """
@@ -52,10 +55,8 @@ def test_a_recognizer_works_in_a_child(method, tiny_checkpoint, astronaut, tmp_p
 
 def test_a_child_of_a_fork_calls_in_another_thread(monkeypatch):
     assert forking.call(threading.get_ident) == threading.get_ident()
-    assert not forking.is_forked()
     monkeypatch.setattr(forking, "_survivor", threading.get_ident())
     monkeypatch.setattr(forking, "_stand_in", None)
-    assert forking.is_forked()
     first, second = (forking.call(threading.get_ident) for _ in range(2))
     assert first == second != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
@@ -66,6 +67,28 @@ def test_a_child_of_a_fork_calls_in_another_thread(monkeypatch):
     thread.start()
     thread.join()
     assert idents == [thread.ident]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_gpu_after_a_fork(lost, recognizer, astronaut, monkeypatch):
+    """A process of a shared GPU is made by fork before anything has used CUDA. Only one whose parent has is refused."""
+
+    def search(queue):
+        on_gpu = Preparation(recognizer.detector, "cuda", 0.1, False, 1_000_000, 8)
+        try:
+            queue.put([len(prepared.faces) for prepared in on_gpu.searched([astronaut], None)])
+        except InputError as error:
+            queue.put(str(error))
+
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: lost)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=search, args=(queue,))
+    child.start()
+    outcome = queue.get(timeout=100)
+    child.join(100)
+    assert outcome == ("device='cuda' cannot be used after fork: start processes with spawn" if lost else [1])
 
 
 def test_it_can_be_pickled(recognizer, astronaut):

@@ -131,8 +131,10 @@ class TorchNetworks:
 
     @torch.inference_mode()
     def _run(self, network: int, pixels: np.ndarray) -> list[np.ndarray]:
-        tensor = torch.from_numpy(pixels).to(self._device).contiguous(memory_format=torch.channels_last)
-        return [output.cpu().numpy() for output in self._networks[network](tensor)]
+        # The caller's autocast would move boxes, or fail: numpy has no bfloat16.
+        with torch.autocast(self._device.type, enabled=False):
+            tensor = torch.from_numpy(pixels).to(self._device).contiguous(memory_format=torch.channels_last)
+            return [output.cpu().numpy() for output in self._networks[network](tensor)]
 
 
 def pretrained_networks() -> tuple[PNet, RNet, ONet]:
@@ -146,7 +148,8 @@ def pretrained_networks() -> tuple[PNet, RNet, ONet]:
     if package is None or not package.submodule_search_locations:
         raise InputError("MTCNN's weights are missing: facenet-pytorch is not installed. Install it with pip.")
     folder = Path(package.submodule_search_locations[0]) / "data"
-    networks = PNet(), RNet(), ONet()
+    with torch.device("cpu"):  # whatever the caller's default is
+        networks = PNet().float(), RNet().float(), ONet().float()
     network: PNet | RNet | ONet
     for network in networks:
         file = folder / f"{type(network).__name__.lower()}.pt"

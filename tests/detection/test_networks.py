@@ -35,6 +35,22 @@ def test_outputs_are_those_of_facenet_pytorch(kind, network, theirs, shape):
         np.testing.assert_allclose(output, tensor.numpy(), atol=1e-5)
 
 
+def test_settings_of_torch_do_not_matter():
+    values = pixels(5, 3, 24, 24)
+    expected = TorchNetworks().refine(values)
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        networks = TorchNetworks()
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = networks.refine(values)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for output, same in zip(outputs, expected, strict=True):
+        np.testing.assert_array_equal(output, same)
+
+
 def test_no_crops_are_no_outputs():
     for networks in (OnnxNetworks(), TorchNetworks()):
         assert [output.shape for output in networks.refine(pixels(0, 3, 24, 24))] == [(0, 4), (0,)]

@@ -339,12 +339,12 @@ class _Reader:
             # A JPEG's blocks can be decoded at half their size, for a quarter of the memory.
             if too_large or image.draft(image.mode, (width // 2, height // 2)) is None:
                 raise InputError(_too_large(self.shown, width, height, self.max_pixels))
-            sentences.append(f"{self.name} has {width} x {height} pixels: it was read at half its size.")
+            sentences.append(f"{self.shown} has {width} x {height} pixels: it was read at half its size.")
         try:
             # MPO is how phones save a photo with a second view or a thumbnail: no frames of anything.
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 which = "current" if image.tell() else "first"
-                sentences.append(f"{self.name} has several frames: only the {which} one was read.")
+                sentences.append(f"{self.shown} has several frames: only the {which} one was read.")
             image.load()
             # Before the mode changes: some conversions lose the EXIF block. (And a copy only where one is needed.)
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -154,7 +154,7 @@ def _records(results: Results, every_image: bool) -> Iterator[dict[str, Any]]:
             yield _face_record(item)
             continue
         image: dict[str, Any] = {"source": readable(item.source), "width": int(item.width), "height": int(item.height)}
-        message = {"message": item.message} if every_image else {}
+        message = {"message": item.message and readable(item.message)} if every_image else {}
         for face in item.faces:
             yield image | _face_record(face) | message
         if every_image and not item.faces:

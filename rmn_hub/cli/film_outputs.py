@@ -12,7 +12,7 @@ from ..files import write_json
 from ..images import is_folder
 from ..video.tables import CSVWriter, JSONWriter, ParquetWriter, TableWriter
 from ..video.writing import SUFFIXES
-from .outputs import check_image, save_image
+from .outputs import check_image, csv_stdout, save_image
 from .shared import STDOUT, printable
 
 if TYPE_CHECKING:
@@ -123,12 +123,12 @@ class _CsvRows(CSVWriter):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and not self.begun:
-            self._begin(sys.stdout)
+            self._begin(csv_stdout())
 
     def write(self, result: "FrameResult") -> None:
         """Write the faces of a frame; the program's end reports a stdout that cannot be written to."""
         if not self.begun:
-            self._begin(sys.stdout)
+            self._begin(csv_stdout())
             self.begun = True
         self._write(result)
         sys.stdout.flush()

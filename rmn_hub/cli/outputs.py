@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from ..errors import InputError
 from ..files import replacing
@@ -136,6 +136,13 @@ class JsonLines:
 
         sys.stdout.write(to_json_lines(result))
         sys.stdout.flush()
+
+
+def csv_stdout() -> TextIO:
+    """Return stdout as it takes CSV, whose lines end as they are written: Windows would end them twice."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(newline="")
+    return sys.stdout
 
 
 class CsvRows:

@@ -278,7 +278,7 @@ def _writers(
     if shown is Format.json:
         writers.append(outputs.JsonLines())
     elif shown is Format.csv:
-        writers.append(outputs.CsvRows(sys.stdout, "-", recognizer.expressions))
+        writers.append(outputs.CsvRows(outputs.csv_stdout(), "-", recognizer.expressions))
     elif shown is Format.parquet:
         parquet = outputs.Parquet(recognizer.expressions)
         stack.callback(parquet.close)

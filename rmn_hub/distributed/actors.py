@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..checkpoints import BUNDLED_CHECKPOINT
 from ..errors import CheckpointError, InputError, RMNError
 from ..files import file_hash
-from ..images import is_folder
+from ..images import is_folder, shown
 from ..packages import require
 from ..recognizer import ExpressionRecognizer
 from .output import Output
@@ -120,6 +120,8 @@ class ShardActor(_Actor):
                 images = shard.images or len(set(rows["source"].to_pylist()))
             except RMNError as failure:
                 error = str(failure)
+            except Exception as failure:  # Ray would make a traceback of it
+                error = f"Shard {shard.index} failed in a worker: {type(failure).__name__}: {shown(failure, 200)}."
             for name, value in (("index", shard.index), ("images", images), ("error", error)):
                 done[name].append(value)
         return done

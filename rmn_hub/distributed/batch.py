@@ -79,7 +79,7 @@ def recognize_batch(
     begun = output.document()
     if begun is None and not output.is_empty():
         raise InputError(f"out={shown(output.out)!r} must be empty, or hold a batch that was begun: it has no {RUN}")
-    found = find_source(os.fspath(source))
+    found = find_source(os.fspath(source), output.out)
     loading = _loading(names_of(checkpoint), settings)
     if shard_size is None:
         shard_size = begun.get("shard_size") if begun else SHARD_SIZE

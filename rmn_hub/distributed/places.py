@@ -1,9 +1,11 @@
 """Files at a path or an address, through fsspec: one sentence for whatever its file systems raise."""
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 import fsspec
@@ -40,6 +42,16 @@ class Place:
         """Return the files that match the glob."""
         found = self._call(self.filesystem.glob, detail=True)
         return [self._named(path) for path, details in found.items() if details.get("type") != "directory"]
+
+    def below(self, name: str) -> tuple[str, ...]:
+        """Return the parts of a found file's name that the folder's path, or the fixed beginning of a glob, lacks."""
+        parts, own = PurePosixPath(name).parts, PurePosixPath(self._named(self.path)).parts
+        common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(parts, own)))
+        return parts[common:]
+
+    def holds(self, name: str) -> bool:
+        """Return whether a found file's name is that of one in this folder, or in a folder of it."""
+        return name.startswith(self._named(self.path).rstrip("/") + "/")
 
     def read(self) -> bytes:
         """Return the bytes of the file."""

@@ -5,6 +5,7 @@ A source is local, or any address that fsspec opens (`s3://`, `gs://`, `hf://`, 
 images depends on their names alone, so that the shards are the same at every start.
 """
 
+import codecs
 import concurrent.futures
 import contextlib
 import hashlib
@@ -20,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 from ..data.columns import IMAGE_COLUMNS, stored_image
 from ..errors import InputError
 from ..images import SUFFIXES, find_images, is_folder, shown
-from .places import failing_as, is_address, place_of
+from .places import Place, failing_as, is_address, place_of
 
 Kind: TypeAlias = Literal["images", "parquet", "tar"]
 
@@ -30,6 +31,11 @@ LIST_SUFFIXES = (".txt", ".lst", ".list")
 # Images of an address that are fetched ahead, at once: a store takes 20 to 100 ms for one.
 AHEAD = 16
 ATTEMPTS = 3
+# HTTP's statuses below 500 with which a server asks to come again.
+LATER = (408, 425, 429)
+# So many addresses of which none can be reached end a batch. Fewer may be those of a host that is gone for good: they
+# are rows, or a list that ends with them could never be finished.
+MANY = 16
 FORMS = (
     "a folder or a glob of images, of parquet files or of tars, one of these files, or a text file with one path or "
     "address a line"
@@ -111,13 +117,14 @@ class Source:
         return [Shard(index, self.kind, **part) for index, part in enumerate(parts)]
 
 
-def find_source(source: str) -> Source:
+def find_source(source: str, out: str | None = None) -> Source:
     """
     Look a source up.
 
     Args:
         source: a folder (searched with the folders in it), a glob, a file with a list (`LIST_SUFFIXES`), parquet files
             with an image column as `datasets` writes it, or tars (webdataset); local, or an address.
+        out: the absolute path or the address of a folder to leave out: where the batch writes.
 
     Raises:
         InputError: it does not exist, cannot be read, or holds none of these.
@@ -125,7 +132,7 @@ def find_source(source: str) -> Source:
     """
     if not source:
         raise InputError(f"source={source!r} must be {FORMS}")
-    names = _listed(source)
+    names = _listed(source, out)
     kinds = {_kind_of(name) for name in names}
     if len(kinds) > 1:
         raise InputError(
@@ -204,15 +211,16 @@ def opened(name: str, value: Any, where: Path) -> Any:
     return Stored(name, image) if isinstance(image, bytes) else image
 
 
-def _listed(source: str) -> list[str]:
+def _listed(source: str, out: str | None) -> list[str]:
     """Return the files of a source, each once, sorted unless the user listed them."""
     if is_address(source):
-        return _listed_at(source)
+        return _listed_at(source, out)
     path = Path(source)
     if is_folder(path):
-        return _in_folder(path)
+        return _in_folder(path, out)
     if not os.path.lexists(source) and any(mark in source for mark in "*?["):
-        return _of_one_folder(place_of(os.path.abspath(source)).glob(), source)  # noqa: PTH100 - a glob is no path
+        place = place_of(os.path.abspath(source))  # noqa: PTH100 - a glob is no path
+        return _of_one_folder(place, place.glob(), source, out)
     if not os.path.lexists(source):
         raise InputError(f"source={shown(source)!r} must exist: give {FORMS}")
     if _ends(source, LIST_SUFFIXES):
@@ -220,35 +228,42 @@ def _listed(source: str) -> list[str]:
     return [str(path.absolute())]
 
 
-def _listed_at(source: str) -> list[str]:
+def _listed_at(source: str, out: str | None) -> list[str]:
     place = place_of(source)
     if any(mark in source.partition("://")[2] for mark in "*["):
-        return _of_one_folder(place.glob(), source)
+        return _of_one_folder(place, place.glob(), source, out)
     if _ends(source, LIST_SUFFIXES):
         return _lines(source)
     if _ends(source, (*PARQUET_SUFFIXES, *TAR_SUFFIXES, *SUFFIXES)):
         return [source]
-    return _of_one_folder(place.find(), source)
+    return _of_one_folder(place, place.find(), source, out)
 
 
-def _in_folder(folder: Path) -> list[str]:
+def _in_folder(folder: Path, out: str | None) -> list[str]:
     """Return the images of a local folder; where it has none, its parquet files or tars."""
     try:
         return [str(path) for path in find_images(folder.absolute())]
     except InputError as error:
         if isinstance(error.__cause__, OSError):
             raise
+        place = place_of(str(folder.absolute()))
         try:
-            return _of_one_folder(place_of(str(folder.absolute())).find(), str(folder))
+            return _of_one_folder(place, place.find(), str(folder), out)
         except InputError:
             raise error from None
 
 
-def _of_one_folder(found: Iterable[str], source: str) -> list[str]:
-    """Return the images among the files that were found; where there are none, the parquet files or the tars."""
+def _of_one_folder(place: Place, found: Iterable[str], source: str, out: str | None) -> list[str]:
+    """
+    Return the images among the files that were found; where there are none, the parquet files or the tars. Hidden
+    files, and those in hidden folders, are left out: of a glob, where a wildcard stands for such a name.
+    """
     files: dict[Kind, list[str]] = {"images": [], "parquet": [], "tar": []}
+    # The batch's own files are parquet files of numbers, which a start that goes on would find.
+    own = None if out is None else place_of(out)
     for name in found:
-        if any(part.startswith((".", "__")) for part in PurePosixPath(name).parts[-3:]):
+        hidden = any(part.startswith((".", "__")) for part in place.below(name))
+        if hidden or (own is not None and own.holds(name)):
             continue
         kind = _kind_of(name)
         if kind != "images" or _ends(name, tuple(SUFFIXES)):
@@ -261,7 +276,7 @@ def _of_one_folder(found: Iterable[str], source: str) -> list[str]:
 
 def _lines(source: str) -> list[str]:
     """Return the paths and addresses in a text file, one a line; relative paths are taken from the current folder."""
-    text = place_of(source).read().decode("utf-8", "surrogateescape")
+    text = place_of(source).read().removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     names = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
     if not names:
         raise InputError(f"source={shown(source)!r} must hold one path or address a line: it is empty")
@@ -279,7 +294,7 @@ def _ends(name: str, suffixes: tuple[str, ...]) -> bool:
 def _files(names: tuple[str, ...]) -> Iterator[Any]:
     """Yield paths as they are, and the images of addresses, which are fetched ahead of their turn."""
     waiting: deque[tuple[str, concurrent.futures.Future[bytes | OSError] | None]] = deque()
-    fetched, lost = 0, None
+    others, lost = False, []
     with concurrent.futures.ThreadPoolExecutor(AHEAD, thread_name_prefix="rmn_hub-fetch") as pool:
         following = iter(names)
         while True:
@@ -288,16 +303,16 @@ def _files(names: tuple[str, ...]) -> Iterator[Any]:
             if not waiting:
                 break
             name, future = waiting.popleft()
-            if future is None:
-                yield Path(name)
-                continue
-            data = future.result()
-            fetched += not isinstance(data, ConnectionError)
-            lost = data if isinstance(data, ConnectionError) else lost
-            yield Stored(name, data)
-    if lost is not None and not fetched:
+            data: Any = Path(name) if future is None else future.result()
+            if isinstance(data, ConnectionError):
+                lost.append((name, data))
+            else:
+                others = True
+            yield data if future is None else Stored(name, data)
+    if len(lost) >= MANY and not others:
         # The store or the network is gone. Rows of failures would hide that, and would be kept by the next start.
-        raise InputError(f"{shown(names[0])} cannot be reached: {shown(lost, 200)}. Start again to go on.")
+        name, reason = lost[-1]
+        raise InputError(f"{shown(name)} cannot be reached: {shown(reason, 200)}. Start again to go on.")
 
 
 def _fetch(name: str) -> bytes | OSError:
@@ -312,6 +327,8 @@ def _fetch(name: str) -> bytes | OSError:
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             return type(error)("there is no such file" if isinstance(error, FileNotFoundError) else str(error))
         except Exception as error:  # each file system has errors of its own
+            if 400 <= getattr(error, "status", 0) < 500 and error.status not in LATER:  # type: ignore[attr-defined]
+                return OSError(f"the server refuses it: {' '.join(str(error).split())}")
             reason = ConnectionError(f"{type(error).__name__}: {' '.join(str(error).split())}")
             if attempt + 1 < ATTEMPTS:
                 time.sleep(0.5 * 2**attempt)

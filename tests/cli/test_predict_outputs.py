@@ -37,6 +37,14 @@ def test_csv_goes_to_stdout(predict, photos, tmp_path, monkeypatch, words):
     assert not (tmp_path / "-").exists()
 
 
+def test_lines_of_csv_end_once_where_stdout_translates_them(monkeypatch):
+    data = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(data, encoding="utf-8", newline="\r\n"))  # as on Windows
+    outputs.CsvRows(outputs.csv_stdout(), "-", EXPRESSIONS)(ImageResult("a.jpg", 9, 9))
+    assert data.getvalue().endswith(b"_y\r\n")
+    assert b"\r\r" not in data.getvalue()
+
+
 def test_parquet_goes_to_stdout(predict, photos):
     frame = pandas.read_parquet(io.BytesIO(predict(photos, "--format", "parquet").stdout_bytes))
     assert frame["expression"].isin(EXPRESSIONS).sum() == 3

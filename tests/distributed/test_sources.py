@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rmn_hub import InputError, MissingPackageError
+from rmn_hub.distributed.actors import ShardActor
 from rmn_hub.distributed.output import ATTEMPTS, Output
 from rmn_hub.distributed.rows import table
-from rmn_hub.distributed.sources import Shard, find_source, read_shard
+from rmn_hub.distributed.sources import MANY, Shard, Stored, find_source, read_shard
 from rmn_hub.distributed.summary import kind_of_failure, summarize
 
 MEMORY = fsspec.filesystem("memory")
@@ -116,6 +117,37 @@ def test_a_tar_is_a_shard_and_a_damaged_one_ends_with_a_row(place, jpeg, recogni
     assert results[-1].failed
 
 
+def test_a_batch_that_writes_into_its_source_does_not_find_its_own_files(place, jpeg):
+    where = place(a_tar=tar_of(**{"0_jpg": jpeg}), faces__shard_parquet=parquet_of([{"bytes": jpeg, "path": None}]))
+    assert find_source(where).kind == "parquet"
+    for out in (f"{where}/faces", f"{where}/faces".replace("memory:///", "memory://")):
+        assert find_source(where, out).names == (f"{where}/a.tar",)
+
+
+def test_hidden_is_what_lies_below_the_source(place, jpeg, monkeypatch):
+    where = place(**{"-data__a_jpg".replace("-", "_"): jpeg, "-data__-more__b_jpg".replace("-", "_"): jpeg})
+    for source in (f"{where}/.data", f"{where}/.data/*.jpg", f"{where}/.data/**/*.jpg"):
+        assert find_source(source).names == (f"{where}/.data/a.jpg",)
+
+
+def test_a_list_from_an_editor_that_marks_utf_8(place, jpeg, tmp_path):
+    name = f"{place(a_jpg=jpeg)}/a.jpg"
+    (tmp_path / "list.txt").write_text(name, encoding="utf-8-sig")
+    assert find_source(str(tmp_path / "list.txt")).names == (name,)
+
+
+def test_a_name_that_is_not_utf_8_beside_a_message(recognizer, astronaut):
+    data = io.BytesIO()
+    frames = [astronaut.resize((64, 64)), astronaut.resize((64, 64)).rotate(90)]
+    frames[0].save(data, "GIF", save_all=True, append_images=frames[1:])
+    image = Stored(b"caf\xe9.gif".decode("utf-8", "surrogateescape"), data.getvalue())
+    [result] = recognizer.stream([image], faces_only=True)
+    assert "several frames" in result.message
+    [row] = table([result], recognizer.expressions).to_pylist()
+    assert row["source"] == r"caf\udce9.gif"
+    assert row["message"] == result.message
+
+
 def test_the_digest_depends_on_names_and_order(place, jpeg):
     first = find_source(place(a_jpg=jpeg)).digest()
     assert find_source(place(a_jpg=jpeg[:99])).digest() == first
@@ -156,10 +188,27 @@ def test_a_store_that_is_gone_makes_no_rows(monkeypatch, jpeg, recognizer):
         raise TimeoutError("no route")
 
     monkeypatch.setattr(type(MEMORY), "cat_file", gone)
-    images = read_shard(Shard(0, "images", ("memory://set/a.jpg",), images=1))
-    with pytest.raises(InputError, match="no route"):
-        list(recognizer.stream(images, on_error="keep"))
-    assert len(calls) > 1
+    names = tuple(f"memory://set/{number}.jpg" for number in range(MANY))
+    with pytest.raises(InputError, match=f"{MANY - 1}.jpg.*no route"):
+        list(recognizer.stream(read_shard(Shard(0, "images", names, images=MANY)), on_error="keep"))
+    assert len(calls) > MANY
+    # A few may be of a host that is gone for good, and a list that ends with them must come to its end.
+    [result] = recognizer.stream(read_shard(Shard(0, "images", names[:1], images=1)), on_error="keep")
+    assert "no route" in result.message
+
+
+def test_what_a_server_refuses_is_a_row(monkeypatch, recognizer):
+    class Forbidden(Exception):
+        status = 403
+
+    def refuse(self, path, **_):
+        raise Forbidden("not for you")
+
+    monkeypatch.setattr(type(MEMORY), "cat_file", refuse)
+    names = tuple(f"memory://set/{number}.jpg" for number in range(MANY))
+    results = list(recognizer.stream(read_shard(Shard(0, "images", names, images=MANY)), on_error="keep"))
+    assert len(results) == MANY
+    assert all("not for you" in result.message for result in results)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -204,3 +253,15 @@ def test_a_shard_that_ends_its_process_is_not_begun_for_ever(out):
 def test_failures_of_one_kind_have_one_sentence():
     assert kind_of_failure("/a/1.jpg", "/a/1.jpg is 5 x 6 pixels: too small") == "is N x N pixels: too small"
     assert kind_of_failure("b.png", "b.png is damaged (3 bytes): copy it") == "is damaged: copy it"
+
+
+def test_what_no_one_foresaw_in_a_worker_is_a_sentence(tmp_path, recognizer, monkeypatch):
+    def fails(*_):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("rmn_hub.distributed.actors.table", fails)
+    output = Output(str(tmp_path / "out"))
+    output.prepare()
+    actor = ShardActor(lambda: recognizer, faces_only=True, out=output.out)
+    done = actor(pa.Table.from_pylist([Shard(4, "images", ("a.jpg",), images=1).to_dict()]))
+    assert done == {"index": [4], "images": [0], "error": ["Shard 4 failed in a worker: ZeroDivisionError: by zero."]}

@@ -68,7 +68,7 @@ def evaluate(
     """Score a checkpoint, or the unweighted ensemble of several, on labelled faces: accuracy, calibration, speed."""
     with failing_on_bad_input("train", FOR_NUMBERS):
         from ..evaluation.evaluate import evaluate as score
-        from ..evaluation.report import replaces_results, summary
+        from ..evaluation.report import held_results, lost_results, summary
         from ..files import prepare_place
         from .outputs import check_folders
 
@@ -76,7 +76,7 @@ def evaluate(
         file = None if json in (None, "-") else json
         if file is not None:
             prepare_place(Path(file))
-        replaced = file is not None and bool(checkpoints) and replaces_results(file, checkpoints or [])
+        held = held_results(file)
         with progress_bars() as report:
             document = score(
                 checkpoints or [],
@@ -94,8 +94,8 @@ def evaluate(
                 batch_size=batch_size,
                 progress=report,
             )
-    if replaced:
-        warn(f"{file} held results of other weights; they are gone")
+    for lost in lost_results(held, document):
+        warn(f"{file} held {lost}; they are gone")
     if json == "-":
         typer.echo(json_library.dumps(document, indent=2))
     else:

@@ -33,6 +33,7 @@ from ..expressions import EXPRESSIONS
 from ..files import file_hash, write_json
 from ..hub import checkpoint as checkpoints
 from ..hub.checkpoint import LoadedCheckpoint, weights_hash, weights_megabytes
+from ..hub.records import is_fer2013
 from ..model.modeling_rmn import RMNModel
 from ..progress import Progress, silent
 from .batches import pixel_batches
@@ -166,7 +167,8 @@ def evaluate(
         data: file or folder of the faces, see [`rmn_hub.data.sources`].
         split: the split to score on.
         peer: another package whose network is scored instead, see [`rmn_hub.evaluation.peers`].
-        name: name of the set in the result; else `public_test` and so on for FER2013, and the data's name for others.
+        name: name of the set in the result; else `public_test` and so on for FER2013's whole splits, and the names of
+            data and split for others.
         training_data: set whose training split is searched for the faces that are scored; `data` itself when it has a
             training split of its own. With neither, duplicates are not looked for.
         json_file: file to write the result to, beside what it holds about other sets of the same weights.
@@ -351,9 +353,11 @@ def _tensors(
 
 def _set_name(faces: FaceImages, data: str | Path, split: str) -> str:
     role = split_role(split)
-    if role and looks_like_fer2013(faces):
+    # Other sets are grey and small, too: their numbers must not take the place of FER2013's.
+    if role and is_fer2013(role, len(faces)) and looks_like_fer2013(faces):
         return role
-    stem = Path(data).resolve().stem
+    where = Path(data).resolve()
+    stem = where.parent.name if split_role(where.stem) else where.stem  # faces/test.parquet
     return stem if split.lower() == "all" else f"{stem}_{role or split}"
 
 

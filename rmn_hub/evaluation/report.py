@@ -37,7 +37,6 @@ from .. import __version__
 from ..data.faces import FaceImages
 from ..errors import InputError
 from ..files import replacing
-from ..hub.checkpoint import WEIGHTS, weights_hash
 from ..results import MIN_CONFIDENCE
 
 FAILURES = 24
@@ -109,14 +108,22 @@ def read_results(json_file: str | Path | None, sha256: str) -> dict[str, Any]:
     Raises:
         InputError: the file exists but is something else.
     """
-    if json_file is not None and Path(json_file).exists():
-        document = _results(Path(json_file))
-        if document["checkpoint"]["sha256"] == sha256:
-            return document
+    document = held_results(json_file)
+    if document is not None and document["checkpoint"]["sha256"] == sha256:
+        return document
     return {"checkpoint": {"sha256": sha256}, "sets": {}}
 
 
-def _results(path: Path) -> dict[str, Any]:
+def held_results(json_file: str | Path | None) -> dict[str, Any] | None:
+    """
+    Return the results in a file, of whatever weights; `None` without a file.
+
+    Raises:
+        InputError: the file exists but is something else.
+    """
+    if json_file is None or not Path(json_file).exists():
+        return None
+    path = Path(json_file)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(document["checkpoint"]["sha256"], str) and isinstance(document["sets"], dict):
@@ -127,15 +134,17 @@ def _results(path: Path) -> dict[str, Any]:
     raise InputError(f"{path} must hold results of rmn-hub evaluate, because it exists: give another file")
 
 
-def replaces_results(json_file: str | Path, checkpoints: Sequence[str | Path]) -> bool:
-    """Return whether a file holds results that `evaluate` would drop, because they are about other weights."""
-    path, folders = Path(json_file), [Path(checkpoint) for checkpoint in checkpoints]
-    if not path.is_file() or not all((folder / WEIGHTS).is_file() for folder in folders):
-        return False
-    document = _results(path)
-    return bool(document["sets"]) and document["checkpoint"]["sha256"] != identity(
-        [weights_hash(folder) for folder in folders]
+def lost_results(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
+    """Return what results no longer hold: those of other weights, or of other faces under the name of a set."""
+    if before is None or not before["sets"]:
+        return []
+    if before["checkpoint"]["sha256"] != after["checkpoint"]["sha256"]:
+        return ["results of other weights"]
+    hashes = (
+        {name: numbers["data"].get("sha256") for name, numbers in each["sets"].items()} for each in (before, after)
     )
+    old, new = hashes
+    return [f"results of other faces as {name}" for name in old if old[name] != new.get(name)]
 
 
 def identity(hashes: Sequence[str]) -> str:
@@ -186,9 +195,10 @@ def write_figures(
 __all__ = [
     "FAILURES",
     "command_line",
+    "held_results",
     "identity",
+    "lost_results",
     "read_results",
-    "replaces_results",
     "summary",
     "versions",
     "write_figures",

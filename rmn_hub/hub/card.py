@@ -307,7 +307,7 @@ class _Material:
                     "two_views": accuracy(numbers["flip_averaged"]),
                 }
                 for name, numbers in sets.items()
-                if name not in ("private_test", "public_test", "train")
+                if name not in (main, "private_test", "public_test", "train")
             ],
         }
 

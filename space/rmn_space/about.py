@@ -8,15 +8,16 @@ import gradio as gr
 from rmn_hub import EXPRESSIONS, ImageResult
 from rmn_hub.drawing.palette import color_of, percent
 from rmn_hub.evaluation.measured import Measured, SetScores
+from rmn_hub.hub.records import FER2013, is_fer2013, title
 
 from . import render
 from .service import Service
 
-# In the order of the table.
-TITLES = {"private_test": "FER2013 PrivateTest", "public_test": "FER2013 PublicTest"}
 # Right in percent: of the paper's network, and of that inside fer 25.10 in two views (`evaluate --peer fer`).
 PAPER = {"private_test": 74.14}
 FER = {"private_test": 67.1, "public_test": 66.5}
+FER2013_NOTE = """ The paper's network is larger and starts from ImageNet; fer's numbers are by
+<code>rmn-hub evaluate --peer fer</code>. People agree with 65 ± 5% of these labels."""
 
 
 def build(service: Service, faces: ImageResult, mcp: bool = False) -> None:
@@ -82,9 +83,10 @@ def measured(results: Measured | None) -> str:
     if results is None:
         body = "<p>There are no measured results of this checkpoint. <code>rmn-hub evaluate</code> makes them.</p>"
         return f'<section class="rmn-card rmn-wide"><h2>Measured results</h2>{body}</section>'
-    order = list(TITLES)
-    sets = sorted(results.sets, key=lambda each: order.index(each.name) if each.name in order else len(order))
+    order = list(FER2013)
+    sets = sorted(results.sets, key=lambda each: order.index(each.name) if _is_fer2013(each) else len(order))
     rows = "".join(map(_row, sets))
+    of_fer2013 = FER2013_NOTE if any(map(_is_fer2013, sets)) else ""
     size = (
         f"{results.parameters / 1e6:.1f} million parameters, {results.multiply_adds / 1e6:.0f} million multiply-adds."
         if results.parameters and results.multiply_adds
@@ -94,9 +96,8 @@ def measured(results: Measured | None) -> str:
     heads = ("Right, in %", "Paper", "Package fer", "One view", "Calibration error", "Faces")
     return f"""<section class="rmn-card rmn-wide"><h2>Measured results</h2>
 {_table("Table of results", ("Faces of", *heads), rows)}
-<div class="rmn-pair"><p class="rmn-muted">Two views (face and mirror image), 95% intervals. The paper's network is
-larger and starts from ImageNet; fer's numbers are by <code>rmn-hub evaluate --peer fer</code>. People agree with
-65 ± 5% of these labels. {size}</p>{faithful}</div>{robustness(results)}</section>"""
+<div class="rmn-pair"><p class="rmn-muted">Two views (face and mirror image), 95% intervals.{of_fer2013}
+{size}</p>{faithful}</div>{robustness(results)}</section>"""
 
 
 def robustness(results: Measured) -> str:
@@ -137,15 +138,19 @@ def faithfulness(results: Measured | None) -> str:
 
 
 def _row(scores: SetScores) -> str:
-    name = TITLES.get(scores.name, scores.name)
+    name, known = title(scores.name, scores.faces), _is_fer2013(scores)
     cells: Sequence[str] = (
         "" if scores.averaged is None else _share(scores.averaged, scores.averaged_interval),
-        *(f"{numbers[scores.name]:.1f}" if scores.name in numbers else "" for numbers in (PAPER, FER)),
+        *(f"{numbers[scores.name]:.1f}" if known and scores.name in numbers else "" for numbers in (PAPER, FER)),
         _share(scores.accuracy, scores.interval, "span"),
         "" if scores.calibration_error is None else f"{100 * scores.calibration_error:.1f}",
         f"{scores.faces:,}",
     )
     return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+
+
+def _is_fer2013(scores: SetScores) -> bool:
+    return is_fer2013(scores.name, scores.faces)
 
 
 def _share(accuracy: float, interval: tuple[float, float] | None, tag: str = "b") -> str:

@@ -101,7 +101,7 @@ def test_its_checkpoints_are_taken_as_an_rmns_are(compared, tmp_path):
         assert run("evaluate", folder, *words).exit_code == 0
     document = json.loads(file.read_text())
     assert document["checkpoint"]["network"] == "resnet18"
-    assert len(document["sets"]["public_test"]["robustness"]["changes"]) > 10
+    assert len(document["sets"]["data_public_test"]["robustness"]["changes"]) > 10
     result = run("card", folder)
     assert result.exit_code == 0, result.output
     card = (folder / "README.md").read_text()

@@ -16,6 +16,7 @@ from rmn_hub.errors import CheckpointError, InputError
 from rmn_hub.evaluation import evaluate as room
 from rmn_hub.evaluation.evaluate import evaluate
 from rmn_hub.expressions import EXPRESSIONS
+from rmn_hub.hub import records
 
 COUNT = 60
 DUPLICATES = (3, 17, 42)
@@ -62,7 +63,7 @@ def document(world):
 
 @pytest.fixture(scope="module")
 def numbers(document):
-    return document["sets"]["public_test"]
+    return document["sets"]["data_public_test"]
 
 
 def wilson(correct, count):
@@ -96,17 +97,17 @@ def test_duplicates_are_left_out(world, numbers):
 
 def test_no_training_faces_no_duplicates(world, tmp_path):
     alone = world["data"] / "public_test.parquet"
-    found = evaluate(world["checkpoint"], alone)["sets"]["public_test"]
+    found = evaluate(world["checkpoint"], alone)["sets"]["data_public_test"]
     assert found["without_duplicates"] is None
     document = evaluate(world["checkpoint"], alone, training_data=world["data"])
-    assert document["sets"]["public_test"]["without_duplicates"]["duplicates"] == 3
+    assert document["sets"]["data_public_test"]["without_duplicates"]["duplicates"] == 3
 
 
 def test_all_faces_duplicates(world, tmp_path):
     write_set(tmp_path / "d" / "train.parquet", faces(14, seed=4), np.arange(14) % 7)
     write_set(tmp_path / "d" / "public_test.parquet", faces(7, seed=8), np.arange(7))
     write_set(tmp_path / "d" / "private_test.parquet", faces(14, seed=4)[:7], np.arange(7))
-    block = evaluate(world["checkpoint"], tmp_path / "d", "test")["sets"]["private_test"]["without_duplicates"]
+    block = evaluate(world["checkpoint"], tmp_path / "d", "test")["sets"]["d_private_test"]["without_duplicates"]
     assert block == {"duplicates": 7, "single_view": None, "flip_averaged": None}
 
 
@@ -168,7 +169,7 @@ def test_file_gathers_sets_of_the_same_weights(world, tmp_path):
         Image.fromarray(rng.integers(0, 256, (70 + index, 51, 3), dtype=np.uint8)).save(photos / name / "a.png")
     evaluate(world["checkpoint"], photos, "all", json_file=file)
     document = json.loads(file.read_text())
-    assert list(document["sets"]) == ["public_test", "my_photos"]
+    assert list(document["sets"]) == ["data_public_test", "my_photos"]
     assert document["sets"]["my_photos"]["without_duplicates"] is None
     assert [path.name for path in file.parent.iterdir()] == ["eval.json"]
 
@@ -179,11 +180,32 @@ def test_file_gathers_sets_of_the_same_weights(world, tmp_path):
     assert "held results" not in run("evaluate", other, *words).stderr
 
 
+def test_small_grey_faces_are_not_called_fer2013(world, tmp_path, monkeypatch):
+    file = tmp_path / "eval.json"
+    for folder, seed in (("mine", 21), ("others", 22)):
+        write_set(tmp_path / folder / "test.parquet", faces(14, seed=seed), np.arange(14) % 7)
+        evaluate(world["checkpoint"], tmp_path / folder / "test.parquet", "test", json_file=file)
+    assert list(json.loads(file.read_text())["sets"]) == ["mine_private_test", "others_private_test"]
+    monkeypatch.setitem(records.FER2013, "private_test", ("FER2013 PrivateTest", 14))
+    evaluate(world["checkpoint"], tmp_path / "mine", "test", json_file=file)
+    assert "private_test" in json.loads(file.read_text())["sets"]
+
+
+def test_results_of_other_faces_are_not_replaced_in_silence(world, tmp_path):
+    file = tmp_path / "eval.json"
+    for folder, seed in (("mine", 21), ("others", 22)):
+        write_set(tmp_path / folder / "test.parquet", faces(14, seed=seed), np.arange(14) % 7)
+        words = ("--data", tmp_path / folder, "--split", "test", "--name", "portraits", "--json", file)
+        first, again = (run("evaluate", world["checkpoint"], *words).stderr for _ in range(2))
+        assert ("other faces as portraits" in first) == (folder == "others")
+        assert "other faces" not in again
+
+
 def test_figures(world, tmp_path):
     evaluate(world["checkpoint"], world["data"], figures=tmp_path / "figures")
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     kinds = ("confusion_matrix", "reliability_diagram", "coverage", "failure_cases")
-    assert names == {f"public_test_{kind}.png" for kind in kinds}
+    assert names == {f"data_public_test_{kind}.png" for kind in kinds}
     for path in (tmp_path / "figures").iterdir():
         with Image.open(path) as picture:
             assert min(picture.size) > 200
@@ -192,12 +214,12 @@ def test_figures(world, tmp_path):
 
 def test_faithfulness(world, tmp_path):
     block = evaluate(world["checkpoint"], world["data"], with_faithfulness=True, figures=tmp_path)["sets"][
-        "public_test"
+        "data_public_test"
     ]
     assert block["faithfulness"]["faces"] == COUNT
     assert block["faithfulness"]["probability"] == pytest.approx(world["single"].max(1).mean(), abs=1e-4)
     assert "--faithfulness" in block["command"]
-    assert (tmp_path / "public_test_faithfulness.png").exists()
+    assert (tmp_path / "data_public_test_faithfulness.png").exists()
     plain = save_checkpoint(tmp_path / "plain", mask_depths=None)
     with pytest.raises(InputError, match="with_faithfulness"):
         evaluate(plain, world["data"], with_faithfulness=True)
@@ -207,20 +229,20 @@ def test_command(world, tmp_path):
     file = tmp_path / "eval.json"
     result = run("evaluate", world["checkpoint"], "--data", world["data"], "--json", file, "--split", "public_test")
     assert result.exit_code == 0
-    assert "public_test: 60 faces" in result.stdout
+    assert "data_public_test: 60 faces" in result.stdout
     assert "single view without duplicates" in result.stdout
     document = json.loads(file.read_text())
-    again = run(*shlex.split(document["sets"]["public_test"]["command"])[1:])
+    again = run(*shlex.split(document["sets"]["data_public_test"]["command"])[1:])
     assert again.exit_code == 0
     assert (
-        json.loads(file.read_text())["sets"]["public_test"]["single_view"]
-        == (document["sets"]["public_test"]["single_view"])
+        json.loads(file.read_text())["sets"]["data_public_test"]["single_view"]
+        == (document["sets"]["data_public_test"]["single_view"])
     )
 
 
 def test_json_without_a_file_goes_to_stdout(world):
     result = run("evaluate", world["checkpoint"], "--data", world["data"], "--json", "--split", "public_test")
-    assert json.loads(result.stdout)["sets"]["public_test"]["single_view"]["faces"] == COUNT
+    assert json.loads(result.stdout)["sets"]["data_public_test"]["single_view"]["faces"] == COUNT
 
 
 @pytest.mark.parametrize("words", [("--json",), ("--json", "--device", "cpu"), ("--json", "-")])
@@ -310,12 +332,12 @@ def test_an_ensemble(world, document, other, tmp_path):
     mean = (world["single"] + softmax(answers_of(other, pictures))) / 2
     others_averaged = (softmax(answers_of(other, pictures)) + softmax(answers_of(other, pictures, flip=True))) / 2
     averaged = (world["averaged"] + others_averaged) / 2
-    numbers = found["sets"]["public_test"]
+    numbers = found["sets"]["data_public_test"]
     for view, probabilities in (("single_view", mean), ("flip_averaged", averaged)):
         assert numbers[view]["correct"] == (probabilities.argmax(1) == world["labels"]).sum()
         own = probabilities[np.arange(COUNT), world["labels"]]
         assert numbers[view]["negative_log_likelihood"] == pytest.approx(-np.log(own).mean(), rel=1e-3)
-    assert set(numbers) == set(document["sets"]["public_test"])
+    assert set(numbers) == set(document["sets"]["data_public_test"])
     assert shlex.split(numbers["command"])[:4] == ["rmn-hub", "evaluate", str(world["checkpoint"]), str(other)]
 
     described = found["checkpoint"]
@@ -328,7 +350,7 @@ def test_an_ensemble(world, document, other, tmp_path):
 
     # The order of the members does not matter; other members do.
     assert "held results" not in run("evaluate", other, world["checkpoint"], *words, "--name", "again").stderr
-    assert list(json.loads(file.read_text())["sets"]) == ["public_test", "again"]
+    assert list(json.loads(file.read_text())["sets"]) == ["data_public_test", "again"]
     assert "held results" in run("evaluate", other, *words).stderr
 
 
@@ -344,5 +366,5 @@ def test_the_data_is_opened_once(world, monkeypatch):
 
     parts, opened = sources._parts_of, []
     monkeypatch.setattr(sources, "_parts_of", lambda where: (opened.append(where), parts(where))[1])
-    assert evaluate(world["checkpoint"], world["data"])["sets"]["public_test"]["without_duplicates"]
+    assert evaluate(world["checkpoint"], world["data"])["sets"]["data_public_test"]["without_duplicates"]
     assert opened == [world["data"]]

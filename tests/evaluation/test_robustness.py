@@ -159,7 +159,7 @@ def test_the_command_reports_it(world, tmp_path, monkeypatch):
     assert "75.0%" in result.stdout
     import json
 
-    block = json.loads(file.read_text())["sets"]["public_test"]
+    block = json.loads(file.read_text())["sets"]["data_public_test"]
     assert [row["change"] for row in block["robustness"]["changes"]] == ["unchanged", *CHANGES]
     assert block["robustness"]["views"] == 6
     assert "--views 6" in block["command"]

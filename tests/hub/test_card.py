@@ -59,11 +59,13 @@ def checkpoint(tmp_path_factory):
         patch.setattr(evaluation, "TIMING_SECONDS", 0.0)
         for split in ("public_test", "private_test"):
             faithful = split == "public_test"
-            evaluate(folder, root / "data", split, json_file=folder / "eval.json", with_faithfulness=faithful)
+            evaluate(
+                folder, root / "data", split, name=split, json_file=folder / "eval.json", with_faithfulness=faithful
+            )
         evaluate(folder, root / "wild.parquet", "all", json_file=folder / "eval.json")
         plain = save_checkpoint(root / "plain", mask_depths=None)
         for name, network in (("on", folder), ("off", plain)):
-            evaluate(network, root / "data", json_file=root / name / "eval.json")
+            evaluate(network, root / "data", name="public_test", json_file=root / name / "eval.json")
     write_ablation(folder, [root / "on" / "eval.json", root / "off" / "eval.json"])
     return folder
 

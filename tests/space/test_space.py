@@ -407,6 +407,13 @@ def test_the_about_tab_shows_what_was_measured():
     assert "<script" not in html
 
 
+def test_the_about_tab_does_not_call_other_faces_fer2013():
+    html = about.measured(Measured((SetScores("private_test", 210, 0.5, averaged=0.5),)))
+    assert "<td>74.1</td>" not in html
+    assert "FER2013" not in html
+    assert "People agree" not in html
+
+
 # The folder, as a Space
 
 

@@ -45,6 +45,8 @@ MOST_BYTES = 15_000_000
 _LARGE = (f"runtime/{BINARY}.gz", *(f"models/{name}.onnx.gz" for name in ("rmn", "pnet", "rnet", "onet")))
 # What is loaded after it, by the names of the files.
 _LATER = ("sw.js", "kept.js", GPU_SCRIPT, f"{GPU_BINARY}.gz", "icon.png")
+# How `kept.js` begins, which lists the files of a page.
+_KEPT = "// Written by `rmn-hub export --browser`.\nself.KEPT = "
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def write_page(
     and in 8 bits where it would load more.
 
     Args:
-        out: the folder; it must be new or empty, or a page that was written before.
+        out: the folder; it must be new or empty, or a page that was written before. Of that page, the files go that its
+            build wrote; what else is there stays.
         page: the folder of the page's own files.
         graph: the network as `rmn-hub export` writes it, in fp32.
         processor: the checkpoint's settings of crops; bilinear alone can be followed.
@@ -106,8 +109,7 @@ def write_page(
         MissingPackageError: the package `onnx` is not installed.
     """
     out = Path(out)
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "js" / "settings.js").is_file())):
-        raise InputError(f"out={str(out)!r} must be a new or empty folder, or one of an earlier page")
+    earlier = _earlier(out)
     for name in RUNTIME_FILES:
         if not (runtime / name).is_file():
             raise InputError(f"runtime={str(runtime)!r} must hold {name} of {RUNTIME} {RUNTIME_VERSION}")
@@ -136,7 +138,7 @@ def write_page(
             _pack(folder / "models" / f"{name}.onnx.gz", weights.rounded(DETECTOR / f"{name}.onnx"))
         settings = {**_settings(engine, processor, pixel_values), **look}
         report = _finish(folder, settings, graph, pixel_values, later={*photos[1:], *_LATER})
-        _replace(folder, out)
+        _replace(folder, out, earlier)
     return report
 
 
@@ -267,14 +269,38 @@ def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
     body = json.dumps({"version": version, **settings}, indent=2)
     write_text(folder / "js" / "settings.js", f"// Written by `rmn-hub export --browser`.\nexport default {body};\n")
     kept = json.dumps({"version": version, "small": [*small, "js/settings.js"], "large": large}, indent=2)
-    write_text(folder / "kept.js", f"// Written by `rmn-hub export --browser`.\nself.KEPT = {kept};\n")
+    write_text(folder / "kept.js", f"{_KEPT}{kept};\n")
 
 
-def _replace(folder: Path, out: Path) -> None:
-    """Put a folder in the place of another one, which goes."""
-    if out.is_dir():
-        shutil.rmtree(out)
-    folder.rename(out)
+def _earlier(out: Path) -> set[str]:
+    """
+    Return the paths of the files that an earlier build wrote into a folder; none where it is new or empty.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return set()
+    try:
+        kept = json.loads((out / "kept.js").read_text(encoding="utf-8").partition(_KEPT)[2].rstrip(";\n"))
+        return {*kept["small"], *kept["large"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"out={str(out)!r} must be a new or empty folder, or one of an earlier page") from None
+
+
+def _replace(folder: Path, out: Path, earlier: set[str]) -> None:
+    """Put the files of a folder in the place of those that an earlier build wrote. Others stay, `.git` among them."""
+    if not out.exists():
+        folder.rename(out)
+        return
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    present = {path.relative_to(out).as_posix() for path in out.rglob("*")}
+    # `kept.js` last: until then, it lists what the next build has to replace.
+    for name in sorted(names, key="kept.js".__eq__):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).replace(out / name)
+    for name in earlier & present - names:
+        (out / name).unlink()
 
 
 __all__ = ["RUNTIME", "RUNTIME_FILES", "RUNTIME_VERSION", "PageReport", "fetch_runtime", "write_page"]

@@ -116,13 +116,38 @@ def test_a_page_has_the_limits_of_the_page_with_a_server():
     assert (look["live"]["maxFaces"], look["live"]["patience"]) == (live.MAX_FACES, live.PATIENCE)
 
 
-def test_a_page_does_not_replace_other_files(checkpoint, runtime, tmp_path):
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "mine.txt").write_text("mine")
+def test_a_page_replaces_the_files_of_an_earlier_one_and_no_others(checkpoint, runtime, tmp_path):
+    page = tmp_path / "page"
+    words = ("export", checkpoint, page, "--browser", "--runtime", runtime)
+    assert run(*words).exit_code == 0
+    written = files_of(page)
+    own = {".git/HEAD": "ref", ".nojekyll": "", "CNAME": "rmn.example", "js/own.js": "own", "models/own.bin": "own"}
+    for name, text in own.items():
+        (page / name).parent.mkdir(exist_ok=True)
+        (page / name).write_text(text)
+    # What the earlier build wrote, as far as it is in the folder: a script that is gone today, and a damaged one.
+    kept = page / "kept.js"
+    kept.write_text(kept.read_text().replace('"small": [', '"small": ["js/former.js", "../notes.txt", "js/away.js",'))
+    (page / "js" / "former.js").write_text("former")
+    (page / "js" / "main.js").write_text("damaged")
+    (tmp_path / "notes.txt").write_text("mine")
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert files_of(page) == sorted([*written, *own])
+    assert {name: (page / name).read_text() for name in own} == own
+    assert (page / "js" / "main.js").read_text() != "damaged"
+    assert "former" not in kept.read_text()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "js/settings.js", "kept.js"])
+def test_a_page_does_not_replace_other_files(checkpoint, runtime, tmp_path, name):
+    (tmp_path / "notes" / name).parent.mkdir(parents=True)
+    (tmp_path / "notes" / name).write_text("mine")
     result = run("export", checkpoint, tmp_path / "notes", "--browser", "--runtime", runtime)
     assert result.exit_code == 2
     assert "notes" in result.stderr
-    assert files_of(tmp_path / "notes") == ["mine.txt"]
+    assert files_of(tmp_path / "notes") == [name]
 
 
 def test_without_npm_the_command_tells_what_to_install(checkpoint, tmp_path, monkeypatch):

@@ -128,6 +128,17 @@ def turn(path, a, b, c, d):
     return path
 
 
+def trim(path, start, seconds):
+    """Has the edit list of an MP4 file of one stream show a part only, as phones do that trim a film."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"elst") + 12
+    _, begins = struct.unpack_from(">Ii", data, place)
+    whole_unit, unit = (struct.unpack_from(">I", data, data.index(name) + 16)[0] for name in (b"mvhd", b"mdhd"))
+    struct.pack_into(">Ii", data, place, round(seconds * whole_unit), begins + round(start * unit))
+    path.write_bytes(data)
+    return path
+
+
 def heard(path):
     """The codec, seconds and main frequency of a film's sound, or `None`."""
     with av.open(str(path)) as container:

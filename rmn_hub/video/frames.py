@@ -1,9 +1,10 @@
 """Films in, by PyAV: `Film` yields upright frames with the container's times, in memory that does not grow."""
 
+import math
 import os
 import sys
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -250,24 +251,27 @@ class Film:
 
     def _raw(self) -> Iterator[tuple[int, "VideoFrame"]]:
         """
-        Decode. Until `start`, packets are read without decoding: only those from the last key frame on are decoded, and
-        the others counted, so that frames have the same numbers wherever reading starts.
+        Decode. Until `start`, packets are read without decoding: of those, only the ones from the last key frame on are
+        decoded, and the others counted, so that frames have the same numbers wherever reading starts.
         """
         import av
 
         skipped, seeking = 0, self.start > 0
         waiting: list[av.Packet] = []
+        # By their times: the film's first key frame, and the one that decoding begins at.
+        first = key = None
         for packet in self._demuxed():
-            if seeking and packet.dts is not None and packet.time_base is not None:
-                reached = float(packet.dts * packet.time_base) - self.origin >= self.start
-                if packet.is_keyframe and not reached:
-                    skipped += len(waiting)
-                    waiting.clear()
-                waiting.append(packet)
-                if not reached:
-                    continue
-            else:
-                waiting.append(packet)
+            stamp = packet.pts
+            if seeking and packet.is_keyframe and stamp is not None and self._in_seconds(packet, stamp) <= self.start:
+                skipped += _count(waiting, first)
+                waiting.clear()
+                key, first = stamp, stamp if first is None else first
+            waiting.append(packet)
+            if seeking and packet.dts is not None and self._in_seconds(packet, packet.dts) < self.start:
+                continue
+            if seeking and key is not None:
+                # What follows a key frame in the file may be shown before it.
+                skipped += _count(waiting, first, before=key)
             seeking = False
             for one in waiting:
                 try:
@@ -275,8 +279,15 @@ class Film:
                 except (av.error.FFmpegError, ValueError):
                     self._damaged += 1
                     continue
-                yield from ((skipped, frame) for frame in frames)
+                for frame in frames:
+                    if key is None or frame.pts is None or frame.pts >= key:
+                        yield skipped, frame
             waiting.clear()
+
+    def _in_seconds(self, packet: "av.Packet", stamp: int) -> float:
+        """Return a time of a packet, in its unit, in seconds from the start of the film."""
+        assert packet.time_base is not None
+        return float(stamp * packet.time_base) - self.origin
 
     def _demuxed(self) -> Iterator["av.Packet"]:
         """Yield the packets of the video, and collect those of the sound; the last one is empty and flushes."""
@@ -287,8 +298,8 @@ class Film:
             for packet in self._container.demux(streams):
                 if packet.stream is self._video or packet.stream.index == self._video.index:
                     yield packet
-                elif packet.dts is not None and packet.time_base is not None:
-                    self._heard = float(packet.dts * packet.time_base) - self.origin
+                elif packet.dts is not None:
+                    self._heard = self._in_seconds(packet, packet.dts)
                     self.packets.append(packet)
         except (av.error.FFmpegError, OSError) as error:
             self._failure = _reason(error)
@@ -420,6 +431,16 @@ def _camera(number: int) -> tuple[str, dict[str, Any]]:
 
 def _reason(error: BaseException) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().rstrip(".").lower()
+
+
+def _count(packets: "Iterable[av.Packet]", first: int | None, before: float = math.inf) -> int:
+    """
+    Return how many frames are in packets: those that an edit list leaves out do not count, nor those before the film's
+    first key frame, which cannot be decoded; the second field of a frame has no time.
+    """
+    if first is None:
+        return 0
+    return sum(not packet.is_discard and packet.pts is not None and first <= packet.pts < before for packet in packets)
 
 
 def _turn_of(frame: "VideoFrame") -> Image.Transpose | None:

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from films import RATE, SIZE, heard, marked, turn, write_film, write_sound
+from films import RATE, SIZE, heard, marked, trim, turn, write_film, write_sound
 from PIL import Image
 
 from rmn_hub import InputError
@@ -45,10 +45,41 @@ def test_frames_have_their_numbers_times_and_contents(film):
 
 
 @pytest.mark.parametrize(("start", "end", "numbers"), [(1, 1.2, range(25, 30)), (1.41, None, range(36, 50))])
-def test_start_and_end_leave_out_frames_and_keep_their_numbers(tmp_path, start, end, numbers):
-    path = write_film(tmp_path / "film.mkv", map(marked, range(50)), options={"g": "10"})
-    frames, _ = read(path, start=start, end=end)
+def test_start_and_end_leave_out_frames_and_keep_their_numbers(film, start, end, numbers):
+    frames, _ = read(film, start=start, end=end)
     assert [frame.index for frame in frames] == [shade(frame) for frame in frames] == list(numbers)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("film.mp4", "libx264", {"g": "10"}),
+        ("open.mp4", "libx265", {"x265-params": "keyint=10:min-keyint=10:open-gop=1:log-level=none"}),
+        ("film.ts", "mpeg2video", {"g": "12", "bf": "2"}),
+        ("film.avi", "mpeg4", {"g": "12", "bf": "2"}),
+        ("film.webm", "libvpx", {"g": "20", "auto-alt-ref": "1", "lag-in-frames": "16"}),
+        ("trimmed.mp4", "libx264", {"g": "10"}),
+        ("cut.ts", "mpeg2video", {"g": "12", "bf": "2"}),
+    ],
+)
+def test_frames_are_the_same_wherever_reading_starts(tmp_path, name, codec, options):
+    path = write_film(tmp_path / name, (marked(number, (96, 72)) for number in range(40)), codec=codec, options=options)
+    if name == "trimmed.mp4":
+        trim(path, 7 / RATE, 1.0)
+    elif name == "cut.ts":  # a recording that begins at any frame
+        data = path.read_bytes()
+        path.write_bytes(data[len(data) // 3 // 188 * 188 :])
+
+    def seen(**settings):
+        return [(frame.index, frame.time, shade(frame)) for frame in read(path, **settings)[0]]
+
+    whole = seen()
+    assert len(whole) >= 25
+    assert [index for index, _, _ in whole] == list(range(len(whole)))
+    for number, (_, time, _) in enumerate(whole):
+        assert seen(start=time) == whole[number:]
+    for start in (whole[9][1] + 0.01, whole[-3][1] + 0.01):
+        assert seen(start=start) == [frame for frame in whole if frame[1] >= start]
 
 
 def test_variable_rates_keep_their_times(tmp_path):

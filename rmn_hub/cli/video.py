@@ -174,7 +174,7 @@ def video(
     from ..errors import InputError
     from ..images import is_folder
     from ..packages import require
-    from ..video.frames import find_films, is_stream
+    from ..video.sources import find_films, is_stream
     from .film_outputs import check_outputs, table_writers, targets_of
     from .outputs import JsonLines, check_folders
 

@@ -16,8 +16,9 @@ from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 
 from rmn_hub import FrameResult, InputError, annotate
-from rmn_hub.video.frames import SUFFIXES, Film, Frame
+from rmn_hub.video.frames import Film, Frame
 from rmn_hub.video.recognize import analyse, session_for
+from rmn_hub.video.sources import SUFFIXES
 from rmn_hub.video.tables import CSVWriter
 from rmn_hub.video.timeline import LEFT, RIGHT, Timeline
 from rmn_hub.video.writing import FilmWriter

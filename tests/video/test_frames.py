@@ -8,7 +8,8 @@ from films import RATE, SIZE, heard, marked, trim, turn, write_film, write_sound
 from PIL import Image
 
 from rmn_hub import InputError
-from rmn_hub.video.frames import Film, find_films
+from rmn_hub.video.frames import Film
+from rmn_hub.video.sources import find_films
 from rmn_hub.video.writing import FilmWriter
 
 

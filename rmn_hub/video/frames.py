@@ -121,7 +121,7 @@ class Film:
         except BaseException:
             self.close()
             raise
-        sounds = self._container.streams.audio
+        sounds = [stream for stream in self._container.streams.audio if stream.codec_context is not None]
         self.sound: AudioStream | None = sounds[0] if sound and sounds else None
         self.packets: deque[av.Packet] = deque()
         self.rate = float(self._video.average_rate) if self._video.average_rate else None
@@ -206,19 +206,23 @@ class Film:
 
     def _decoded(self) -> Iterator[tuple[int, "VideoFrame"]]:
         """Yield each frame with the number of frames that were skipped unseen before it, deinterlaced if need be."""
+        import av
+
         graph: Any = None
-        skipped = 0
-        for skipped, frame in self._raw():
-            if graph is None and frame.interlaced_frame:
-                graph = _deinterlacer(self._video, frame)
-            if graph is None:
-                yield skipped, frame
-                continue
-            graph.push(frame)
-            yield from ((skipped, done) for done in _pulled(graph))
-        if graph is not None:
-            graph.push(None)
-            yield from ((skipped, done) for done in _pulled(graph))
+        skipped, form = 0, None
+        try:
+            for skipped, frame in self._raw():
+                before, form = form, (frame.width, frame.height, frame.format.name)
+                if graph is not None and form != before:
+                    yield from ((skipped, done) for done in _through(graph, None))
+                    graph = None
+                if graph is None and frame.interlaced_frame:
+                    graph = _deinterlacer(self._video, frame)
+                yield from ((skipped, done) for done in ([frame] if graph is None else _through(graph, frame)))
+            if graph is not None:
+                yield from ((skipped, done) for done in _through(graph, None))
+        except av.error.FFmpegError as error:
+            self._failure = reason_of(error)
 
     def _raw(self) -> Iterator[tuple[int, "VideoFrame"]]:
         """
@@ -289,6 +293,8 @@ class Film:
             held = "sound only" if self._container.streams.audio else "no video"
             raise InputError(f"{self.name} holds {held}. Give a film.")
         video = videos[0]
+        if video.codec_context is None or video.codec_context.codec is None:
+            raise InputError(f"{self.name} cannot be read: its codec is unknown. Convert it to H.264 first.")
         width, height = video.codec_context.width, video.codec_context.height
         if width * height > MAX_PIXELS:
             raise InputError(
@@ -299,8 +305,6 @@ class Film:
             raise InputError(
                 f"{self.name} has frames of {width} x {height} pixels: a frame needs at least {MIN_SIDE} on each side"
             )
-        if video.codec_context.codec is None:
-            raise InputError(f"{self.name} cannot be read: its codec is unknown. Convert it to H.264 first.")
         # Decoding then uses the other cores while this one classifies.
         video.thread_type = "AUTO"
         return video
@@ -346,9 +350,11 @@ def _deinterlacer(video: "VideoStream", frame: "VideoFrame") -> Any:
     return graph
 
 
-def _pulled(graph: Any) -> Iterator["VideoFrame"]:
+def _through(graph: Any, frame: "VideoFrame | None") -> Iterator["VideoFrame"]:
+    """Push a frame into a filter graph, or its end, and yield the frames that come out."""
     import av
 
+    graph.push(frame)
     while True:
         try:
             yield graph.pull()

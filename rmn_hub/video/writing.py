@@ -97,7 +97,8 @@ class FilmWriter:
         Encode the next frame.
 
         Args:
-            image: RGB, of the same size every time; a last odd row and column are cut off, which H.264 cannot hold.
+            image: RGB; a last odd row and column are cut off, which H.264 cannot hold. One of another size than the
+                first one is scaled to it.
             time: seconds from the start of the film that the frames come from, later than the last one's.
 
         Raises:
@@ -109,7 +110,9 @@ class FilmWriter:
         try:
             if self._video is None:
                 self._begin(width, height)
-            frame = av.VideoFrame.from_image(image.crop((0, 0, self._video.width, self._video.height)))
+            size = self._video.width, self._video.height
+            image = image.crop((0, 0, *size)) if (width, height) == size else image.resize(size)
+            frame = av.VideoFrame.from_image(image)
             start = self._film.start if self._film else 0.0
             # Two frames of one time would be refused.
             self._last = frame.pts = max(self._last + 1, round((time - start) / TICK))

@@ -1,6 +1,7 @@
 """Films in and out: times, numbers, rotation, sound, and what is damaged."""
 
 from fractions import Fraction
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -140,6 +141,24 @@ def test_interlaced_frames_are_whole_and_pixels_square(tmp_path):
     assert frames[0].image.size == (427, 240)
 
 
+@pytest.mark.parametrize("options", [{"flags": "+ildct+ilme", "bf": "0"}, {"bf": "0"}])
+def test_a_recording_may_change_its_size(tmp_path, options):
+    sizes = [(320, 240), (160, 128)]
+    for size in sizes:
+        write_film(tmp_path / f"{size[0]}.ts", [marked(7, size)] * 8, codec="mpeg2video", options=options)
+    path = tmp_path / "film.ts"
+    path.write_bytes(b"".join((tmp_path / f"{size[0]}.ts").read_bytes() for size in sizes))
+    with Film(path) as opened, FilmWriter(tmp_path / "copy.mp4", opened) as writer:
+        frames = list(opened)
+        for frame in frames:
+            writer.write(frame.image, frame.time)
+    # FFmpeg's decoder loses the frame that it holds back.
+    assert len(frames) >= 15
+    assert [size for size, _ in groupby(frame.image.size for frame in frames)] == sizes
+    for frame in read(tmp_path / "copy.mp4")[0]:
+        assert red(frame) == pytest.approx((0, 0, 80, 60), abs=4)
+
+
 def test_one_frame_is_a_film(tmp_path):
     frames, _ = read(write_film(tmp_path / "film.mp4", [marked(7)]))
     assert [(frame.index, frame.time) for frame in frames] == [(0, 0.0)]
@@ -166,7 +185,9 @@ def test_damaged_frames_are_left_out(tmp_path):
     assert 10 < len(frames) <= 100
 
 
-@pytest.mark.parametrize("kind", ["sound", "empty", "missing", "folder", "text", "image", "head", "playlist", "type"])
+@pytest.mark.parametrize(
+    "kind", ["sound", "empty", "missing", "folder", "text", "image", "head", "codec", "playlist", "type"]
+)
 def test_what_is_no_film_is_refused(tmp_path, film, kind):
     path = tmp_path / "film.mp4"
     if kind == "sound":
@@ -181,6 +202,8 @@ def test_what_is_no_film_is_refused(tmp_path, film, kind):
         marked(1).save(path, "PNG")
     elif kind == "head":
         path.write_bytes(film.read_bytes()[:300])
+    elif kind == "codec":
+        path.write_bytes(film.read_bytes().replace(b"avc1", b"zzz1"))
     elif kind == "playlist":  # which would have other files, or addresses, read
         path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{film}\n#EXT-X-ENDLIST\n")
     elif kind == "type":
@@ -230,6 +253,15 @@ def test_the_sound_is_kept(tmp_path, sound, source, target, kept):
     assert pitch == pytest.approx(440, abs=2)
     frames, _ = read(tmp_path / target)
     assert [shade(frame) for frame in frames] == pytest.approx(range(50), abs=1)
+
+
+def test_sound_of_an_unknown_codec_is_left_out(tmp_path):
+    path = write_film(tmp_path / "film.mkv", map(marked, range(5)), sound="aac")
+    path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_ZZZ"))
+    with Film(path, sound=True) as opened, FilmWriter(tmp_path / "copy.mp4", opened) as writer:
+        for frame in opened:
+            writer.write(frame.image, frame.time)
+    assert len(read(tmp_path / "copy.mp4")[0]) == 5
 
 
 def test_a_part_of_a_film_begins_at_its_start_with_its_part_of_the_sound(tmp_path, film):

@@ -103,7 +103,8 @@ class Clock:
 def precision_of(device: torch.device) -> str:
     """Return bf16 where the machine computes in it, not merely emulates it; else full precision."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+        with torch.cuda.device(device):  # a machine may have GPUs of different ages
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return "bf16" if device.type == "cpu" and has_bf16 else "no"
 

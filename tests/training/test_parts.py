@@ -1,5 +1,8 @@
 """Augmentation, schedule, moving average and batches, each by itself."""
 
+import contextlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,7 @@ from rmn_hub.errors import InputError
 from rmn_hub.training.augment import LIMITS, Augmentation, augment, cutmix, degrade, mix, mixup
 from rmn_hub.training.feeding import batches, steps_per_epoch
 from rmn_hub.training.objective import FaceTrainer, distillation_loss
-from rmn_hub.training.optimisation import Clock, MovingAverage, make_optimizer, schedule
+from rmn_hub.training.optimisation import Clock, MovingAverage, make_optimizer, precision_of, schedule
 
 EVERYTHING = Augmentation(rotation=15, scale=0.2, shift=0.1, brightness=0.3, contrast=0.3, gamma=0.3, erasing=0.5)
 
@@ -215,3 +218,25 @@ def test_the_distillation_loss_by_hand():
     expected = 0.7 * 4 * (teacher * (teacher / student).log()).sum() - 0.3 * logits.log_softmax(1)[0, 0]
     torch.testing.assert_close(distillation_loss(logits, teacher, targets), expected)
     assert distillation_loss(teacher.log(), teacher, teacher) < distillation_loss(logits, teacher, teacher)
+
+
+@pytest.mark.parametrize(("capability", "precision"), [(7, "no"), (8, "bf16")])
+def test_bf16_is_for_gpus_that_compute_in_it(monkeypatch, capability, precision):
+    """Two GPUs: the second is the one that is asked for. The older ones emulate bf16, which is slower than float32."""
+    current = [0]
+
+    @contextlib.contextmanager
+    def device(wanted):
+        current[0] = wanted.index
+        yield
+        current[0] = 0
+
+    properties = {0: 15 - capability, 1: capability}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(major=properties[index]))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    assert precision_of(torch.device("cuda", 1)) == precision

@@ -118,16 +118,18 @@ def teach(
 ) -> None:
     """Write an ensemble's probabilities for augmented views of the training faces, for `distill`."""
     with resumable():
-        from ..data.sources import load_faces
+        from ..data.sources import load_face_images
         from ..files import prepare_place
         from ..loading import load_ensemble
         from ..training.distill import teach as run
+        from ..training.feeding import size_for_training
         from ..training.recipe import Recipe
 
         engine, processor = load_ensemble(members, {}, "torch", device)
         with progress_bars() as report:
-            faces = load_faces(data, "train", progress=report)
+            stored = load_face_images(data, "train")
             prepare_place(output)
+            faces = stored.reduced(size_for_training(stored, engine.image_size), report)
             how = Recipe.load(recipe).augmentation
             teacher = run(engine, processor, members, faces, how, views=views, seed=seed, progress=report)
         teacher.save(output)

@@ -176,7 +176,7 @@ def teach(
         engine: the network or the ensemble.
         processor: the image processing that belongs to it.
         names: names of the members, for the record.
-        faces: the training split.
+        faces: the training split, in the size of the views.
         how: augmentation of the views; a recipe's, as a rule. Mixup and CutMix have no part in it.
         views: how many; a student sees them in turn.
         seed: of the views; 0 to 2**31 - 1.
@@ -219,7 +219,7 @@ def student_source(teacher: Teacher) -> Source:
 
         return epoch_faces
 
-    return Source(epochs, program="distill TEACHER.npz", identity=teacher.identity, teacher=teacher.members)
+    return Source(epochs, "distill TEACHER.npz", teacher.identity, teacher=teacher.members, size=teacher.size)
 
 
 def distill(teacher: Teacher, data: str | Path, output: str | Path, recipe: Recipe, **options: Any) -> TrainingResult:

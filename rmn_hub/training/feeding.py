@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.faces import FaceImages, FaceSet, LazyFaceSet
+from ..data.faces import FER_SIZE, FaceImages, FaceSet, LazyFaceSet, looks_like_fer2013
 
 MEMORY_LIMIT = 2 << 30  # bytes of decoded faces: larger sets are decoded again in every epoch
 MAX_WORKERS = 8
@@ -56,12 +56,22 @@ class Source:
         program: the command that trains so, as it stands in `run.json` (`distill TEACHER.npz`).
         identity: what a run must not go on without, a hash for instance.
         teacher: names of the networks that taught, for the record.
+        size: height and width in pixels of the faces that it is made of; the run's own when not given.
     """
 
     epochs: Callable[[FaceSet], Epochs]
     program: str
     identity: str
     teacher: tuple[str, ...] = ()
+    size: int | None = None
+
+
+def size_for_training(stored: FaceImages, largest: int) -> int:
+    """
+    Return the size in pixels to read faces at: FER2013's own 48, which are resized on the training device, and photos
+    at the largest size that a network sees, but 48 at least.
+    """
+    return FER_SIZE if looks_like_fer2013(stored) else max(largest, FER_SIZE)
 
 
 def faces_for_training(stored: FaceImages, size: int, in_memory: bool | None) -> Faces:
@@ -136,5 +146,6 @@ __all__ = [
     "faces_of_every_epoch",
     "image_batches",
     "share_of",
+    "size_for_training",
     "steps_per_epoch",
 ]

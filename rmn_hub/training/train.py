@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..baselines.networks import NETWORKS, Network, name_of
 from ..baselines.networks import network as make_network
-from ..data.faces import FER_SIZE, FaceSet, looks_like_fer2013, split_role
+from ..data.faces import FaceSet, split_role
 from ..data.sources import OpenedSet
 from ..devices import usable_device
 from ..errors import InputError, TrainingError
@@ -21,7 +21,7 @@ from ..hub.records import BEST
 from ..model.configuration_rmn import RMNConfig
 from ..model.modeling_rmn import RMNModel
 from ..progress import Progress, silent
-from .feeding import Source, faces_for_training, share_of
+from .feeding import Source, faces_for_training, share_of, size_for_training
 from .loop import Budget, TrainingResult, TrainingRun
 from .optimisation import precision_of
 from .recipe import Recipe
@@ -111,11 +111,11 @@ def train(
     if recipe is not named:
         sizes = ", ".join(str(size) for _, size in recipe.sizes)
         say(f"note: {start_from} is a network for {recipe.sizes[-1][1]} px: it is trained at {sizes} px.")
-    # FER2013's 48 pixels are resized on the training device; photos are read at the size that is trained.
     opened = data if isinstance(data, OpenedSet) else OpenedSet.open(data)
     stored, held_out = opened.split(train_split), opened.split(validation_split)
-    size = FER_SIZE if looks_like_fer2013(stored) else max(max(size for _, size in recipe.sizes), FER_SIZE)
-    faces, validation = (faces_for_training(each, size, in_memory) for each in (stored, held_out))
+    size = size_for_training(stored, max(size for _, size in recipe.sizes))
+    faces = faces_for_training(stored, size if source is None else source.size or size, in_memory)
+    validation = faces_for_training(held_out, size, in_memory)
     for note in dict.fromkeys((*faces.notes, *validation.notes)):
         say(f"note: {note}")
     batch = share_of(recipe.batch_size, accelerator.num_processes) * accelerator.num_processes

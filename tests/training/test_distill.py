@@ -1,11 +1,13 @@
 """The teacher's file, and students."""
 
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from made_faces import RECIPE, TINY, write
+from evaluation_helpers import save_checkpoint
+from made_faces import RECIPE, TINY, draw, write
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -16,6 +18,7 @@ from rmn_hub.engines.ensemble import combined
 from rmn_hub.engines.pixels import PixelProcessor
 from rmn_hub.engines.torch import TorchEngine
 from rmn_hub.errors import InputError
+from rmn_hub.expressions import EXPRESSIONS
 from rmn_hub.training.augment import Augmentation
 from rmn_hub.training.distill import Teacher, distill, make_view, student_source, teach
 from rmn_hub.training.train import train
@@ -118,6 +121,27 @@ def test_a_student_needs_its_teachers_faces(made, tmp_path, teacher):
     with pytest.raises(InputError, match="data"):
         distill(teacher, made, tmp_path / "other", RECIPE, epochs=1, train_split="val", device="cpu")
     assert student_source(teacher).program.startswith("distill")
+
+
+def test_photos_are_taught_at_the_size_of_the_teacher_and_a_student_may_have_another(tmp_path):
+    from cli_helpers import run
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 5), ("val", 2)):
+        for label, name in enumerate(EXPRESSIONS):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number in range(count):
+                photo = Image.fromarray(draw(rng, label)).convert("RGB").resize((70, 75))
+                photo.save(tmp_path / "photos" / split / name / f"{number}.png")
+    for size in (32, 64):
+        member = save_checkpoint(tmp_path / f"{size}", image_size=size)
+        words = ["--data", tmp_path / "photos", "--output", tmp_path / f"{size}.npz", "--views", "1"]
+        result = run("teach", member, *words, "--device", "cpu")
+        assert result.exit_code == 0, result.output
+        teacher = Teacher.load(tmp_path / f"{size}.npz")
+        assert teacher.size == max(48, size)
+        student = replace(RECIPE, batch_size=8, sizes=((1.0, 96 - size),))
+        distill(teacher, tmp_path / "photos", tmp_path / f"student{size}", student, epochs=1, device="cpu")
 
 
 def test_a_student_does_not_go_on_with_another_teacher(made, models, tmp_path, teacher):

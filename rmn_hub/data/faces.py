@@ -250,6 +250,19 @@ def duplicates_of(train: FaceSet, test: FaceSet) -> np.ndarray:
     return np.fromiter((image.tobytes() in known for image in test.images), bool, len(test))
 
 
+def first_copies(faces: FaceImages) -> np.ndarray:
+    """
+    Return, for each face, the index of the first one that is the same, byte for byte, when both are reduced to
+    FER2013's size: its own where it is the first. int64 `(N,)`.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    seen: dict[bytes, int] = {}
+    hashes = (hashlib.sha256(reduce(face, FER_SIZE).tobytes()).digest() for face in faces)
+    return np.array([seen.setdefault(own, index) for index, own in enumerate(hashes)], np.int64)
+
+
 def split_role(name: str) -> str | None:
     """Return `"train"`, `"public_test"` or `"private_test"` for one of their many names, else `None`."""
     return next((role for role, names in ROLES.items() if squash(name) in names), None)

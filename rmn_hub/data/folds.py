@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from ..errors import InputError
-from .faces import FaceImages
+from .faces import FaceImages, first_copies
 from .sources import OpenedSet
 
 
@@ -14,7 +14,8 @@ def folds(opened: OpenedSet, number: int, seed: int = 0) -> list[OpenedSet]:
     Return a set cut into folds, each of them as a set of its own with the three splits.
 
     In the fold k, `private_test` is the k-th part of all faces, `public_test` (to choose on) the part after it, and
-    `train` the rest: nothing is chosen on faces that are scored. Every part has its share of every expression.
+    `train` the rest: nothing is chosen on faces that are scored. Every part has its share of every expression, and
+    copies of a face are in the same part.
 
     Args:
         opened: the set; splits of its own are joined.
@@ -22,21 +23,25 @@ def folds(opened: OpenedSet, number: int, seed: int = 0) -> list[OpenedSet]:
         seed: of the parts.
 
     Raises:
-        InputError: `number` is less than 3, or an expression has fewer faces than that.
+        InputError: `number` is less than 3, an expression has fewer different faces than that, or an image cannot be
+            read.
     """
     from sklearn.model_selection import StratifiedKFold
 
     if number < 3:
         raise InputError(f"folds={number} must be at least 3: one to score, one to choose on, the rest to train on")
     faces = opened.split("all")
-    counts = np.bincount(faces.labels)
+    copies = first_copies(faces)
+    different = np.unique(copies)
+    counts = np.bincount(faces.labels[different])
     if 0 < counts[counts > 0].min() < number:
         raise InputError(
-            f"{opened.where} has an expression with {counts[counts > 0].min()} faces only: give fewer than {number} "
-            "folds, or add faces"
+            f"{opened.where} has an expression with {counts[counts > 0].min()} different faces only: give fewer than "
+            f"{number} folds, or add faces"
         )
     splitter = StratifiedKFold(number, shuffle=True, random_state=seed)
-    parts = [np.sort(part) for _, part in splitter.split(faces.labels, faces.labels)]
+    labels = faces.labels[different]
+    parts = [np.flatnonzero(np.isin(copies, different[part])) for _, part in splitter.split(labels, labels)]
     sets = []
     for index in range(number):
         test, chosen = parts[index], parts[(index + 1) % number]

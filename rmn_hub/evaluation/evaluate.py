@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ..baselines.networks import masking_blocks, name_of
-from ..data.faces import FaceImages, FaceSet, duplicates_of, looks_like_fer2013, split_role
+from ..data.faces import UNSPLIT, FaceImages, FaceSet, duplicates_of, looks_like_fer2013, split_role
 from ..data.sources import OpenedSet
 from ..devices import usable_device
 from ..engines.engine import Engine
@@ -170,7 +170,7 @@ def evaluate(
         name: name of the set in the result; else `public_test` and so on for FER2013's whole splits, and the names of
             data and split for others.
         training_data: set whose training split is searched for the faces that are scored; `data` itself when it has a
-            training split of its own. With neither, duplicates are not looked for.
+            training split, its own or one that was made for it. With neither, duplicates are not looked for.
         json_file: file to write the result to, beside what it holds about other sets of the same weights.
         figures: folder for the confusion matrix, the reliability diagram, coverage and failure cases, as PNG.
         with_faithfulness: whether to measure the faithfulness of the attention maps too, which takes longer.
@@ -338,7 +338,10 @@ def _training_faces(
     """Return the faces among which duplicates of the scored ones are looked for, or `None` without any."""
     if training_data is not None:
         opened = OpenedSet.open(training_data)
-    elif split_role(split) == "train" or not opened.has("train"):
+    elif opened.has("train"):
+        if split_role(split) == "train":
+            return None
+    elif UNSPLIT not in opened.parts or split_role(split) not in ("public_test", "private_test"):
         return None
     return opened.split("train").reduced(progress=progress)
 

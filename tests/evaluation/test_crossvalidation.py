@@ -34,6 +34,20 @@ def test_every_face_is_scored_once_and_never_by_a_network_that_saw_it(world):
     assert all(np.bincount(part.split("private_test").labels).tolist() == [4] * 7 for part in parts)
 
 
+def test_copies_of_a_face_stay_in_one_part(tmp_path):
+    pictures = faces(70, seed=1)
+    write_set(
+        tmp_path / "twice.parquet", [*pictures, *pictures[::-1]], [*(np.arange(70) % 7), *(np.arange(70)[::-1] % 7)]
+    )
+    for part in folds(OpenedSet.open(tmp_path / "twice.parquet"), 5):
+        parts = [{face.tobytes() for face in part.split(split)} for split in ("train", "public_test", "private_test")]
+        assert [len(own) for own in parts] == [42, 14, 14]
+        assert sum(map(len, parts)) == len(set.union(*parts))
+        assert np.bincount(part.split("private_test").labels).tolist() == [4] * 7
+    with pytest.raises(InputError, match="10 different faces"):
+        folds(OpenedSet.open(tmp_path / "twice.parquet"), 11)
+
+
 @pytest.mark.parametrize("number", [2, 21])
 def test_folds_that_cannot_be_made(world, number):
     with pytest.raises(InputError, match="folds"):

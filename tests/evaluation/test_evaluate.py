@@ -12,6 +12,7 @@ from evaluation_helpers import answers_of, faces, labels_for, save_checkpoint, w
 from PIL import Image
 
 from rmn_hub.cli import main
+from rmn_hub.data.sources import OpenedSet
 from rmn_hub.errors import CheckpointError, InputError
 from rmn_hub.evaluation import evaluate as room
 from rmn_hub.evaluation.evaluate import evaluate
@@ -101,6 +102,18 @@ def test_no_training_faces_no_duplicates(world, tmp_path):
     assert found["without_duplicates"] is None
     document = evaluate(world["checkpoint"], alone, training_data=world["data"])
     assert document["sets"]["data_public_test"]["without_duplicates"]["duplicates"] == 3
+
+
+def test_duplicates_in_a_set_without_splits(world, tmp_path):
+    pictures = faces(70, seed=4)
+    write_set(tmp_path / "twice.parquet", [*pictures, *pictures], [*range(7)] * 20)
+    opened = OpenedSet.open(tmp_path / "twice.parquet")
+    train, test = ({face.tobytes() for face in opened.split(split)} for split in ("train", "test"))
+    assert train & test
+    (numbers,) = evaluate(world["checkpoint"], tmp_path / "twice.parquet", "test")["sets"].values()
+    assert numbers["without_duplicates"]["duplicates"] >= len(train & test)
+    (numbers,) = evaluate(world["checkpoint"], tmp_path / "twice.parquet", "all")["sets"].values()
+    assert numbers["without_duplicates"] is None
 
 
 def test_all_faces_duplicates(world, tmp_path):

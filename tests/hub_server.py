@@ -176,7 +176,7 @@ def make_handler(hub):
                     },
                 )
             # tree (snapshot_download, list_repo_tree)
-            if m := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", raw):
+            if m := re.fullmatch(r"/api/(?:models|spaces)/([^/]+/[^/]+)/tree/([^/]+)", raw):
                 sha = hub.resolve(m[1], unquote(m[2]))
                 if sha is None:
                     return self.err(404, "RevisionNotFound")

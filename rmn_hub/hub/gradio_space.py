@@ -13,12 +13,13 @@ from typing import Any
 from huggingface_hub import SpaceCard, snapshot_download
 
 from ..checkpoints import BUNDLED_CHECKPOINT, weights_hash
+from ..engines.onnx import ONNX_FILE, OnnxEngine
 from ..errors import InputError
 from ..files import write_text
 from ..images import is_folder
 from ..packages import data_folder, page_part
 from . import checkpoint as checkpoints
-from .files import ONNX_FILE, explain_download, failure
+from .files import explain_download, failure
 from .publish import BESIDE, LICENCE, upload
 
 # What the requirements of each kind are called in the page's folder.
@@ -27,6 +28,8 @@ REQUIREMENTS = {"cpu": "requirements.txt", "zerogpu": "requirements-zerogpu.txt"
 MODEL = "org/rmn-fer2013"
 # Where app.py looks for a checkpoint other than the bundled one.
 CHECKPOINT = "checkpoint"
+# What of an earlier upload goes where a new one does not have it: app.py would run that checkpoint.
+_OF_EARLIER = (f"{CHECKPOINT}/*", "rmn_hub/*", "rmn_space/*")
 _NO_CACHE = shutil.ignore_patterns("__pycache__")
 
 
@@ -58,7 +61,7 @@ def publish_space(
         The address of the commit.
 
     Raises:
-        CheckpointError: the checkpoint cannot be loaded.
+        CheckpointError: the checkpoint cannot be loaded, or its ONNX file is not of its weights.
         InputError: it has no ONNX file for a Space on a CPU, or the Hub refuses the upload.
     """
     with tempfile.TemporaryDirectory() as parent:
@@ -69,6 +72,7 @@ def publish_space(
             repo_id,
             checkpoint,
             space="gradio",
+            of_earlier=_OF_EARLIER,
             revision=revision,
             private=private,
             token=token,
@@ -96,7 +100,7 @@ def write_space(
         token: for a private `checkpoint`.
 
     Raises:
-        CheckpointError: the checkpoint cannot be loaded.
+        CheckpointError: the checkpoint cannot be loaded, or its ONNX file is not of its weights.
         InputError: it has no ONNX file for a Space on a CPU, or `kind` is neither.
     """
     if kind not in REQUIREMENTS:
@@ -108,6 +112,8 @@ def write_space(
     if kind == "cpu" and not (loaded.folder / ONNX_FILE).is_file():
         reason = f"it has no {ONNX_FILE}, and a Space on a CPU has no torch"
         raise InputError(f"{checkpoint} cannot be published: {reason}. Write it with `rmn-hub export`.")
+    if (loaded.folder / ONNX_FILE).is_file():
+        OnnxEngine.from_checkpoint(loaded.folder, threads=1)
     folder = Path(folder)
     app = page_part("app.py")
     folder.mkdir(parents=True)

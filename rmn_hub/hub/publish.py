@@ -8,14 +8,17 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 
+from ..engines.onnx import ONNX_FILE, OnnxEngine
 from ..errors import InputError
 from . import card as cards
 from . import checkpoint as checkpoints
+from . import records
 from .evaluation_page import FIGURES
 
 # What a checkpoint has beside its network, and what to do where it is not there.
@@ -30,6 +33,13 @@ LICENCE = "LICENSE"
 FOLDERS = ("onnx", FIGURES)
 # The card's Python, which the Hub opens in a notebook service under this name.
 NOTEBOOK = "notebook.ipynb"
+# What of an earlier upload goes where a new one does not have it: it is of the earlier weights. A CPU that loads from the
+# Hub runs the ONNX file and never sees the weights.
+OF_EARLIER = (
+    *(f"{name}/*" for name in FOLDERS),
+    *(cards.PAGE, NOTEBOOK, records.EVALUATION, records.CALIBRATION, records.ABLATION, records.PEERS),
+    *(records.RUN, records.METRICS, records.SOURCE),
+)
 
 
 def publish(
@@ -45,7 +55,8 @@ def publish(
     """
     Upload a checkpoint in one commit: safetensors, configuration, image processor, its `README.md` as the card, and
     the code, so that transformers' Auto classes load it with `trust_remote_code=True` where rmn_hub is not installed.
-    What else its folder holds of numbers, images, figures and ONNX files goes along, and its LICENSE.
+    What else its folder holds of numbers, images, figures and ONNX files goes along, and its LICENSE. What an earlier
+    upload had of these numbers, figures and ONNX files, and this one has not, goes from the repository.
 
     A card of `rmn-hub card` is written again for `repo_id`, so that its code loads the checkpoint from there; one that
     was written by hand goes as it is.
@@ -63,13 +74,22 @@ def publish(
         The address of the commit.
 
     Raises:
-        CheckpointError: the folder holds no checkpoint that can be loaded.
+        CheckpointError: the folder holds no checkpoint that can be loaded, or an ONNX file that is not of its weights.
         InputError: it has no card, or the Hub refuses the upload.
     """
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "checkpoint"
         write_repository(checkpoint, folder, repo_id, demo)
-        return upload(folder, repo_id, checkpoint, revision=revision, private=private, token=token, message=message)
+        return upload(
+            folder,
+            repo_id,
+            checkpoint,
+            of_earlier=OF_EARLIER,
+            revision=revision,
+            private=private,
+            token=token,
+            message=message,
+        )
 
 
 def upload(
@@ -78,6 +98,7 @@ def upload(
     source: str | Path,
     *,
     space: str | None = None,
+    of_earlier: Sequence[str] = (),
     revision: str | None = None,
     private: bool | None = None,
     token: str | bool | None = None,
@@ -91,6 +112,7 @@ def upload(
         repo_id: `owner/name` on the Hub; made when it is not there.
         source: what an error calls it.
         space: the kind of a Space (`"static"`); a repository of a model when `None`.
+        of_earlier: patterns of files of an earlier upload that go where `folder` does not have them.
         revision: branch to upload to, made when it is not there; the main one when not given.
         private: whether a repository that is made is private.
         token: of an account that may write there; the one that is logged in when not given.
@@ -107,7 +129,12 @@ def upload(
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=kind)
         commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message, repo_type=kind
+            repo_id=repo_id,
+            folder_path=folder,
+            delete_patterns=list(of_earlier),
+            revision=revision,
+            commit_message=message,
+            repo_type=kind,
         )
     except Exception as error:  # the client's own, and those of the network library under it
         reason = " ".join(str(error).split()).rstrip(".")
@@ -121,7 +148,7 @@ def write_repository(checkpoint: str | Path, folder: str | Path, repo_id: str, d
     Write what the Hub repository `repo_id` of a checkpoint holds into a new folder; see [`publish`].
 
     Raises:
-        CheckpointError: `checkpoint` holds no checkpoint that can be loaded.
+        CheckpointError: `checkpoint` holds no checkpoint that can be loaded, or an ONNX file that is not of its weights.
         InputError: it has no card or no image processor.
     """
     checkpoint, folder = Path(checkpoint), Path(folder)
@@ -129,6 +156,8 @@ def write_repository(checkpoint: str | Path, folder: str | Path, repo_id: str, d
         if not (checkpoint / name).is_file():
             raise InputError(f"{checkpoint} cannot be published: it has no {name}. {remedy}.")
     loaded = checkpoints.load(checkpoint, rmn_only=True)
+    for path in (checkpoint / ONNX_FILE).parent.glob("*.onnx"):
+        OnnxEngine.from_checkpoint(checkpoint, file=path.relative_to(checkpoint).as_posix(), threads=1)
     folder.mkdir(parents=True)
     for path in checkpoint.iterdir():
         if path.suffix in BESIDE or path.name == LICENCE:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import requires
@@ -18,8 +19,9 @@ from hub_server import Hub, serving
 from packaging.requirements import Requirement
 
 from rmn_hub import BUNDLED_CHECKPOINT
-from rmn_hub.checkpoints import weights_hash
-from rmn_hub.errors import InputError
+from rmn_hub.checkpoints import WEIGHTS, weights_hash
+from rmn_hub.engines.onnx import ONNX_FILE
+from rmn_hub.errors import CheckpointError, InputError
 from rmn_hub.export.onnx import export
 from rmn_hub.hub import checkpoint as checkpoints
 from rmn_hub.hub.gradio_space import write_space
@@ -116,6 +118,11 @@ def test_a_space_without_torch_needs_an_onnx_file(tmp_path):
 def test_a_checkpoint_of_the_hub_becomes_a_space_that_links_to_it(own, tmp_path):
     hub = Hub()
     hub.create("you/mine")
+    # An earlier upload ran another checkpoint, and had a module that is gone.
+    hub.create("you/page")
+    hub.spaces["you/page"] = "gradio"
+    kept = {"checkpoint/eval.json": b"{}", "rmn_hub/former.py": b"", "notes.md": b"mine"}
+    hub.commit("you/page", "main", kept)
     files = [path for path in own.rglob("*") if path.is_file()]
     hub.commit("you/mine", "main", {path.relative_to(own).as_posix(): path.read_bytes() for path in files})
     code = os.pathsep.join([str(ROOT), str(ROOT / "space")])
@@ -132,6 +139,15 @@ def test_a_checkpoint_of_the_hub_becomes_a_space_that_links_to_it(own, tmp_path)
     assert {"app.py", "requirements.txt", "rmn_hub/__init__.py", "rmn_space/page.py"} <= set(uploaded)
     assert uploaded["checkpoint/model.safetensors"] == (own / "model.safetensors").read_bytes()
     assert b"models:\n- you/mine\n" in uploaded["README.md"]
+    assert set(kept) & set(uploaded) == {"notes.md"}
+
+
+def test_an_onnx_file_of_other_weights_does_not_run_in_a_space(own, tmp_path):
+    folder = shutil.copytree(own, tmp_path / "mine")
+    shutil.copyfile(save_checkpoint(tmp_path / "other", sharpness=2.0) / WEIGHTS, folder / WEIGHTS)
+    with pytest.raises(CheckpointError, match=ONNX_FILE):
+        write_space(folder, tmp_path / "space", "cpu")
+    assert not (tmp_path / "space").exists()
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,6 @@ def checkpoint(tmp_path_factory):
     folder = save_checkpoint(tmp_path_factory.mktemp("hub") / "checkpoint")
     (folder / "README.md").write_text(README)
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
-    (folder / "onnx").mkdir()
-    (folder / "onnx" / "model.onnx").write_bytes(b"a graph")
     return folder
 
 
@@ -399,7 +397,6 @@ def test_a_published_checkpoint_has_its_card_and_its_code(answers, hub, revision
         "layers_rmn.py",
         "model.safetensors",
         "modeling_rmn.py",
-        "onnx/model.onnx",
         "preprocessor_config.json",
     ]
     assert files["README.md"].decode() == README

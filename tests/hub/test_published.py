@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from environments import fresh_environment
 from evaluation_helpers import faces, save_checkpoint, write_set
@@ -15,10 +16,13 @@ from hub_server import Hub, serving
 from packaging.requirements import Requirement
 
 from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, RMNImageProcessor, RMNModel
+from rmn_hub.errors import CheckpointError
 from rmn_hub.evaluation import evaluate as evaluation
+from rmn_hub.evaluation.calibrate import fold_temperatures
 from rmn_hub.export.onnx import export
 from rmn_hub.files import file_hash
 from rmn_hub.hub.card import write_card
+from rmn_hub.hub.publish import write_repository
 
 ASTRONAUT = TESTS.parent / "space" / "examples" / "astronaut.jpg"
 ID = "org/mine"
@@ -79,6 +83,36 @@ def test_everything_beside_the_weights_goes_along(published):
     notebook = json.loads(files["notebook.ipynb"])
     code = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert code[1:] == [block.rstrip() for block in blocks(card)]
+
+
+def test_what_an_earlier_upload_had_of_its_weights_goes(published, client, tmp_path):
+    folder = shutil.copytree(published[0], tmp_path / "next")
+    for name in ("onnx", "figures"):
+        shutil.rmtree(folder / name)
+    for name in ("eval.json", "evaluation.md"):
+        (folder / name).unlink()
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# By hand\n")
+    hub, repo = client.hub, "org/versions"
+    hub.create(repo)
+    hub.commit(repo, "main", {**published[1], ".gitattributes": b"*", "notes.txt": b"mine", "README.md": b"former"})
+    client({"publish": ("publish", {"checkpoint": str(folder), "repo_id": repo})})
+    files = hub.repos[repo]["commits"][hub.resolve(repo, "main")]
+    gone = set(published[1]) - set(files)
+    others = {name for name in gone if not name.startswith("figures/")}
+    assert others == {"onnx/model.onnx", "eval.json", "evaluation.md", "notebook.ipynb"}
+    assert gone > others
+    assert {".gitattributes", "notes.txt", "model.safetensors", "config.json"} <= set(files)
+    assert files["README.md"] == (folder / "README.md").read_bytes()
+
+
+def test_an_onnx_file_of_other_weights_is_not_published(published, tmp_path):
+    folder = shutil.copytree(published[0], tmp_path / "changed")
+    (folder / "onnx" / "model.onnx").rename(folder / "onnx" / "model_fp16.onnx")
+    write_repository(folder, tmp_path / "repository", ID)
+    fold_temperatures(folder / "model.safetensors", np.full(7, 2.0))
+    with pytest.raises(CheckpointError, match=r"onnx/model_fp16\.onnx.* weights .*rmn-hub export"):
+        write_repository(folder, tmp_path / "never", ID)
+    assert not (tmp_path / "never").exists()
 
 
 def blocks(card):

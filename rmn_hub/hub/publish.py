@@ -33,8 +33,8 @@ LICENCE = "LICENSE"
 FOLDERS = ("onnx", FIGURES)
 # The card's Python, which the Hub opens in a notebook service under this name.
 NOTEBOOK = "notebook.ipynb"
-# What of an earlier upload goes where a new one does not have it: it is of the earlier weights. A CPU that loads from the
-# Hub runs the ONNX file and never sees the weights.
+# What of an earlier upload goes where a new one does not have it: it is of the earlier weights. A CPU that loads from
+# the Hub runs the ONNX file and never sees the weights.
 OF_EARLIER = (
     *(f"{name}/*" for name in FOLDERS),
     *(cards.PAGE, NOTEBOOK, records.EVALUATION, records.CALIBRATION, records.ABLATION, records.PEERS),
@@ -148,7 +148,7 @@ def write_repository(checkpoint: str | Path, folder: str | Path, repo_id: str, d
     Write what the Hub repository `repo_id` of a checkpoint holds into a new folder; see [`publish`].
 
     Raises:
-        CheckpointError: `checkpoint` holds no checkpoint that can be loaded, or an ONNX file that is not of its weights.
+        CheckpointError: `checkpoint` holds no checkpoint that can be loaded, or an ONNX file of other weights.
         InputError: it has no card or no image processor.
     """
     checkpoint, folder = Path(checkpoint), Path(folder)

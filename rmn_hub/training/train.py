@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from ..baselines.networks import network as make_network
 from ..data.faces import FaceSet, split_role
 from ..data.sources import OpenedSet
 from ..devices import usable_device
+from ..engines.pixels import CONFIG as PROCESSOR
+from ..engines.pixels import PixelProcessor
 from ..errors import InputError, TrainingError
 from ..expressions import EXPRESSIONS
 from ..hub import checkpoint
@@ -66,7 +69,8 @@ def train(
         epochs: budget in epochs instead, for runs that have to be equal on any machine.
         seed: of weights, order, augmentation and dropout; 0 to 2**31 - 1.
         start_from: checkpoint (folder or Hub id) to start from; its configuration is used, not the recipe's model, and
-            the recipe's sizes are scaled to end at its size.
+            the recipe's sizes are scaled to end at its size. Its image processing must be that of training: grey,
+            times 1/255, not normalised.
         train_split: split to train on.
         validation_split: split that chooses the checkpoint. Never the one that is reported.
         limit_steps: stop after so many steps of this sitting, to try a recipe out.
@@ -97,7 +101,9 @@ def train(
     recipe.check_model()
     named, start, start_hash = recipe, None, None
     if start_from is not None:
-        start, start_hash = checkpoint.load_model(start_from), checkpoint.weights_hash(checkpoint.find(start_from))
+        folder = checkpoint.find(start_from)
+        _check_processing(folder, str(start_from))
+        start, start_hash = checkpoint.load_model(start_from), checkpoint.weights_hash(folder)
         recipe = recipe.for_size(start.config.image_size)
     chosen = usable_device(device)
     accelerator = _accelerator(chosen)
@@ -221,6 +227,19 @@ def _trained_settings(network: str, recipe: Recipe, start: Network | None) -> di
 
 def _fresh_model(network: str, recipe: Recipe) -> Network:
     return RMNModel(RMNConfig(**recipe.network())) if network == "rmn" else make_network(network, recipe.sizes[-1][1])
+
+
+def _check_processing(folder: Path, start_from: str) -> None:
+    """Refuse a start that sees faces in another way than training, which saves a processor of its own."""
+    if not (folder / PROCESSOR).is_file():
+        return
+    own, usual = asdict(PixelProcessor.from_folder(folder)), asdict(PixelProcessor())
+    others = [f"{name}={own[name]}" for name in own if name not in ("height", "width") and own[name] != usual[name]]
+    if others:
+        raise InputError(
+            f"start_from={start_from!r} must see faces as training does (grey, bilinear, times 1/255, not normalised), "
+            f"but its {PROCESSOR} leads to {', '.join(others)}: start from another checkpoint"
+        )
 
 
 def _starting_model(model: Network, start_from: str, say: Callable[[str], None]) -> Network:

@@ -397,6 +397,23 @@ def test_a_start_with_other_classes_says_so(made, tmp_path):
     torch.testing.assert_close(found[name], start.state_dict()[name], atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"do_normalize": True, "image_mean": 0.5, "image_std": 0.5},
+        {"do_grayscale": False},
+        {"rescale_factor": 1 / 127.5},
+    ],
+)
+def test_a_start_that_sees_faces_in_another_way_is_refused(made, tmp_path, changes):
+    start = save_checkpoint(tmp_path / "start")
+    file = start / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(InputError, match="start_from"):
+        train(made, tmp_path / "run", RECIPE, epochs=1, start_from=start, device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_start_that_does_not_fit_its_configuration_is_refused(made, tmp_path):
     RMNModel(RMNConfig(**TINY)).save_pretrained(tmp_path / "start")
     config = json.loads((tmp_path / "start" / "config.json").read_text())

@@ -3,13 +3,18 @@
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError, MissingPackageError
+from ..expressions import EXPRESSIONS
 from ..packages import require
 from .faces import (
+    OFFICIAL_COUNTS,
     UNSPLIT,
     FaceImages,
     LazyImages,
@@ -17,6 +22,7 @@ from .faces import (
     StoredImage,
     checked_labels,
     checked_votes,
+    class_index,
     concatenate,
     split_role,
 )
@@ -24,6 +30,9 @@ from .faces import (
 IMAGE_COLUMNS = ("image", "img", "picture", "face", "photo")
 LABEL_COLUMNS = ("label", "labels", "emotion", "expression", "class", "target")
 VOTES_COLUMN = "ferplus_votes"
+NUMBERED = (
+    f"The labels are numbers without names, read as {', '.join(f'{i} {name}' for i, name in enumerate(EXPRESSIONS))}."
+)
 
 
 def read_parquet_files(where: Path, files: list[Path]) -> Parts:
@@ -69,7 +78,7 @@ def read_saved(where: Path) -> Parts:
         except (ValueError, TypeError) as error:
             raise InputError(f"the column {image} of {where} does not hold images: {_one_line(error)}") from error
         # The library leaves the rows on the disk until one is asked for.
-        return _faces(
+        faces = _faces(
             partial(_row_of, rows, image),
             [f"row {row} of {name or where.name}" for row in range(len(part))],
             where,
@@ -77,6 +86,7 @@ def read_saved(where: Path) -> Parts:
             class_names=getattr(part.features[label], "names", None),
             votes=list(part[votes]) if votes else None,
         )
+        return _without_doubt(faces)
 
     return {name: partial(read, name) for name in splits}
 
@@ -90,7 +100,7 @@ def _read_parquet(paths: Sequence[Path]) -> FaceImages:
             raise
         except Exception as error:  # on damaged files, pyarrow raises nearly everything
             raise InputError(f"{path} cannot be read as parquet: {_one_line(error)}") from error
-    return concatenate(parts)
+    return _without_doubt(concatenate(parts))
 
 
 def _read_parquet_file(path: Path) -> FaceImages:
@@ -121,12 +131,22 @@ def _faces(
     votes: Sequence[Any] | None,
 ) -> FaceImages:
     """Return the faces of those names, whose image cells `cell` fetches by their row."""
+    indices = checked_labels(labels, class_names, where)
+    numbered = class_names is None and any(class_index(label) is None for label in set(map(str, labels)))
     return FaceImages(
         images=LazyImages(partial(_image_of, cell, where), len(names)),
-        labels=checked_labels(labels, class_names, where),
+        labels=indices,
         votes=None if votes is None else checked_votes(votes, where),
         names=names,
+        notes=(NUMBERED,) if numbered else (),
     )
+
+
+def _without_doubt(faces: FaceImages) -> FaceImages:
+    """Return the faces without the note on numbers, where they are a split of FER2013, whose order it is."""
+    if tuple(np.bincount(faces.labels, minlength=len(EXPRESSIONS)).tolist()) not in OFFICIAL_COUNTS.values():
+        return faces
+    return replace(faces, notes=tuple(note for note in faces.notes if note != NUMBERED))
 
 
 def _columns(names: Sequence[str], where: Path) -> tuple[str, str, str | None]:

@@ -181,6 +181,37 @@ def test_ferplus_votes_beside_the_csv(tmp_path):
     assert any("votes are left out" in note for note in faces.notes)
 
 
+@pytest.mark.parametrize("form", ["parquet", "saved"])
+def test_numbers_without_names_are_told(tmp_path, form):
+    images, labels = faces_of(0, size=50)
+
+    def notes_of(labels, names):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet"
+        write_parquet(path, images[:1].repeat(len(labels), 0), labels, names)
+        if form == "saved":
+            datasets = pytest.importorskip("datasets")
+            features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))} if names else {}
+            rows = {"image": [Image.fromarray(images[0])] * len(labels), "label": list(labels)}
+            path = path.with_suffix("")
+            datasets.Dataset.from_dict(rows, datasets.Features(features) if names else None).save_to_disk(str(path))
+        return load_face_images(path, "all").notes
+
+    assert notes_of(labels, sorted(EXPRESSIONS)) == ()
+    assert notes_of([EXPRESSIONS[label] for label in labels], None) == ()
+    for numbers in (labels, [str(label) for label in labels]):
+        (note,) = notes_of(numbers, None)
+        assert all(f"{index} {name}" in note for index, name in enumerate(EXPRESSIONS))
+
+
+def test_fer2013_has_the_order_of_its_numbers(tmp_path):
+    labels = np.repeat(np.arange(7), OFFICIAL_COUNTS["public_test"])
+    for part, rows in enumerate((slice(None, 50), slice(50, None))):
+        own = labels[rows]
+        path = tmp_path / f"public_test-{part:05}-of-00002.parquet"
+        write_parquet(path, np.zeros((len(own), 48, 48), np.uint8), own, None)
+    assert load_faces(tmp_path, "public_test").notes == ()
+
+
 def test_official_counts_leave_nothing_to_say(tmp_path):
     labels = np.repeat(np.arange(7), OFFICIAL_COUNTS["public_test"])
     write_parquet(tmp_path / "public_test.parquet", np.zeros((len(labels), 48, 48), np.uint8), labels)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data.faces import FER_SIZE, FaceImages, FaceSet, LazyFaceSet, looks_like_fer2013
+from ..errors import InputError
 
 MEMORY_LIMIT = 2 << 30  # bytes of decoded faces: larger sets are decoded again in every epoch
 MAX_WORKERS = 8
@@ -115,23 +116,54 @@ def batches(count: int, batch_size: int, processes: int, rank: int, generator: t
         yield order[start : start + share]
 
 
+@dataclass(frozen=True)
+class _Decoding:
+    """Faces for workers, with the error as a value: raised in a worker, it arrives as the text of a traceback."""
+
+    faces: LazyFaceSet
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, index: int) -> np.ndarray | InputError:
+        try:
+            return self.faces[index]
+        except InputError as error:
+            return error
+
+
+def _stacked(faces: Sequence[np.ndarray | InputError]) -> Tensor | InputError:
+    """Return a batch, in memory of its own: Pillow's must not be written to, of which torch warns."""
+    pixels = [face for face in faces if isinstance(face, np.ndarray)]
+    errors = (face for face in faces if isinstance(face, InputError))
+    return torch.from_numpy(np.stack(pixels)) if len(pixels) == len(faces) else next(errors)
+
+
 def image_batches(
     images: np.ndarray | LazyFaceSet, indices: Sequence[Tensor], device: torch.device
 ) -> Iterator[Tensor]:
-    """Yield uint8 faces `(len(part), S, S)` on a device for each part of `indices`."""
+    """
+    Yield uint8 faces `(len(part), S, S)` on a device for each part of `indices`.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
     if isinstance(images, np.ndarray):
         on_device = torch.from_numpy(images).to(device)
         for part in indices:
             yield on_device[part.to(device)]
         return
-    loader: DataLoader[Tensor] = DataLoader(
-        images,  # type: ignore[arg-type] # anything with a length and numbered items is a data set
+    loader: DataLoader[Tensor | InputError] = DataLoader(
+        _Decoding(images),  # type: ignore[arg-type] # anything with a length and numbered items is a data set
+        collate_fn=_stacked,
         batch_sampler=[part.tolist() for part in indices],
         num_workers=min(MAX_WORKERS, os.cpu_count() or 1),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # or it would draw from the generator that dropout draws from
     )
     for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
         yield batch.to(device, non_blocking=True)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from made_faces import RECIPE, TINY, metrics, write
 from PIL import Image
 
 from rmn_hub import EXPRESSIONS, RMNConfig, RMNImageProcessor, RMNModel
-from rmn_hub.data.sources import load_faces
+from rmn_hub.data.sources import load_face_images, load_faces
 from rmn_hub.errors import CheckpointError, InputError, TrainingError
 from rmn_hub.loading import load_engine
 from rmn_hub.training import feeding, loop
@@ -224,6 +225,26 @@ def test_every_face_is_mirrored_in_every_second_epoch(made, tmp_path, monkeypatc
         epochs.append(mirrored)
     assert epochs[0] == set(range(280)) - epochs[1]
     assert 100 < len(epochs[0]) < 180
+
+
+def test_an_image_that_a_worker_cannot_read_is_named_in_one_sentence(made, tmp_path):
+    shutil.copytree(made, tmp_path / "data")
+    (tmp_path / "data" / "train" / "happy" / "000.png").write_bytes(b"not an image")
+    with pytest.raises(InputError, match=r"000\.png") as caught:
+        train(tmp_path / "data", tmp_path / "run", RECIPE, epochs=1, in_memory=False, device="cpu")
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_decoded_faces_are_given_to_torch_as_it_likes_them(made, monkeypatch):
+    monkeypatch.setattr(feeding, "MAX_WORKERS", 0)  # a worker's warnings are lost
+    lazy = feeding.faces_for_training(load_face_images(made, "val"), 32, in_memory=False)
+    torch.set_warn_always(True)
+    try:
+        (batch,) = feeding.image_batches(lazy, [torch.tensor([3, 1])], torch.device("cpu"))
+    finally:
+        torch.set_warn_always(False)
+    np.testing.assert_array_equal(batch, load_faces(made, "val", 32).images[[3, 1]])
 
 
 def test_faces_that_are_decoded_in_every_epoch_train_alike(made, tmp_path, monkeypatch):

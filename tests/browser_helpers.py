@@ -9,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from cli_helpers import run
+from playwright.sync_api import expect
 from space_helpers import CHROMIUM
 
 from rmn_hub import BUNDLED_CHECKPOINT
@@ -20,6 +21,8 @@ WHY_NOT = (
     if shutil.which("npm") is None
     else None
 )
+# Milliseconds that a page may take for anything.
+TIMEOUT = 120_000
 # What the front matter of a static Space asks the Hub to send along.
 HEADERS = {
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -78,3 +81,26 @@ def handing_out(folder, headers=HEADERS):
         if thread.is_alive():
             stop()
             thread.join()
+
+
+@contextmanager
+def visiting(browser, server, width=1400, height=900, scheme="light", **options):
+    """A visitor's page with its first result; it must ask nobody but its server, and break no rule of its policy."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, permissions=["camera"], **options
+    )
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT)
+    outside, errors = [], []
+    own = (server.url, f"blob:{server.url}", "data:")
+    context.on("request", lambda request: request.url.startswith(own) or outside.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda line: line.type == "error" and errors.append(line.text))
+    try:
+        page.goto(server.url)
+        expect(page.locator("#result .rmn-result")).to_be_visible()
+        yield page
+        assert outside == []
+        assert errors == []
+    finally:
+        context.close()

@@ -3,15 +3,13 @@
 import gzip
 import io
 import json
-import re
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from browser_helpers import WHY_NOT, build_page, handing_out
+from browser_helpers import TIMEOUT, WHY_NOT, build_page, handing_out, visiting
 from browser_scripts import CHOICES, CUTS, FRAMES, GPU, PIXELS, REASONS, RECOGNIZE, TRACKS
 from PIL import Image
 from playwright.sync_api import expect
@@ -24,8 +22,6 @@ from rmn_hub.video.cuts import CutDetector
 from rmn_hub.video.tracking import ProbabilitySmoother
 
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
-
-TIMEOUT = 120_000
 
 
 @pytest.fixture(scope="module")
@@ -54,29 +50,6 @@ def server(folder):
 def browser(browser):
     expect.set_options(timeout=TIMEOUT)
     return browser
-
-
-@contextmanager
-def visiting(browser, server, width=1400, height=900, scheme="light", **options):
-    """A visitor's page with its first result; it must ask nobody but its server, and break no rule of its policy."""
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, permissions=["camera"], **options
-    )
-    page = context.new_page()
-    page.set_default_timeout(TIMEOUT)
-    outside, errors = [], []
-    own = (server.url, f"blob:{server.url}", "data:")
-    context.on("request", lambda request: request.url.startswith(own) or outside.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda line: line.type == "error" and errors.append(line.text))
-    try:
-        page.goto(server.url)
-        expect(page.locator("#result .rmn-result")).to_be_visible()
-        yield page
-        assert outside == []
-        assert errors == []
-    finally:
-        context.close()
 
 
 @pytest.fixture
@@ -227,30 +200,6 @@ def test_a_group_by_keyboard_alone(visit):
         expect(visit.locator(f"#{name}")).to_be_visible()
 
 
-def test_photos_come_by_every_way(visit):
-    # As the browser hands them over.
-    given = """async ([name, kind]) => {
-        const files = new DataTransfer();
-        files.items.add(new File([await (await fetch(name)).blob()], 'given.jpg', { type: 'image/jpeg' }));
-        const event = kind === 'paste' ? new ClipboardEvent('paste', { clipboardData: files, bubbles: true })
-            : new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true });
-        document.querySelector('#drop').dispatchEvent(event);
-    }"""
-    visit.evaluate(given, ["/collage.jpg", "drop"])
-    expect(visit.locator(".rmn-photo .rmn-face")).to_have_count(8)
-    visit.evaluate(given, ["/officer.jpg", "paste"])
-    expect(visit.locator(".rmn-photo .rmn-face")).to_have_count(1)
-    # From the camera, by keyboard alone; its film may show no face just then.
-    visit.evaluate("document.querySelector('#result').firstChild.id = 'test-before'")
-    visit.locator("#take").focus()
-    visit.keyboard.press("Enter")
-    expect(visit.locator("#snap")).to_be_focused()
-    visit.keyboard.press("Enter")
-    expect(visit.locator("#test-before")).to_have_count(0)
-    expect(visit.locator("#snapshot")).to_be_hidden()
-    assert visit.evaluate("document.querySelector('#snapshot-video').srcObject") is None
-
-
 def test_settings_and_states_without_a_result(visit):
     visit.locator("#settings summary").click()
     visit.get_by_label("Uncertain below").fill("90")
@@ -341,63 +290,10 @@ def test_a_page_whose_graphics_card_fails_goes_on(browser, server):
     context.close()
 
 
-def test_it_works_without_a_connection_after_the_first_visit(browser, folder):
-    with handing_out(folder, headers={}) as server:
-        context = browser.new_context()
-        page = context.new_page()
-        page.set_default_timeout(TIMEOUT)
-        page.goto(server.url)
-        expect(page.locator("#result .rmn-result")).to_be_visible()
-        # A server of files that sends no headers: one thread the first time.
-        assert page.evaluate("crossOriginIsolated") is False
-        page.evaluate("() => navigator.serviceWorker.ready.then(() => undefined)")
-        sent = sum(server.sent.values())
-        server.stop()
-        page.reload()
-        expect(page.locator("#result .rmn-result")).to_be_visible()
-        # What the service worker adds lets the page have threads.
-        assert page.evaluate("crossOriginIsolated") is True
-        page.locator("[data-example='collage.jpg']").click()
-        expect(page.locator(".rmn-photo .rmn-face")).to_have_count(8)
-        assert sum(server.sent.values()) == sent
-        context.close()
-
-
 def test_at_most_15_megabytes_come_before_the_first_result(browser, folder):
     # What the service worker keeps for later comes after it.
     with handing_out(folder) as server, visiting(browser, server, service_workers="block"):
         assert sum(server.sent.values()) < 15_000_000
-
-
-def test_live_follows_a_face(visit):
-    visit.locator("#tab-live").click()
-    visit.evaluate(
-        """() => {
-            globalThis.places = [];
-            const note = () => {
-                const face = document.querySelector('.rmn-live-face');
-                if (face) places.push(parseFloat(face.style.left));
-                const moved = places.length > 1 && Math.max(...places) - Math.min(...places) > 10;
-                document.body.classList.toggle('test-moved', moved);
-                if (moved && !face) document.body.classList.add('test-gone');
-            };
-            const options = { childList: true, subtree: true, attributes: true, attributeFilter: ['style'] };
-            new MutationObserver(note).observe(document.querySelector('#layer'), options);
-        }"""
-    )
-    visit.get_by_role("button", name="Start camera").click()
-    expect(visit.locator(".rmn-live-face").first).to_contain_text(re.compile(r"\w+\??.*%"))
-    expect(visit.locator("#spoken")).to_contain_text("%")
-    # The box moves with the face, and goes with it.
-    expect(visit.locator("body.test-moved")).to_be_attached()
-    expect(visit.locator("body.test-gone")).to_be_attached()
-    visit.get_by_label("Show where masks strengthen features").check()
-    expect(visit.locator(".rmn-live-heat").first).to_be_attached()
-    # A frame can be kept as a photo; then the camera is off.
-    visit.get_by_role("button", name="Keep this frame").click()
-    expect(visit.locator("#photo")).to_be_visible()
-    expect(visit.locator("#result")).not_to_contain_text("Example:")
-    assert visit.evaluate("document.querySelector('#camera').srcObject") is None
 
 
 def test_cuts_are_pythons(page, folder):
@@ -443,41 +339,6 @@ def test_a_cut_begins_new_tracks(page):
     first, second, third = ids(["/astronaut.jpg", "/officer.jpg", "/officer.jpg"])
     assert len(first) == len(second) == 1
     assert first != second == third
-
-
-def test_a_camera_that_is_not_allowed_is_explained(visit):
-    visit.evaluate(
-        """() => { navigator.mediaDevices.getUserMedia =
-            () => Promise.reject(new DOMException('no', 'NotAllowedError')); }"""
-    )
-    visit.locator("#tab-live").click()
-    visit.get_by_role("button", name="Start camera").click()
-    expect(visit.locator("#live-panel [role=alert]")).to_contain_text("does not allow the camera")
-    expect(visit.get_by_role("button", name="Start camera")).to_be_enabled()
-
-
-def test_a_camera_that_is_allowed_too_late_is_closed(visit):
-    visit.evaluate(
-        """() => {
-            const camera = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
-            navigator.mediaDevices.getUserMedia = () => new Promise(resolve => {
-                globalThis.allow = async () => resolve(globalThis.stream = await camera({ video: true }));
-            });
-        }"""
-    )
-
-    def allow():
-        visit.evaluate("allow()")
-        visit.wait_for_function("stream.getTracks().every(track => track.readyState === 'ended')")
-
-    visit.locator("#tab-live").click()
-    visit.get_by_role("button", name="Start camera").click()
-    visit.locator("#tab-photo").click()
-    allow()
-    visit.locator("#take").click()
-    visit.locator("#cancel").click()
-    expect(visit.locator("#snapshot")).to_be_hidden()
-    allow()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])

@@ -4,31 +4,50 @@ const PROBLEMS = {
   NotAllowedError: 'The browser does not allow the camera for this page. Allow it beside the address, then try again.',
   NotFoundError: 'This device has no camera that the browser can see. The photo tab works without one.',
   NotReadableError: 'Another program is using the camera. Close it there, then try again.',
-  OverconstrainedError: 'This camera has no image of a useful size.',
+  OverconstrainedError: 'This camera is gone, or it has no image of a useful size.',
 };
+const LOST = 'It was unplugged, or the browser no longer allows it for this page.';
 
 /**
- * Show the camera in a video element; the one that faces the user is mirrored.
+ * Show a camera in a video element; one that faces the user is mirrored.
  * @param {HTMLVideoElement} video
- * @param {'user' | 'environment'} facing
+ * @param {MediaTrackConstraints} camera which one
  * @param {{width: number, height: number}} size
  * @param {() => boolean} wanted whether the camera is still asked for, once the visitor has allowed it
+ * @param {(error: Error) => void} failed called when the camera is unplugged, or its permission withdrawn
  * @returns {Promise<boolean>} whether the image is mirrored
  */
-export async function openCamera(video, facing, { width, height }, wanted) {
+export async function openCamera(video, camera, { width, height }, wanted, failed) {
   if (!navigator.mediaDevices) throw new Error('The browser offers its camera to pages at localhost or over https only.');
-  const constraints = { width: { ideal: width }, height: { ideal: height }, facingMode: facing };
+  stopCamera(video); // many phones open one camera at a time
+  const constraints = { ...camera, width: { ideal: width }, height: { ideal: height } };
   const stream = await navigator.mediaDevices.getUserMedia({ video: constraints, audio: false });
   if (!wanted()) {
     stop(stream);
     return false;
   }
-  stopCamera(video);
+  const [track] = stream.getVideoTracks();
+  track.addEventListener('ended', () => failed(new Error(LOST))); // not after the page itself has stopped it
   video.srcObject = stream;
-  const mirrored = stream.getVideoTracks()[0].getSettings().facingMode !== 'environment' && facing === 'user';
+  const mirrored = (track.getSettings().facingMode || camera.facingMode) !== 'environment';
   video.classList.toggle('web-mirrored', mirrored);
   await video.play();
   return mirrored;
+}
+
+/**
+ * Return what asks for another camera than the one that a video shows: the one on the other side of a phone, or the next
+ * where cameras have no side.
+ * @param {HTMLVideoElement} video
+ * @param {MediaDeviceInfo[]} cameras all of them
+ * @returns {MediaTrackConstraints}
+ */
+export function otherCamera(video, cameras) {
+  const stream = /** @type {MediaStream} */ (video.srcObject);
+  const { facingMode, deviceId } = stream.getVideoTracks()[0].getSettings();
+  if (facingMode) return { facingMode: facingMode === 'user' ? 'environment' : 'user' };
+  const place = cameras.findIndex(each => each.deviceId === deviceId);
+  return { deviceId: { exact: cameras[(place + 1) % cameras.length].deviceId } };
 }
 
 /** @param {HTMLVideoElement} video */

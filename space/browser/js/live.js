@@ -2,7 +2,7 @@
 
 import { colored, place } from './attention.js';
 import { area } from './boxes.js';
-import { cameraProblem, openCamera, stopCamera } from './camera.js';
+import { cameraProblem, openCamera, otherCamera, stopCamera } from './camera.js';
 import { Chart } from './chart.js';
 import { byId, el, message, say } from './dom.js';
 import { colorsOf, labelOf } from './labels.js';
@@ -28,8 +28,10 @@ export class LiveTab {
   constructor(engine, keep) {
     this.engine = engine;
     this.video = byId('camera');
-    /** @type {'user' | 'environment'} */
-    this.facing = 'user';
+    /** @type {MediaTrackConstraints} */
+    this.camera = { facingMode: 'user' };
+    /** @type {MediaDeviceInfo[]} */
+    this.cameras = [];
     this.mirrored = false;
     /** The run of the camera; frames of an earlier one are void. */
     this.run = 0;
@@ -52,35 +54,36 @@ export class LiveTab {
     );
     this.#panel(message('Your camera is off', 'Press Start camera and allow it. Boxes and bars follow your face, and nothing is kept.'));
     byId('switch').addEventListener('click', () => (this.running ? this.stop() : this.start()));
-    byId('flip').addEventListener('click', () => {
-      this.facing = this.facing === 'user' ? 'environment' : 'user';
-      this.start();
-    });
+    byId('flip').addEventListener('click', () => this.start(otherCamera(this.video, this.cameras)));
     byId('keep').addEventListener('click', async () => keep(await still(this.video), 'camera.jpg'));
     if (!settings.stages) byId('live-attention').closest('label').hidden = true;
   }
 
-  /** Open the camera and follow the faces. */
-  async start() {
+  /**
+   * Open a camera and follow the faces.
+   * @param {MediaTrackConstraints} [camera] the one of the last time when not given
+   */
+  async start(camera = this.camera) {
     const run = ++this.run;
-    byId('switch').disabled = true;
+    const failed = error => run === this.run && this.#fail(error);
+    for (const id of ['switch', 'flip', 'keep']) byId(id).disabled = true;
+    this.#clear();
     try {
-      const mirrored = await openCamera(this.video, this.facing, { width: 640, height: 480 }, () => run === this.run);
+      const mirrored = await openCamera(this.video, camera, { width: 640, height: 480 }, () => run === this.run, failed);
       if (run !== this.run) return;
+      this.camera = camera;
       this.mirrored = mirrored;
       this.running = true;
       this.#controls();
-      this.#clear();
       byId('stage').style.aspectRatio = `${this.video.videoWidth} / ${this.video.videoHeight}`;
       this.#panel(message('One moment', 'The network looks for faces.'));
       await this.engine.forget();
       const devices = await navigator.mediaDevices.enumerateDevices();
-      byId('flip').hidden = devices.filter(device => device.kind === 'videoinput').length < 2;
+      this.cameras = devices.filter(device => device.kind === 'videoinput');
+      byId('flip').hidden = this.cameras.length < 2;
       while (run === this.run) await this.#next(run);
     } catch (error) {
-      if (run !== this.run) return;
-      this.stop();
-      this.#panel(message('No camera', cameraProblem(error), { kind: 'error' }));
+      failed(error);
     } finally {
       byId('switch').disabled = false;
     }
@@ -95,6 +98,12 @@ export class LiveTab {
     this.#controls();
     this.#clear();
     this.#panel(message('Your camera is off', 'Press Start camera to go on.'));
+  }
+
+  /** @param {any} error */
+  #fail(error) {
+    this.stop();
+    this.#panel(message('No camera', cameraProblem(error), { kind: 'error' }));
   }
 
   /** @param {number} run */
@@ -218,7 +227,7 @@ export class LiveTab {
   #controls() {
     byId('switch').textContent = this.running ? 'Stop camera' : 'Start camera';
     byId('switch').disabled = false;
-    byId('keep').disabled = !this.running;
+    for (const id of ['flip', 'keep']) byId(id).disabled = !this.running;
   }
 
   #clear() {

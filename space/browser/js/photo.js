@@ -155,15 +155,19 @@ export class PhotoTab {
       dialog.close();
       await this.open(blob, 'camera.jpg');
     }, { signal: done.signal });
+    const failed = error => {
+      if (done.signal.aborted) return;
+      dialog.close();
+      show(message('No camera', cameraProblem(error), { kind: 'error' }));
+    };
+    const size = { width: 1280, height: 960 };
     try {
-      await openCamera(video, 'user', { width: 1280, height: 960 }, () => !done.signal.aborted);
+      await openCamera(video, { facingMode: 'user' }, size, () => !done.signal.aborted, failed);
       if (done.signal.aborted) return;
       snap.disabled = false;
       snap.focus();
     } catch (error) {
-      if (done.signal.aborted) return;
-      dialog.close();
-      show(message('No camera', cameraProblem(error), { kind: 'error' }));
+      failed(error);
     }
   }
 

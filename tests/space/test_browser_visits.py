@@ -1,0 +1,202 @@
+"""The page without a server and its visitors: their photos, their cameras, and visits without a connection."""
+
+import re
+
+import pytest
+from browser_helpers import TIMEOUT, WHY_NOT, build_page, handing_out, visiting
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build_page(tmp_path_factory.mktemp("static") / "page")
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with handing_out(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser(browser):
+    expect.set_options(timeout=TIMEOUT)
+    return browser
+
+
+@pytest.fixture
+def visit(browser, server):
+    with visiting(browser, server) as page:
+        yield page
+
+
+def test_photos_come_by_every_way(visit):
+    # As the browser hands them over.
+    given = """async ([name, kind]) => {
+        const files = new DataTransfer();
+        files.items.add(new File([await (await fetch(name)).blob()], 'given.jpg', { type: 'image/jpeg' }));
+        const event = kind === 'paste' ? new ClipboardEvent('paste', { clipboardData: files, bubbles: true })
+            : new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true });
+        document.querySelector('#drop').dispatchEvent(event);
+    }"""
+    visit.evaluate(given, ["/collage.jpg", "drop"])
+    expect(visit.locator(".rmn-photo .rmn-face")).to_have_count(8)
+    visit.evaluate(given, ["/officer.jpg", "paste"])
+    expect(visit.locator(".rmn-photo .rmn-face")).to_have_count(1)
+    # From the camera, by keyboard alone; its film may show no face just then.
+    visit.evaluate("document.querySelector('#result').firstChild.id = 'test-before'")
+    visit.locator("#take").focus()
+    visit.keyboard.press("Enter")
+    expect(visit.locator("#snap")).to_be_focused()
+    visit.keyboard.press("Enter")
+    expect(visit.locator("#test-before")).to_have_count(0)
+    expect(visit.locator("#snapshot")).to_be_hidden()
+    assert visit.evaluate("document.querySelector('#snapshot-video').srcObject") is None
+
+
+def test_it_works_without_a_connection_after_the_first_visit(browser, folder):
+    with handing_out(folder, headers={}) as server:
+        context = browser.new_context()
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT)
+        page.goto(server.url)
+        expect(page.locator("#result .rmn-result")).to_be_visible()
+        # A server of files that sends no headers: one thread the first time.
+        assert page.evaluate("crossOriginIsolated") is False
+        page.evaluate("() => navigator.serviceWorker.ready.then(() => undefined)")
+        sent = sum(server.sent.values())
+        server.stop()
+        page.reload()
+        expect(page.locator("#result .rmn-result")).to_be_visible()
+        # What the service worker adds lets the page have threads.
+        assert page.evaluate("crossOriginIsolated") is True
+        page.locator("[data-example='collage.jpg']").click()
+        expect(page.locator(".rmn-photo .rmn-face")).to_have_count(8)
+        assert sum(server.sent.values()) == sent
+        context.close()
+
+
+def test_live_follows_a_face(visit):
+    visit.locator("#tab-live").click()
+    visit.evaluate(
+        """() => {
+            globalThis.places = [];
+            const note = () => {
+                const face = document.querySelector('.rmn-live-face');
+                if (face) places.push(parseFloat(face.style.left));
+                const moved = places.length > 1 && Math.max(...places) - Math.min(...places) > 10;
+                document.body.classList.toggle('test-moved', moved);
+                if (moved && !face) document.body.classList.add('test-gone');
+            };
+            const options = { childList: true, subtree: true, attributes: true, attributeFilter: ['style'] };
+            new MutationObserver(note).observe(document.querySelector('#layer'), options);
+        }"""
+    )
+    visit.get_by_role("button", name="Start camera").click()
+    expect(visit.locator(".rmn-live-face").first).to_contain_text(re.compile(r"\w+\??.*%"))
+    expect(visit.locator("#spoken")).to_contain_text("%")
+    # The box moves with the face, and goes with it.
+    expect(visit.locator("body.test-moved")).to_be_attached()
+    expect(visit.locator("body.test-gone")).to_be_attached()
+    visit.get_by_label("Show where masks strengthen features").check()
+    expect(visit.locator(".rmn-live-heat").first).to_be_attached()
+    # A frame can be kept as a photo; then the camera is off.
+    visit.get_by_role("button", name="Keep this frame").click()
+    expect(visit.locator("#photo")).to_be_visible()
+    expect(visit.locator("#result")).not_to_contain_text("Example:")
+    assert visit.evaluate("document.querySelector('#camera').srcObject") is None
+
+
+def test_a_camera_that_is_not_allowed_is_explained(visit):
+    visit.evaluate(
+        """() => { navigator.mediaDevices.getUserMedia =
+            () => Promise.reject(new DOMException('no', 'NotAllowedError')); }"""
+    )
+    visit.locator("#tab-live").click()
+    visit.get_by_role("button", name="Start camera").click()
+    expect(visit.locator("#live-panel [role=alert]")).to_contain_text("does not allow the camera")
+    expect(visit.get_by_role("button", name="Start camera")).to_be_enabled()
+
+
+def test_a_camera_that_is_allowed_too_late_is_closed(visit):
+    visit.evaluate(
+        """() => {
+            const camera = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = () => new Promise(resolve => {
+                // Returns whether it stays open. The page's policy does not let Playwright wait for anything.
+                globalThis.allow = async () => {
+                    const stream = await camera({ video: true });
+                    resolve(stream);
+                    for (let tries = 3000; stream.active && tries; tries--) await new Promise(again => setTimeout(again, 20));
+                    return stream.active;
+                };
+            });
+        }"""
+    )
+
+    visit.locator("#tab-live").click()
+    visit.get_by_role("button", name="Start camera").click()
+    visit.locator("#tab-photo").click()
+    assert visit.evaluate("allow()") is False
+    visit.locator("#take").click()
+    visit.locator("#cancel").click()
+    expect(visit.locator("#snapshot")).to_be_hidden()
+    assert visit.evaluate("allow()") is False
+
+
+def test_a_camera_that_is_lost_is_explained(visit):
+    lose = "video => video.srcObject.getTracks().forEach(track => track.dispatchEvent(new Event('ended')))"
+    visit.locator("#take").click()
+    expect(visit.locator("#snap")).to_be_enabled()
+    visit.locator("#snapshot-video").evaluate(lose)
+    expect(visit.locator("#snapshot")).to_be_hidden()
+    expect(visit.locator("#result [role=alert]")).to_contain_text("unplugged")
+    visit.locator("#tab-live").click()
+    visit.get_by_role("button", name="Start camera").click()
+    expect(visit.locator("#layer[data-frames]")).to_be_attached()
+    visit.locator("#camera").evaluate(lose)
+    expect(visit.locator("#live-panel [role=alert]")).to_contain_text("unplugged")
+    expect(visit.get_by_role("button", name="Start camera")).to_be_enabled()
+    assert visit.evaluate("document.querySelector('#camera').srcObject") is None
+
+
+# Two cameras of which one is open at a time, as on phones; they have sides, or names alone.
+TWO_CAMERAS = """sides => {
+    const devices = navigator.mediaDevices;
+    const camera = devices.getUserMedia.bind(devices);
+    globalThis.asked = [];
+    let last;
+    devices.enumerateDevices = async () => ['one', 'two'].map(deviceId => ({ kind: 'videoinput', deviceId }));
+    devices.getUserMedia = async ({ video: { facingMode, deviceId } }) => {
+        document.body.dataset.asked = asked.push(deviceId?.exact ?? facingMode);
+        if (globalThis.refuses || last?.active) throw new DOMException('in use', 'NotReadableError');
+        last = await camera({ video: true });
+        const settings = sides ? { facingMode, deviceId: 'one' } : { deviceId: deviceId?.exact ?? 'one' };
+        last.getVideoTracks()[0].getSettings = () => settings;
+        return last;
+    };
+}"""
+
+
+@pytest.mark.parametrize("sides", [True, False])
+def test_the_other_camera(visit, sides):
+    visit.evaluate(TWO_CAMERAS, sides)
+    visit.locator("#tab-live").click()
+    names = ["user", *(("environment", "user") if sides else ("two", "one"))]
+    for number, button in enumerate(("#switch", "#flip", "#flip"), start=1):
+        visit.locator(button).click()
+        expect(visit.locator(f"body[data-asked='{number}']")).to_be_attached()
+        expect(visit.locator("#flip")).to_be_enabled()
+        assert visit.evaluate("asked") == names[:number]
+        mirrored = visit.locator("#camera").evaluate("video => video.classList.contains('web-mirrored')")
+        assert mirrored == (names[number - 1] != "environment")
+    # Another one that cannot be opened is not asked for again.
+    visit.evaluate("globalThis.refuses = true")
+    visit.locator("#flip").click()
+    expect(visit.locator("#live-panel [role=alert]")).to_contain_text("Another program")
+    visit.evaluate("globalThis.refuses = false")
+    visit.get_by_role("button", name="Start camera").click()
+    expect(visit.locator("#flip")).to_be_enabled()
+    assert visit.evaluate("asked") == [*names, names[1], names[2]]

@@ -129,7 +129,8 @@ def test_a_camera_that_is_allowed_too_late_is_closed(visit):
                 globalThis.allow = async () => {
                     const stream = await camera({ video: true });
                     resolve(stream);
-                    for (let tries = 3000; stream.active && tries; tries--) await new Promise(again => setTimeout(again, 20));
+                    const soon = () => new Promise(resolve => setTimeout(resolve, 20));
+                    for (let tries = 3000; stream.active && tries; tries--) await soon();
                     return stream.active;
                 };
             });
@@ -160,6 +161,24 @@ def test_a_camera_that_is_lost_is_explained(visit):
     expect(visit.locator("#live-panel [role=alert]")).to_contain_text("unplugged")
     expect(visit.get_by_role("button", name="Start camera")).to_be_enabled()
     assert visit.evaluate("document.querySelector('#camera').srcObject") is None
+
+
+def test_a_camera_that_is_turned_changes_the_stage(visit):
+    visit.evaluate(
+        """() => {
+            const canvas = globalThis.canvas = document.createElement('canvas');
+            [canvas.width, canvas.height] = [320, 240];
+            const context = canvas.getContext('2d');
+            setInterval(() => context.fillRect(0, 0, 9, 9), 50);
+            navigator.mediaDevices.getUserMedia = async () => canvas.captureStream();
+        }"""
+    )
+    visit.locator("#tab-live").click()
+    visit.get_by_role("button", name="Start camera").click()
+    expect(visit.locator("#stage")).to_have_css("aspect-ratio", "320 / 240")
+    expect(visit.locator("#layer[data-frames]")).to_be_attached()
+    visit.evaluate("[canvas.width, canvas.height] = [240, 320]")
+    expect(visit.locator("#stage")).to_have_css("aspect-ratio", "240 / 320")
 
 
 # Two cameras of which one is open at a time, as on phones; they have sides, or names alone.

@@ -55,6 +55,12 @@ export class LiveTab {
     this.#panel(message('Your camera is off', 'Press Start camera and allow it. Boxes and bars follow your face, and nothing is kept.'));
     byId('switch').addEventListener('click', () => (this.running ? this.stop() : this.start()));
     byId('flip').addEventListener('click', () => this.start(otherCamera(this.video, this.cameras)));
+    // Also while it runs: a phone is turned.
+    for (const event of ['loadedmetadata', 'resize']) {
+      this.video.addEventListener(event, () => {
+        byId('stage').style.aspectRatio = `${this.video.videoWidth} / ${this.video.videoHeight}`;
+      });
+    }
     byId('keep').addEventListener('click', async () => keep(await still(this.video), 'camera.jpg'));
     if (!settings.stages) byId('live-attention').closest('label').hidden = true;
   }
@@ -75,7 +81,6 @@ export class LiveTab {
       this.mirrored = mirrored;
       this.running = true;
       this.#controls();
-      byId('stage').style.aspectRatio = `${this.video.videoWidth} / ${this.video.videoHeight}`;
       this.#panel(message('One moment', 'The network looks for faces.'));
       await this.engine.forget();
       const devices = await navigator.mediaDevices.enumerateDevices();

@@ -1,5 +1,6 @@
 """The private folder: the one place where the page writes. Imports nothing of gradio, which reads it at import."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -38,12 +39,14 @@ class PrivateFolder:
 
     def sweep(self, age: float) -> None:
         """Remove all files older than `age` seconds: also half an upload, which gradio forgets, and other pages'."""
-        for path in self.parent.rglob("*"):
-            try:
-                if path.is_file() and time.time() - path.stat().st_mtime > age:
-                    path.unlink(missing_ok=True)
-            except OSError:
-                continue
+        now = time.time()
+        # Other threads remove folders meanwhile: os.walk goes on without them.
+        for folder, _, files in os.walk(self.parent):
+            for name in files:
+                path = Path(folder, name)
+                with contextlib.suppress(OSError):
+                    if path.is_file() and now - path.stat().st_mtime > age:
+                        path.unlink()
 
     def remove(self) -> None:
         """Remove everything, and the shared folder when this was the last page."""

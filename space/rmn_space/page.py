@@ -1,10 +1,13 @@
 """The whole page: tabs, look, limits; and how it starts and stops."""
 
 import contextlib
+import functools
 import logging
 import os
 import signal
 import threading
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -18,6 +21,8 @@ from .guard import Guard
 from .safety import FILE_AGE, MAX_BYTES, SESSION_AGE, RateLimit
 from .service import Service
 from .sweeping import Sweeper, drop
+
+log = logging.getLogger(__name__)
 
 # Seconds between two looks at what is to be forgotten.
 SWEEP = 15
@@ -178,32 +183,35 @@ def serve(
             signal.signal(getattr(signal, name), lambda *_: stop.set())
     try:
         page.queue(default_concurrency_limit=2, max_size=32, api_open=False)
-        _, local, public = page.launch(
-            server_name=f"[{host}]" if ":" in host else host,
-            server_port=port,
-            share=share,
-            inbrowser=open_browser,
-            prevent_thread_lock=True,
-            quiet=True,
-            theme=theme(),
-            css_paths=[HERE / "page.css"],
-            head='<meta name="color-scheme" content="light dark">',
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            show_error=False,
-            max_file_size=MAX_BYTES,
-            state_session_capacity=200,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=mcp,
-            app_kwargs={
-                "middleware": [Middleware(Guard, rate=rate, hosts=names_of(host, share), tools=mcp)],
-                "docs_url": None,
-                "redoc_url": None,
-                "openapi_url": None,
-            },
-        )
+        try:
+            _, local, public = page.launch(
+                server_name=f"[{host}]" if ":" in host else host,
+                server_port=port,
+                share=share,
+                inbrowser=open_browser,
+                prevent_thread_lock=True,
+                quiet=True,
+                theme=theme(),
+                css_paths=[HERE / "page.css"],
+                head='<meta name="color-scheme" content="light dark">',
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                show_error=False,
+                max_file_size=MAX_BYTES,
+                state_session_capacity=200,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=mcp,
+                app_kwargs={
+                    "middleware": [Middleware(Guard, rate=rate, hosts=names_of(host, share), tools=mcp)],
+                    "docs_url": None,
+                    "redoc_url": None,
+                    "openapi_url": None,
+                },
+            )
+        except OSError as error:
+            raise InputError(f"the page cannot be opened at {host}: {' '.join(str(error).split())}") from error
         if page.mcp_error:
             raise InputError(f"the tool for language models cannot be offered: {page.mcp_error}")
         # Gradio makes this folder for a mode that is off here.
@@ -212,16 +220,22 @@ def serve(
         print(f"Open {public or local} in a browser. Ctrl-C ends the page, and nothing stays.", flush=True)
         sweeper = Sweeper(page, SESSION_AGE - 2 * SWEEP)
         while not stop.wait(SWEEP):
-            folder.sweep(FILE_AGE + 30)
-            sweeper.sweep()
-    except OSError as error:
-        raise InputError(f"the page cannot be opened at {host}: {' '.join(str(error).split())}") from error
+            _forget(functools.partial(folder.sweep, FILE_AGE + 30))
+            _forget(sweeper.sweep)
     finally:
         # Cameras that were running leave tasks behind, which asyncio would complain about.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         page.close(verbose=False)
         service.close()
         folder.remove()
+
+
+def _forget(sweep: Callable[[], None]) -> None:
+    """Call what forgets. When it fails, the page stays; the log gets no text of the error, which may hold a name."""
+    try:
+        sweep()
+    except Exception as error:
+        log.error("%s while forgetting: %s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
 
 
 def names_of(host: str, share: bool) -> set[str] | None:

@@ -198,6 +198,7 @@ def test_nothing_is_kept_longer_than_promised(monkeypatch, tmp_path):
     def sweep_files(age):
         ages["files"] = age
         looks.append("files")
+        raise FileNotFoundError("a folder that was removed meanwhile")  # the page stays
 
     def nothing(*_, **__):
         pass

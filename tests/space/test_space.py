@@ -469,6 +469,19 @@ def test_the_private_folder(tmp_path, monkeypatch):
     os.utime(old, (time.time() - 400,) * 2)
     again.sweep(330)
     assert (old.exists(), new.exists()) == (False, True)
+    # A folder of a film's ends just when it is to be looked into.
+    ending, walk = again.path / "ending", os.scandir
+    ending.mkdir()
+
+    def scandir(path):
+        if str(path) == str(ending) and ending.exists():
+            ending.rmdir()
+        return walk(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    again.sweep(330)
+    monkeypatch.undo()
+    assert not ending.exists()
     (other / "photo.jpg").unlink()
     other.rmdir()
     again.remove()

@@ -38,15 +38,23 @@ class PrivateFolder:
         tempfile.tempdir = str(self.path)
 
     def sweep(self, age: float) -> None:
-        """Remove all files older than `age` seconds: also half an upload, which gradio forgets, and other pages'."""
-        now = time.time()
+        """
+        Remove all files older than `age` seconds, and the uploads' folders when they are empty: also half an upload,
+        which gradio forgets, and other pages'.
+        """
+        before = time.time() - age
         # Other threads remove folders meanwhile: os.walk goes on without them.
         for folder, _, files in os.walk(self.parent):
-            for name in files:
-                path = Path(folder, name)
-                with contextlib.suppress(OSError):
-                    if path.is_file() and now - path.stat().st_mtime > age:
-                        path.unlink()
+            place = Path(folder)
+            with contextlib.suppress(OSError):
+                old = place.stat().st_mtime < before
+                for name in files:
+                    with contextlib.suppress(OSError):
+                        if (place / name).is_file() and (place / name).stat().st_mtime < before:
+                            (place / name).unlink()
+                # Gradio makes a folder for each upload, named by its hash. One with a file in it stays.
+                if old and self.uploads.name in place.relative_to(self.parent).parts[:-1]:
+                    place.rmdir()
 
     def remove(self) -> None:
         """Remove everything, and the shared folder when this was the last page."""

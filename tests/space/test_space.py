@@ -467,8 +467,18 @@ def test_the_private_folder(tmp_path, monkeypatch):
     old.touch()
     new.touch()
     os.utime(old, (time.time() - 400,) * 2)
+    # The folder of an upload goes with it, and those that others have stay.
+    folders = [again.uploads / name for name in ("gone", "empty", "full", "fresh")]
+    for each in folders:
+        each.mkdir()
+    for name in ("gone/a.jpg", "full/a.jpg"):
+        (again.uploads / name).touch()
+    for path in (folders[0] / "a.jpg", *folders[:3], again.uploads, again.path):
+        os.utime(path, (time.time() - 400,) * 2)
     again.sweep(330)
     assert (old.exists(), new.exists()) == (False, True)
+    assert [each.exists() for each in folders] == [False, False, True, True]
+    assert again.path.exists()
     # A folder of a film's ends just when it is to be looked into.
     ending, walk = again.path / "ending", os.scandir
     ending.mkdir()

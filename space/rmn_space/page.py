@@ -177,10 +177,7 @@ def serve(
     rate = RateLimit()
     page = build(service, rate, mcp)
     stop = threading.Event()
-    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-        # In another thread than the main one (of a notebook, for example) a caller has the signals.
-        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
-            signal.signal(getattr(signal, name), lambda *_: stop.set())
+    _stop_at_signals(stop)
     try:
         page.queue(default_concurrency_limit=2, max_size=32, api_open=False)
         try:
@@ -228,6 +225,17 @@ def serve(
         page.close(verbose=False)
         service.close()
         folder.remove()
+
+
+def _stop_at_signals(stop: threading.Event) -> None:
+    """Set the event at a signal to stop, except at one that whoever started the page has it ignore, as nohup does."""
+    # In another thread than the main one (of a notebook, for example) a caller has the signals.
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and (name == "SIGTERM" or signal.getsignal(number) != signal.SIG_IGN):
+            signal.signal(number, lambda *_: stop.set())
 
 
 def _forget(sweep: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import logging
+import signal
 import socket
 import threading
 import time
@@ -216,6 +217,24 @@ def test_nothing_is_kept_longer_than_promised(monkeypatch, tmp_path):
     # A result that is not fetched is noticed at a look, and forgotten at the first one that finds it too old.
     assert ages["sessions"] + 2 * max(waits) <= 360
     assert ages["files"] + max(waits) <= 360
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no hang-up")
+def test_a_page_that_is_to_outlive_its_terminal_ignores_the_hang_up():
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    stop = threading.Event()
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        page._stop_at_signals(stop)
+        signal.raise_signal(signal.SIGHUP)
+        assert not stop.is_set()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.is_set()
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
 
 
 def test_who_has_left_stops_the_work():

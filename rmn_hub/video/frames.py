@@ -83,7 +83,7 @@ class Film:
         source: a path, the number of a camera (0, 1, ...), or an address that PyAV opens (`rtsp://...`).
         start: seconds before which frames are left out.
         end: seconds from which on frames are left out; all are read when not given.
-        sound: whether to collect the packets of the film's sound in `packets`.
+        sound: whether to collect the packets of the film's sound between `start` and `end` in `packets`.
 
     Attributes:
         name: what the film is called in results and sentences.
@@ -275,7 +275,8 @@ class Film:
                     yield packet
                 elif packet.dts is not None:
                     self._heard = self._in_seconds(packet, packet.dts)
-                    self.packets.append(packet)
+                    if self.start <= self._heard < (math.inf if self.end is None else self.end):
+                        self.packets.append(packet)
         except (av.error.FFmpegError, OSError) as error:
             self._failure = reason_of(error)
             # What the decoder still holds.

@@ -30,6 +30,8 @@ SPEED, FARTHEST = 2.0, 4.0
 SEARCHED, FARTHEST_SEARCH = 0.2, 12
 # A face counts once it is seen in as many frames as lie between two searches, and at most in so many.
 CONFIRM = 3
+# The most frames that wait for the classification of the first of them.
+WAITING = 16
 
 
 class FilmResults(Iterator[FrameResult]):
@@ -85,7 +87,7 @@ class FilmResults(Iterator[FrameResult]):
         self, session: Session, every: int, attention: bool, images: bool
     ) -> Generator[FrameResult, None, None]:
         with self.film:
-            for frame, result in analyse(self.film, session, every=every, attention=attention):
+            for frame, result in analyse(self.film, session, every=every, attention=attention, between=False):
                 if result is not None:
                     yield replace(result, image=frame.image) if images else result
 
@@ -188,12 +190,19 @@ def session_for(
 
 
 def analyse(
-    film: Film, session: Session, *, every: int = 1, attention: bool = False
+    film: Film, session: Session, *, every: int = 1, attention: bool = False, between: bool = True
 ) -> Iterator[tuple[Frame, FrameResult | None]]:
     """
     Yield each frame of a film with its result, or with `None` for the frames between every n-th.
 
     A few frames are read ahead, see [`LookAhead`].
+
+    Args:
+        film: where the frames come from.
+        session: what they go through.
+        every: take every n-th frame only.
+        attention: whether to add the attention maps.
+        between: whether to yield the frames between every n-th, too.
 
     Raises:
         InputError: no frame can be decoded.
@@ -212,8 +221,11 @@ def analyse(
 
     def ready(behind: int) -> Iterator[tuple[Frame, FrameResult | None]]:
         """Yield what is classified; at most so many frames are left to the other thread."""
-        while done and (done[0][1] is None or done[0][1].done() or sum(work is not None for _, work in done) > behind):
-            frame, work = done.popleft()
+        while done:
+            frame, work = done[0]
+            if work and not work.done() and len(done) <= WAITING and sum(bool(more) for _, more in done) <= behind:
+                return
+            done.popleft()
             yield frame, None if work is None else work.result()
 
     # One thread finds the faces of a frame while the other one classifies those of a frame before it.
@@ -221,8 +233,8 @@ def analyse(
         for count, frame in enumerate(film):
             if cuts is not None and cuts.update(frame.thumbnail):
                 session.cut()
-            waiting.append(frame)
             if count % every == 0:
+                waiting.append(frame)
                 settle(
                     ahead.push(
                         session.locate(
@@ -230,7 +242,11 @@ def analyse(
                         )
                     )
                 )
-                yield from ready(behind=1)
+            elif between and waiting:
+                waiting.append(frame)
+            elif between:
+                done.append((frame, None))
+            yield from ready(behind=1)
         settle(ahead.flush())
         yield from ready(behind=0)
     yield from ((frame, None) for frame in waiting)

@@ -140,10 +140,8 @@ class FilmWriter:
         film = self._film
         while film is not None and film.packets:
             packet = film.packets.popleft()
-            if self._sound is not None and packet.pts is not None and packet.time_base is not None:
-                time = float(packet.pts * packet.time_base) - film.origin
-                if time >= film.start and (film.end is None or time < film.end):
-                    self._sound.write(packet, film.origin + film.start)
+            if self._sound is not None and packet.pts is not None:
+                self._sound.write(packet, film.origin + film.start)
 
     def _finish(self) -> None:
         if self._video is None:

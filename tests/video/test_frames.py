@@ -274,6 +274,13 @@ def test_a_part_of_a_film_begins_at_its_start_with_its_part_of_the_sound(tmp_pat
     assert heard(tmp_path / "part.mp4")[1] == pytest.approx(0.8, abs=0.06)
 
 
+def test_sound_before_the_start_is_not_held(film):
+    with Film(film, start=1.8, sound=True) as opened:
+        next(iter(opened))
+        assert opened.packets
+        assert all(packet.pts * packet.time_base >= 1.8 for packet in opened.packets)
+
+
 def test_odd_sizes_lose_a_row_and_a_column(tmp_path):
     with FilmWriter(tmp_path / "film.mp4") as writer:
         writer.write(marked(1, (101, 75)), 0.0)

@@ -1,6 +1,7 @@
 """A film with known faces: identities, times, the recognizer's own numbers, tables, timeline and summary."""
 
 import json
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from rmn_hub import EXPRESSIONS, ExpressionRecognizer, InputError
 from rmn_hub.video import FrameResult, Timeline, recognize
 from rmn_hub.video.frames import Film
-from rmn_hub.video.recognize import session_for
+from rmn_hub.video.recognize import analyse, session_for
 from rmn_hub.video.tables import CSVWriter, JSONWriter, ParquetWriter, to_df, to_records
 
 HEADS = {"astronaut": head("astronaut", 120), "officer": head("officer", 120)}
@@ -146,12 +147,31 @@ def test_frames_far_apart_keep_their_identities(fast, tmp_path):
     assert [[face.track_id for face in result] for result in results] == [[1]] * 8
 
 
-def test_memory_does_not_hold_the_film(film, fast):
+def test_results_carry_no_frame_and_a_film_can_be_closed(film, fast):
     results = recognize(film, fast)
     first = next(results)
     assert first.image is None
     results.close()
     assert list(results) == []
+
+
+@pytest.mark.parametrize(("every", "settings"), [(1, {}), (100, {}), (50, {"detect_every": 3})])
+def test_memory_does_not_hold_the_film(fast, tmp_path, monkeypatch, every, settings):
+    path = write_film(tmp_path / "film.mp4", (marked(number, (96, 72)) for number in range(110)))
+    frames, held, most = Film.__iter__, weakref.WeakSet(), [0]
+
+    def counted(film):
+        for frame in frames(film):
+            held.add(frame)
+            most.append(len(held))
+            yield frame
+
+    monkeypatch.setattr(Film, "__iter__", counted)
+    assert len(list(recognize(path, fast, every=every, **settings))) == -(-110 // every)
+    if not settings:
+        with Film(path) as film:
+            assert sum(1 for _ in analyse(film, session_for(film, fast, every=every), every=every)) == 110
+    assert 1 < max(most) < 40
 
 
 def test_tables_agree(results, tmp_path):

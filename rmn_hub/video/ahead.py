@@ -62,10 +62,12 @@ class LookAhead:
 
     def _look_back(self, located: Located, track: Track) -> None:
         """Add a new track to the frames before the one where it was found."""
-        face, shown = track.face, located.image
+        face, shown, most = track.face, located.image, self.session.tracker.max_faces
         for _, frame in zip(range(self._back), reversed(self._held)):
             found = self.session.tracker.find(frame.image, face, shown) if frame.image.size == shown.size else None
             if found is None or any(overlap(found.box, other.face.box) > SAME_FACE for other in frame.tracks):
+                break
+            if most is not None and len(frame.tracks) >= most:
                 break
             frame.tracks.append(Track(track.id, found, confirmed=track.confirmed))
             face, shown = found, frame.image

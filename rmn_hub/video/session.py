@@ -197,7 +197,8 @@ class Session:
             self.tracker.reset()
         alone = self.recognizer(image, attention=attention) if self._alone else None
         tracks = self.tracker.update(image, None if alone is None else [face.face for face in alone])
-        seen = [track for track in tracks if track.missed <= self.hold]
+        seen = sorted((track for track in tracks if track.missed <= self.hold), key=lambda track: track.missed)
+        seen = seen[: self.tracker.max_faces]
         return Located(image, time, index, source, seen, frozenset(track.id for track in tracks), cut, alone)
 
     def classify(self, located: Located, *, attention: bool = False) -> FrameResult:

@@ -108,7 +108,8 @@ class FaceTracker:
             it has a method `near`, as MTCNN, that one gets the squares and the box in each.
         detect_every: frames from one search of the whole frame to the next; 1 searches every frame.
         patience: for how many frames a face that is not seen is waited for. 0 ends its track at once.
-        max_faces: follow at most this many faces, the largest first; `None` follows all.
+        max_faces: follow at most this many faces of a frame, the largest first; those that are waited for do not count,
+            so that they keep their id and hide nobody. `None` follows all.
         steady: whether the box of a still face is smoothed over time. Otherwise boxes are as detected.
         reach: how far a face may be from where it is expected in the next frame, in parts of its size. Beyond the 0.7
             of a common frame rate, it has to look like it did.
@@ -201,9 +202,10 @@ class FaceTracker:
         self._advance(faces, looks, found)
         if whole:
             self._begin([(faces[f], looks[f]) for f in range(len(faces)) if f not in found.values()])
-        if self.max_faces is not None and len(self._memories) > self.max_faces:
-            kept = sorted(self._memories, key=lambda memory: -_area(memory.measured))[: self.max_faces]
-            self._memories = [memory for memory in self._memories if memory in kept]
+        if self.max_faces is not None:
+            shown = [memory for memory in self._memories if not memory.track.missed]
+            beyond = sorted(shown, key=lambda memory: -_area(memory.measured))[self.max_faces :]
+            self._memories = [memory for memory in self._memories if all(memory is not other for other in beyond)]
         return self.tracks
 
     def find(self, frame: Image.Image, face: Face, other: Image.Image) -> Face | None:

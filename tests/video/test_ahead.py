@@ -124,3 +124,18 @@ def test_a_tracker_confirms(recognizer):
     assert [track.id for track in tracker.update(squares())] == [1]  # which is waited for
     with pytest.raises(InputError, match="confirm=0"):
         FaceTracker(SquareDetector(), confirm=0)
+
+
+def test_the_largest_faces_are_those_that_are_seen(recognizer):
+    large, small = (50, 50, 120, 250), (400, 200, 60, 120)
+    # The large one is there at first, is not seen for a frame, and leaves while it is waited for.
+    frames = [squares(small, large) if number < 12 and number != 6 else squares(small) for number in range(30)]
+    results, _ = results_of(recognizer, frames, confirm=3, max_faces=1, patience=50)
+    assert [len(result) for result in results] == [number != 6 for number in range(30)]
+    assert frames_of(results) == {1: [*range(6), *range(7, 12)], 2: list(range(12, 30))}
+    held, _ = results_of(recognizer, frames, confirm=1, max_faces=1, patience=50, hold=1)
+    assert [len(result) for result in held] == [1] * 30
+    # A larger face that comes in is not added to frames that show enough faces.
+    frames = [squares(small, large) if number >= 12 else squares(small) for number in range(20)]
+    results, _ = results_of(recognizer, frames, max_faces=1)
+    assert [len(result) for result in results] == [1] * 20

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 # What a film may be called: containers that take H.264, and that players take with AAC.
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
-# Sound that is copied as it is: MP4 takes it, and browsers play it in MP4. Any other is encoded as AAC.
+# Sound that is copied as it is: the container takes it, and browsers play it in MP4. Any other is encoded as AAC.
 COPIED = ("aac", "mp3", "opus", "flac")
+COPIED_INTO = {".mov": ("aac", "mp3"), ".m4v": ("aac",)}
 # Of a second: the unit of MPEG's clocks, in which every common frame rate is a whole number.
 TICK = Fraction(1, 90_000)
 # Quality of x264 (0..51, lower is better) at which the drawn labels stay sharp, and its effort. No B-frames: with them,
@@ -32,7 +33,8 @@ class FilmWriter:
     A film that is written frame by frame; its file appears when it is complete.
 
     Frames keep their times, so variable frame rates stay. With the `film` that they come from, its sound is copied, or
-    encoded as AAC where the container does not take it. Used as a context manager; after an exception nothing is left.
+    encoded as AAC of at most two channels where the container does not take it or browsers do not play it. Used as a
+    context manager; after an exception nothing is left.
 
     Args:
         path: of the new file; the suffix names the container, one of `SUFFIXES`.
@@ -130,7 +132,7 @@ class FilmWriter:
         source = self._film.sound if self._film else None
         if source is None:
             return
-        if source.codec_context.name.removesuffix("float") in COPIED:
+        if source.codec_context.name.removesuffix("float") in COPIED_INTO.get(self.path.suffix.lower(), COPIED):
             self._sound = _Copied(self._container, source)
         else:
             self._sound = _Encoded(self._container, source)

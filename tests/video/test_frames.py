@@ -240,6 +240,11 @@ def test_films_of_a_folder(tmp_path, film):
         ("libmp3lame", "film.mkv", "copy.mp4", "mp3float"),
         ("pcm_s16le", "film.mkv", "copy.mp4", "aac"),
         ("ac3", "film.ts", "copy.mkv", "aac"),
+        ("flac", "film.mkv", "copy.mp4", "flac"),
+        ("flac", "film.mkv", "copy.mov", "aac"),
+        ("flac", "film.mkv", "copy.m4v", "aac"),
+        ("libmp3lame", "film.mkv", "copy.mov", "mp3float"),
+        ("libmp3lame", "film.mkv", "copy.m4v", "aac"),
     ],
 )
 def test_the_sound_is_kept(tmp_path, sound, source, target, kept):

@@ -268,6 +268,28 @@ def split_role(name: str) -> str | None:
     return next((role for role, names in ROLES.items() if squash(name) in names), None)
 
 
+def check_choosing(argument: str, split: str, trained: str = "train") -> None:
+    """
+    Check that a split may choose between networks: by its name, it has neither faces that are scored nor trained ones.
+
+    Args:
+        argument: what the caller calls the split.
+        split: its name.
+        trained: name of the split that is trained on.
+
+    Raises:
+        InputError: the split is the one that is scored or the one that is trained on, or holds both.
+    """
+    role, choose = split_role(split), f"{argument}={split!r} must not be"
+    if role == "private_test":
+        raise InputError(f"{choose} the one that is scored once, at the end: give public_test")
+    if squash(split) == "all" or (role or squash(split)) in ("train", split_role(trained) or squash(trained)):
+        raise InputError(
+            f"{choose} one with training faces, on which the network that learned them by heart looks "
+            "best: give public_test"
+        )
+
+
 def looks_like_fer2013(faces: FaceImages) -> bool:
     """Return whether the faces (a sample of 16) are grey and 48 pixels wide."""
     sample = {int(i) for i in np.linspace(0, len(faces) - 1, 16)}

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.faces import check_choosing
 from ..data.sources import OpenedSet
 from ..engines.pixels import PixelProcessor
 from ..engines.torch import TorchEngine
@@ -73,7 +74,7 @@ def write_members(
         checkpoints_: folders of the networks; the `run.json` and `metrics.csv` in them say how they were trained.
         data: labelled faces, in any form of [`rmn_hub.data.sources`].
         output: the Markdown file. The figure has the same name and ends in `.png`.
-        split: the one to choose on; never the one that is scored once.
+        split: the one to choose on; never the one that is scored once, nor one with training faces.
         device: where to compute; the GPU if there is one when not given.
         batch_size: faces at once.
         progress: called while faces are predicted.
@@ -84,6 +85,7 @@ def write_members(
     Raises:
         InputError: there are no networks, two have one name, or checkpoint, data or output cannot be used.
     """
+    check_choosing("split", split)
     folders = [checkpoints.find(checkpoint) for checkpoint in checkpoints_]
     names = [run_name(folder) for folder in folders]
     if not folders or len(set(names)) < len(names):

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ..baselines.networks import NETWORKS, Network, name_of
 from ..baselines.networks import network as make_network
-from ..data.faces import FaceSet, split_role
+from ..data.faces import FaceSet, check_choosing
 from ..data.sources import OpenedSet
 from ..devices import usable_device
 from ..engines.pixels import CONFIG as PROCESSOR
@@ -72,7 +72,7 @@ def train(
             the recipe's sizes are scaled to end at its size. Its image processing must be that of training: grey,
             times 1/255, not normalised.
         train_split: split to train on.
-        validation_split: split that chooses the checkpoint. Never the one that is reported.
+        validation_split: split that chooses the checkpoint. Never the one that is reported, or one with training faces.
         limit_steps: stop after so many steps of this sitting, to try a recipe out.
         source: what every epoch trains on instead of the split itself.
         in_memory: decode all faces once, or in every epoch again; when not given, sets of up to 2 GiB once.
@@ -85,8 +85,7 @@ def train(
         CheckpointError: `start_from` cannot be loaded.
         TrainingError: the loss is no longer a number.
     """
-    if split_role(validation_split) == "private_test":
-        raise InputError(f"validation_split={validation_split!r} must not be the one that is scored once, at the end")
+    check_choosing("validation_split", validation_split, train_split)
     if minutes is not None and epochs is not None:
         raise InputError(f"minutes={minutes} and epochs={epochs} are two budgets: give one")
     for name, value in (("minutes", minutes), ("epochs", epochs)):

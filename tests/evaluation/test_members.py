@@ -52,6 +52,17 @@ def test_rows_hold_what_the_networks_predict(world, tmp_path):
         assert image.width > 500
 
 
+@pytest.mark.parametrize("split", ["private_test", "train", "all"])
+def test_splits_that_must_not_choose(world, tmp_path, split):
+    folders = world[1]
+    for name in ("train", "private_test"):
+        write_set(tmp_path / f"{name}.parquet", faces(14), [*range(7)] * 2)
+    result = run("members", *folders, "--data", tmp_path, "--split", split, "--output", tmp_path / "members.md")
+    assert result.exit_code == 2
+    assert f"--split {split}" in result.stderr
+    assert not (tmp_path / "members.md").exists()
+
+
 def test_names_must_differ(world):
     root, (first, _), *_ = world
     result = run("members", first, first, "--data", root / "data")

@@ -358,6 +358,9 @@ def test_a_state_of_something_else_is_refused(made, tmp_path, good_state, change
     ("settings", "named"),
     [
         ({"validation_split": "test"}, "validation_split"),
+        ({"validation_split": "All"}, "validation_split"),
+        ({"validation_split": "training"}, "validation_split"),
+        ({"validation_split": "val", "train_split": "public_test"}, "validation_split"),
         ({"minutes": 1, "epochs": 1}, "minutes"),
         ({"minutes": float("nan")}, "minutes"),
         ({"epochs": 0}, "epochs"),

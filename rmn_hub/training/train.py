@@ -126,7 +126,8 @@ def train(
     batch = share_of(recipe.batch_size, accelerator.num_processes) * accelerator.num_processes
     if len(faces) < batch:
         raise InputError(
-            f"{len(faces)} training faces are fewer than one batch of {batch}: add faces or give a smaller --batch-size"
+            f"{len(faces)} training faces are fewer than one batch of {batch}: add faces, or make the recipe's batches "
+            "smaller"
         )
     budget = Budget(recipe.minutes if minutes is None and epochs is None else minutes, epochs)
     settings = {

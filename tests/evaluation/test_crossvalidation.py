@@ -79,6 +79,16 @@ def test_the_command_goes_on_and_its_numbers_add_up(world):
     assert again["after"] == document["after"]
 
 
+def test_too_few_faces_for_a_batch(world):
+    """`--batch-size` is of the scoring here."""
+    root, checkpoint, data = world
+    words = ("--recipe", "strong", "--folds", "3", "--epochs", "1", "--output", root / "few")
+    result = run("cross-validate", checkpoint, "--data", data, *words)
+    assert result.exit_code == 2
+    assert "one batch" in result.stderr
+    assert "--batch-size" not in result.stderr
+
+
 def test_other_folds_in_the_same_folder_are_refused(world):
     root, checkpoint, data = world
     words = ["cross-validate", checkpoint, "--data", data, "--epochs", "1", "--output", root / "other", "--folds"]

@@ -275,7 +275,7 @@ def test_training_leaves_random_numbers_and_streams_alone(made, tmp_path, capfd)
 
 
 def test_a_loss_that_is_not_a_number_stops_with_a_sentence(made, tmp_path):
-    with pytest.raises(TrainingError, match="learning-rate"):
+    with pytest.raises(TrainingError, match="learning rate"):
         train(made, tmp_path, RECIPE.changed(learning_rate=1e3, optimizer="sgd"), epochs=30, device="cpu")
 
 

@@ -119,7 +119,7 @@ def cross_validate(
     ] = 5,
     epochs: Annotated[int | None, typer.Option(min=1, help="Budget of a fold in epochs.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Budget of a fold in minutes.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the parts and of the training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the parts and of the training.")] = 0,
     device: Device = None,
     batch_size: BatchSize = 32,
 ) -> None:

@@ -19,7 +19,7 @@ Minutes = Annotated[
     float | None, typer.Option(min=0.01, help="Wall-clock budget over all sittings. The recipe's when not given.")
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Budget in epochs instead.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of weights, order, augmentation and dropout.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, order, augmentation and dropout.")]
 StartFrom = Annotated[str | None, typer.Option(help="Checkpoint (folder or Hub id) to start from.")]
 BatchSize = Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's.")]
 LearningRate = Annotated[float | None, typer.Option(min=0, help="Instead of the recipe's.")]

@@ -37,6 +37,7 @@ FERPLUS_VOTES = (
     "no-face",
 )
 FER_SIZE = 48
+MAX_SEED = 2**31 - 1
 # Names of splits without case, spaces, dashes and underscores; the official one first.
 ROLES = {
     "train": ("train", "training"),
@@ -266,6 +267,17 @@ def first_copies(faces: FaceImages) -> np.ndarray:
 def split_role(name: str) -> str | None:
     """Return `"train"`, `"public_test"` or `"private_test"` for one of their many names, else `None`."""
     return next((role for role, names in ROLES.items() if squash(name) in names), None)
+
+
+def check_seed(seed: int) -> None:
+    """
+    Check a seed of training or of a set's parts.
+
+    Raises:
+        InputError: it is outside what numpy, torch and scikit-learn all take.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed={seed} must be from 0 to {MAX_SEED}")
 
 
 def check_choosing(argument: str, split: str, trained: str = "train") -> None:

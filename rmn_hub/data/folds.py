@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from ..errors import InputError
-from .faces import FaceImages, first_copies
+from .faces import FaceImages, check_seed, first_copies
 from .sources import OpenedSet
 
 
@@ -20,16 +20,17 @@ def folds(opened: OpenedSet, number: int, seed: int = 0) -> list[OpenedSet]:
     Args:
         opened: the set; splits of its own are joined.
         number: how many folds, at least 3.
-        seed: of the parts.
+        seed: of the parts; 0 to 2**31 - 1.
 
     Raises:
-        InputError: `number` is less than 3, an expression has fewer different faces than that, or an image cannot be
-            read.
+        InputError: `number` is less than 3, `seed` is out of range, an expression has fewer different faces than
+            folds, or an image cannot be read.
     """
     from sklearn.model_selection import StratifiedKFold
 
     if number < 3:
         raise InputError(f"folds={number} must be at least 3: one to score, one to choose on, the rest to train on")
+    check_seed(seed)
     faces = opened.split("all")
     copies = first_copies(faces)
     different = np.unique(copies)

@@ -79,7 +79,7 @@ def cross_validate(
         number: how many folds, at least 3.
         epochs: budget of a fold; or
         minutes: the same in minutes; the recipe's when neither is given.
-        seed: of the folds and of the training.
+        seed: of the folds and of the training; 0 to 2**31 - 1.
         device: where to compute; the GPU if there is one when not given.
         batch_size: faces at once when they are scored.
         console: where the lines about epochs go; nowhere when not given.

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.faces import FaceSet
+from ..data.faces import FaceSet, check_seed
 from ..engines.engine import Engine, softmax
 from ..engines.ensemble import Processor
 from ..errors import InputError
@@ -70,8 +70,7 @@ class Teacher:
             raise InputError("probabilities must be finite and sum to 1")
         if not 8 <= self.size <= MAX_SIZE:
             raise InputError(f"size={self.size} must be from 8 to {MAX_SIZE} pixels")
-        if not 0 <= self.seed < 2**31:
-            raise InputError(f"seed={self.seed} must be from 0 to {2**31 - 1}")
+        check_seed(self.seed)
 
     @cached_property
     def identity(self) -> str:
@@ -183,12 +182,13 @@ def teach(
         progress: called after every view.
 
     Raises:
-        InputError: `views` is not positive, or the network predicts other expressions.
+        InputError: `views` or `seed` cannot be used, or the network predicts other expressions.
     """
     if engine.expressions != EXPRESSIONS:
         raise InputError(f"engine must predict {', '.join(EXPRESSIONS)}, not {', '.join(engine.expressions)}")
     if views < 1:
         raise InputError(f"views={views} must be at least 1")
+    check_seed(seed)
     size = faces.images.shape[-1]
     probabilities = []
     for view in range(views):

@@ -333,7 +333,9 @@ _COUNTERS = ("epoch", "step", "best", "best_size", "best_epoch", "history")
 
 def _require_finite(losses: Tensor, step: int) -> None:
     if not math.isfinite(losses.item()):
-        raise TrainingError(f"the loss is not a number after {step} steps: lower the recipe's learning rate and start again")
+        raise TrainingError(
+            f"the loss is not a number after {step} steps: lower the recipe's learning rate and start again"
+        )
 
 
 __all__ = ["Budget", "TrainingResult", "TrainingRun"]

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ..baselines.networks import NETWORKS, Network, name_of
 from ..baselines.networks import network as make_network
-from ..data.faces import FaceSet, check_choosing
+from ..data.faces import FaceSet, check_choosing, check_seed
 from ..data.sources import OpenedSet
 from ..devices import usable_device
 from ..engines.pixels import CONFIG as PROCESSOR
@@ -91,8 +91,7 @@ def train(
     for name, value in (("minutes", minutes), ("epochs", epochs)):
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"{name}={value} must be a finite number greater than 0")
-    if not 0 <= seed < 2**31:
-        raise InputError(f"seed={seed} must be from 0 to {2**31 - 1}")
+    check_seed(seed)
     if network not in NETWORKS:
         raise InputError(f"network={network!r} must be one of {', '.join(NETWORKS)}")
     if network != "rmn" and start_from is not None:

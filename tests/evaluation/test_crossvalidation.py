@@ -48,10 +48,12 @@ def test_copies_of_a_face_stay_in_one_part(tmp_path):
         folds(OpenedSet.open(tmp_path / "twice.parquet"), 11)
 
 
-@pytest.mark.parametrize("number", [2, 21])
-def test_folds_that_cannot_be_made(world, number):
-    with pytest.raises(InputError, match="folds"):
-        folds(OpenedSet.open(world[2]), number)
+@pytest.mark.parametrize(
+    ("settings", "named"), [({"number": 2}, "folds"), ({"number": 21}, "folds"), ({"number": 5, "seed": 2**31}, "seed")]
+)
+def test_folds_that_cannot_be_made(world, settings, named):
+    with pytest.raises(InputError, match=named):
+        folds(OpenedSet.open(world[2]), **settings)
 
 
 def test_the_command_goes_on_and_its_numbers_add_up(world):

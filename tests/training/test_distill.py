@@ -65,6 +65,13 @@ def test_teaching_folds_its_members_once(made, models, monkeypatch):
     assert told == [("views", 1, 3)] * 3
 
 
+@pytest.mark.parametrize(("settings", "named"), [({"views": 0}, "views"), ({"seed": 2**31}, "seed")])
+def test_views_that_cannot_be_made_are_refused_before_the_first(made, models, monkeypatch, settings, named):
+    monkeypatch.delattr("rmn_hub.training.distill.make_view")
+    with pytest.raises(InputError, match=named):
+        teach(*ensemble(models), ["1", "2"], load_faces(made, "val"), HOW, **settings)
+
+
 def test_a_student_learns_what_the_labels_alone_do_not_teach(tmp_path, monkeypatch):
     """The labels of the training faces are wrong for three of four; the teacher has seen the right ones."""
     data = write(tmp_path / "data", {"train": 40, "val": 20}, seed=5)

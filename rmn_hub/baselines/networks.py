@@ -107,7 +107,7 @@ def read_config(content: Mapping[str, Any]) -> PreTrainedConfig:
     """
     kind = content.get("model_type")
     if kind == RMNConfig.model_type:
-        return RMNConfig.from_dict(content)
+        return RMNConfig.from_dict(dict(content))
     if kind == ResAttNetConfig.model_type:
         return ResAttNetConfig.from_dict(content)
     if kind != TIMM_WRAPPER:

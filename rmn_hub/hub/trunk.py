@@ -239,11 +239,14 @@ def start_model(
         model = RMNModel(config)
     expected = model.state_dict()
     trunk = {name for name in expected if name.startswith(("embedder.", "stages."))}
+    # Files from before PyTorch 0.4.1, as torchvision's ResNets are, have no such counters; nothing depends on them.
+    counters = {name: expected[name] for name in trunk if name.endswith(".num_batches_tracked")}
+    tensors = {**counters, **tensors}
     wrong = sorted(trunk ^ tensors.keys())
     wrong += sorted(name for name in trunk & tensors.keys() if tensors[name].shape != expected[name].shape)
     if wrong:
         raise InputError(f"it holds another network: {len(wrong)} tensors differ, {wrong[0]} for one. Give a ResNet34.")
-    model.load_state_dict(dict(tensors), strict=False)
+    model.load_state_dict(tensors, strict=False)
 
     values = model.state_dict()  # the tensors of the model themselves
     weight = values["embedder.embedder.convolution.weight"]

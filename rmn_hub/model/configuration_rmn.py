@@ -170,12 +170,27 @@ class RMNConfig(BackboneConfigMixin, PreTrainedConfig):
         model_type = config_dict.get("model_type") if isinstance(config_dict, dict) else None
         if model_type is None:
             raise OSError(f"{pretrained_model_name_or_path} has no config.json with a model_type. Give a checkpoint.")
-        if model_type != cls.model_type:
+        # A subclass with a `model_type` of its own may start from an RMN.
+        if model_type not in {getattr(base, "model_type", None) for base in cls.__mro__} - {""}:
             raise ValueError(
                 f"{pretrained_model_name_or_path} has model_type={model_type!r}, not {cls.model_type!r}. Give the "
                 "checkpoint of an RMN, or load this one with transformers' Auto classes."
             )
         return config_dict, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """
+        Return the configuration of a dictionary, with `kwargs` in the place of its own settings.
+
+        Of `id2label` and `label2id` one is enough here, too: the dictionary's other one would not fit it.
+        """
+        id2label, label2id = kwargs.get("id2label"), kwargs.get("label2id")
+        if isinstance(id2label, dict) and label2id is None and all(str(index).isdecimal() for index in id2label):
+            kwargs["label2id"] = {name: int(index) for index, name in id2label.items()}
+        elif isinstance(label2id, dict) and id2label is None:
+            kwargs["id2label"] = {index: name for name, index in label2id.items()}
+        return super().from_dict(config_dict, **kwargs)
 
     # The checks run in the order of their names.
     def validate_counts(self) -> None:

@@ -1,10 +1,11 @@
 """Image processor of the Residual Masking Network: from a face crop to `pixel_values`."""
 
+import os
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 try:
     from transformers.feature_extraction_utils import BatchFeature
@@ -50,7 +51,8 @@ class RMNImageProcessor(PilBackend):
     Takes PIL images of any mode, numpy arrays and torch tensors (`H x W`, `H x W x C`, `C x H x W`, or four dimensions
     with the batch first), and lists of them in any nesting; C is 1, 3 (RGB) or 4 (RGB and alpha). Arrays are uint8 in
     0..255, uint16 in 0..65535 or floats in 0..1. They are rounded to 8 bits, so that the result is that of the same
-    image in uint8.
+    image in uint8. A path is read as a PIL image and turned upright by its EXIF orientation. transformers decodes
+    addresses and base64 text, and drops their transparency.
 
     The authors' package resizes with OpenCV. From 48 to 224 pixels the two differ by at most 1/255 (0.24/255 in the
     mean). Where a crop is larger than `size` they differ by more (a face from 96 to 48 pixels by 2.3/255 in the mean),
@@ -105,10 +107,17 @@ class RMNImageProcessor(PilBackend):
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """Return a flat list of single images. Grey arrays of two dimensions are images, unlike in the base class."""
-        flat = [self.fetch_images(image) if isinstance(image, str) else image for image in _flatten(images)]
+        flat = [self._read(image) if isinstance(image, str) else image for image in _flatten(images)]
         if not flat:
             raise ValueError("`images` must hold at least one image")
         return flat
+
+    def _read(self, name: str) -> Image.Image:
+        """Return the image of a path, upright and as it is in the file, or what transformers makes of an address."""
+        if not os.path.isfile(name):  # noqa: PTH113 - of base64 text, pathlib says that the name is too long
+            return self.fetch_images(name)
+        with Image.open(name) as image:
+            return ImageOps.exif_transpose(image)
 
     def process_image(
         self,

@@ -10,6 +10,11 @@ from transformers import initialization as init
 from .configuration_rmn import RMNConfig
 
 
+def _at_least_float32() -> torch.dtype:
+    """Return the dtype of batch normalisation, for which half precision is too coarse: the default's or float32."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
+
+
 class RMNConvLayer(nn.Module):
     """Convolution without bias, batch normalisation and, unless it is switched off, ReLU."""
 
@@ -20,7 +25,7 @@ class RMNConvLayer(nn.Module):
         self.convolution = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
         )
-        self.normalization: nn.Module = nn.BatchNorm2d(out_channels, dtype=torch.float32)
+        self.normalization: nn.Module = nn.BatchNorm2d(out_channels, dtype=_at_least_float32())
         self.activation = nn.ReLU() if activation else nn.Identity()
 
     def forward(self, hidden_state: Tensor) -> Tensor:
@@ -40,7 +45,7 @@ class RMNUpLayer(nn.Module):
         super().__init__()
         # The bias has no effect before a BatchNorm; it is here because the original's checkpoints carry it.
         self.convolution = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
-        self.normalization: nn.Module = nn.BatchNorm2d(out_channels, dtype=torch.float32)
+        self.normalization: nn.Module = nn.BatchNorm2d(out_channels, dtype=_at_least_float32())
         self.activation = nn.ReLU()
 
     def forward(self, hidden_state: Tensor) -> Tensor:
@@ -108,7 +113,8 @@ class RMNEmbeddings(nn.Module):
                 f"`pixel_values` of shape {tuple(pixel_values.shape)} must have the shape "
                 f"(batch, num_channels={self.num_channels}, height, width)"
             )
-        return self.pooler(self.embedder(pixel_values))
+        # The processor makes float32, whatever the network's dtype is.
+        return self.pooler(self.embedder(pixel_values.to(self.embedder.convolution.weight.dtype)))
 
 
 class RMNStage(nn.Module):
@@ -180,13 +186,17 @@ class RMNMaskingBlock(nn.Module):
         return hidden_state.sigmoid() if self.mask_activation == "sigmoid" else hidden_state.softmax(dim=1)
 
 
+# The layers that have initial weights of their own here; others have transformers'.
+INITIALIZED = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.Linear)
+
+
 @torch.no_grad()
 def init_weights(module: nn.Module, deviation: float) -> None:
     """
     Give a layer its initial weights: He et al., 2015, for convolutions, and small normal ones for the classifier.
 
     Args:
-        module: any module; one that has no weights of its own stays as it is.
+        module: one of `INITIALIZED`; another stays as it is.
         deviation: standard deviation of a linear layer's weights.
     """
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -195,17 +205,21 @@ def init_weights(module: nn.Module, deviation: float) -> None:
         if module.bias is not None:
             init.zeros_(module.bias)
     elif isinstance(module, nn.BatchNorm2d):
-        init.ones_(module.weight)
-        init.zeros_(module.bias)
-        init.zeros_(module.running_mean)
-        init.ones_(module.running_var)
-        init.zeros_(module.num_batches_tracked)
+        if module.affine:
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        if module.track_running_stats:
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
     elif isinstance(module, nn.Linear):
         init.normal_(module.weight, mean=0.0, std=deviation)
-        init.zeros_(module.bias)
+        if module.bias is not None:
+            init.zeros_(module.bias)
 
 
 __all__ = [
+    "INITIALIZED",
     "RMNBasicLayer",
     "RMNBottleneckLayer",
     "RMNConvLayer",

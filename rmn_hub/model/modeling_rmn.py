@@ -16,7 +16,15 @@ from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPoo
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_rmn import AUTO_MAP, RMNConfig
-from .layers_rmn import RMNConvLayer, RMNEmbeddings, RMNMaskingBlock, RMNStage, RMNUpLayer, init_weights
+from .layers_rmn import (
+    INITIALIZED,
+    RMNConvLayer,
+    RMNEmbeddings,
+    RMNMaskingBlock,
+    RMNStage,
+    RMNUpLayer,
+    init_weights,
+)
 
 Trunk = TypeVar("Trunk", bound="RMNTrunk")
 
@@ -90,7 +98,10 @@ class RMNPreTrainedModel(PreTrainedModel):
     _no_split_modules: ClassVar[list[str]] = ["RMNBasicLayer", "RMNBottleneckLayer", "RMNMaskingBlock"]
 
     def _init_weights(self, module: nn.Module) -> None:
-        init_weights(module, self.config.initializer_range)
+        if isinstance(module, INITIALIZED):
+            init_weights(module, self.config.initializer_range)
+        else:
+            super()._init_weights(module)  # a subclass may have any layer
 
     @property
     def dummy_inputs(self) -> dict[str, Tensor]:
@@ -199,8 +210,15 @@ class RMNTrunk(RMNPreTrainedModel):
         super().save_pretrained(*args, **kwargs)
 
     def _switch(self, value: bool | None, name: str) -> bool:
-        """Return a switch of `forward`: as given, or as the configuration has it."""
-        return bool(getattr(self.config, name, False)) if value is None else value
+        """
+        Return a switch of `forward`: as given, or as the configuration has it.
+
+        Raises:
+            ValueError: it is something else, such as the layers that some of transformers' models let one choose.
+        """
+        if value not in (None, True, False):
+            raise ValueError(f"`{name}`={value!r} must be True or False")
+        return bool(getattr(self.config, name, False) if value is None else value)
 
 
 class RMNForImageClassification(RMNTrunk):
@@ -230,6 +248,8 @@ class RMNForImageClassification(RMNTrunk):
         self.pooler = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.hidden_sizes[-1], config.num_labels)
+        # transformers would take it from the name of the class, which a subclass chooses.
+        self.loss_type = "ForImageClassification"
         self.post_init()
 
     def forward(

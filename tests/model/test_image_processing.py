@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from skimage import data
 from transformers import AutoImageProcessor
 
@@ -110,6 +110,18 @@ def test_transparency_lies_on_white(processor, luma):
     palette.info["transparency"] = bytes(256)
     for image in (clear, Image.fromarray(clear), palette):
         assert (pixels(processor, image) == 1).all()
+
+
+def test_a_path_gives_what_its_image_gives(processor, colours, tmp_path):
+    clear = Image.fromarray(np.dstack([colours, np.zeros_like(colours[..., :1])]))
+    deep = Image.fromarray(np.arange(0, 65536, 16, np.uint16).reshape(64, 64))
+    lying = Image.fromarray(colours)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for image, options in ((clear, {}), (deep, {}), (lying, {"exif": exif})):
+        image.save(tmp_path / "image.png", **options)
+        upright = image.rotate(-90, expand=True) if options else image
+        assert torch.equal(pixels(processor, str(tmp_path / "image.png")), pixels(processor, upright))
 
 
 def test_a_batch_gives_what_its_images_give(processor, colours, luma):

@@ -143,6 +143,11 @@ def test_wrong_channels_are_named(tiny, shape):
         tiny(torch.rand(shape))
 
 
+def test_hidden_states_are_returned_all_or_none(tiny):
+    with pytest.raises(ValueError, match="output_hidden_states"):
+        tiny(torch.rand(1, 3, 32, 32), output_hidden_states=[0])
+
+
 def test_images_too_small_to_be_masked_are_refused():
     model = RMNModel(RMNConfig(**{**TINY, "mask_depths": (4, 2, 1, 1)})).eval()
     assert model(torch.rand(1, 3, 16, 15)).logits.shape == (1, 7)
@@ -357,6 +362,14 @@ def test_new_classes_as_the_tutorials_of_transformers_name_them(tiny, tmp_path, 
     assert sorted(each["label"] for each in found) == names
 
 
+@pytest.mark.parametrize("given", [{"id2label": {0: "calm", 1: "tense"}}, {"label2id": {"calm": 0, "tense": 1}}])
+def test_one_mapping_of_new_classes_is_enough(tiny, tmp_path, given):
+    tiny.save_pretrained(tmp_path)
+    model = RMNModel.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **given)
+    assert (model.config.id2label, model.config.label2id) == ({0: "calm", 1: "tense"}, {"calm": 0, "tense": 1})
+    assert model.classifier.out_features == 2
+
+
 @pytest.mark.parametrize("names", [{"0": "calm", "2": "tense"}, {"calm": 0}])
 def test_class_numbers_with_a_gap_or_in_place_of_names_are_refused_on_loading(tiny, tmp_path, names):
     tiny.save_pretrained(tmp_path)
@@ -449,6 +462,20 @@ def test_bfloat16_keeps_the_normalisation_in_float32(tiny, tmp_path):
     assert model.stages[0].layers[0].layer[0].normalization.running_var.dtype == torch.float32
     pixels = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(model(pixels.bfloat16()).logits.float(), tiny(pixels).logits, atol=0.1, rtol=0.1)
+    assert torch.equal(model(pixels).logits, model(pixels.bfloat16()).logits)  # what the processor makes
+
+
+def test_float64_is_whole(tiny, tmp_path):
+    awake(tiny).save_pretrained(tmp_path / "single")
+    pixels = torch.rand(2, 3, 32, 32)
+    models = [RMNModel.from_pretrained(tmp_path / "single", dtype=torch.float64).eval()]
+    models[0].save_pretrained(tmp_path / "double")
+    models.append(RMNModel.from_pretrained(tmp_path / "double").eval())
+    models.append(AutoModelForImageClassification.from_config(tiny.config, dtype=torch.float64).eval())
+    for model in models:
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+        assert model(pixels.double()).logits.dtype == torch.float64
+    torch.testing.assert_close(models[1](pixels).logits.float(), tiny(pixels).logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}])

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from test_modeling import TINY
+from torch import nn
 
 from rmn_hub import RMNConfig, RMNForImageClassification, RMNImageProcessor
 
@@ -23,6 +25,10 @@ class MyNet(RMNForImageClassification):
 
 class MyProcessor(RMNImageProcessor):
     pass
+
+class MyNetOfMyType(MyNet):
+    config_class = MyConfig
+    config: MyConfig
 """
 LOAD = """
 import json
@@ -38,6 +44,21 @@ print(json.dumps(found))
 
 class NetInANotebook(RMNForImageClassification):
     __module__ = "__main__"
+
+
+class WithLayers(RMNForImageClassification):
+    """Has layers that the network itself has not."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.extra = nn.ModuleList(
+            [
+                *(nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.Embedding(3, 4), nn.Conv1d(2, 3, 1), nn.BatchNorm1d(4)),
+                *(nn.Linear(4, 4, bias=False), nn.BatchNorm2d(4, affine=False)),
+                nn.BatchNorm2d(4, track_running_stats=False),
+            ]
+        )
+        self.post_init()
 
 
 class ProcessorInANotebook(RMNImageProcessor):
@@ -115,3 +136,31 @@ def test_a_configuration_of_a_users_type_is_named(mine, tmp_path):
 def test_a_configuration_alone_is_saved_with_its_code(tmp_path):
     RMNConfig(**TINY).save_pretrained(tmp_path)
     assert code(tmp_path) == ({"AutoConfig": "configuration_rmn.RMNConfig"}, {"configuration_rmn.py"})
+
+
+def test_every_layer_of_a_subclass_gets_initial_weights(start):
+    model = WithLayers.from_pretrained(start)
+    for name, tensor in model.extra.state_dict().items():
+        assert tensor.isfinite().all(), name
+        assert tensor.abs().max() < 10, name
+    for norm in (model.extra[0], model.extra[1], model.extra[4]):
+        assert torch.equal(norm.weight, torch.ones(4))
+        assert torch.equal(norm.bias, torch.zeros(4))
+
+
+def test_a_subclass_of_any_name_has_the_loss(mine, start):
+    pixels, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
+    model = mine.MyNet.from_pretrained(start).eval()
+    expected = RMNForImageClassification.from_pretrained(start).eval()(pixels, labels=labels).loss
+    assert torch.equal(model(pixels, labels=labels).loss, expected)
+
+
+def test_a_subclass_of_a_users_type_starts_from_a_checkpoint_of_ours(mine, start, tmp_path):
+    model = mine.MyNetOfMyType.from_pretrained(start)
+    assert isinstance(model.config, mine.MyConfig)
+    weights = RMNForImageClassification.from_pretrained(start).state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    model.save_pretrained(tmp_path / "saved")
+    assert mine.MyNetOfMyType.from_pretrained(tmp_path / "saved").config.model_type == "mine"
+    with pytest.raises(ValueError, match="model_type"):
+        RMNConfig.from_pretrained(tmp_path / "saved")

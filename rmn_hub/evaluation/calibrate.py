@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
 from ..data.faces import split_role
@@ -183,7 +184,8 @@ def fold_temperatures(weights: Path, temperatures: np.ndarray) -> None:
     """
     with safe_open(weights, framework="pt") as file:
         metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    # Not mapped: Windows does not replace a file that is.
+    tensors = load_tensors(weights.read_bytes())
     for name in ("classifier.weight", "classifier.bias"):
         if name not in tensors:
             raise InputError(f"{weights} has no {name}: give the weights of an RMN")

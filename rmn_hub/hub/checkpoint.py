@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as load_tensors
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -169,7 +169,9 @@ def _tensors(name: str | os.PathLike[str], folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
-            tensors |= load_file(folder / file)
+            # Read, not mapped: Windows does not replace a file that is, and what is copied over it would change the
+            # network.
+            tensors |= load_tensors((folder / file).read_bytes())
         except SafetensorError as error:
             raise failure(name, f"its {file} is truncated or damaged", COPY) from error
         except OSError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cli_helpers import run
 from evaluation_helpers import answers_of, faces, labels_for, save_checkpoint, write_set
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rmn_hub import RMNModel
 from rmn_hub.engines.views import averaged
@@ -160,6 +160,21 @@ def test_a_broken_write_leaves_the_old_weights(world, monkeypatch):
         calibrate(world["checkpoint"], world["data"])
     assert (world["checkpoint"] / "model.safetensors").read_bytes() == before
     assert set(world["checkpoint"].iterdir()) == files
+
+
+def test_the_weights_are_not_mapped_when_they_are_replaced(world, monkeypatch):
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not list what a process has mapped")
+    listed = []
+
+    def save(tensors, path, metadata=None):
+        listed.append(maps.read_text())
+        save_file(tensors, path, metadata=metadata)
+
+    monkeypatch.setattr(room, "save_file", save)
+    calibrate(world["checkpoint"], world["data"])
+    assert [str(world["checkpoint"]) in each for each in listed] == [False]
 
 
 def test_command(world):

@@ -15,20 +15,29 @@ RECOGNIZE = """async ([name, options]) => {
         sizes: sizes(attention.maps),
     })) };
 }"""
-PIXELS = """async ([name, width, height]) => {
-    const { luma, resize, shrink, withoutAlpha } = await import('/js/pixels.js');
+_PIXELS_OF = """
     const image = await createImageBitmap(await (await fetch(name)).blob(), { colorSpaceConversion: 'none' });
     const canvas = new OffscreenCanvas(image.width, image.height);
     const context = canvas.getContext('2d');
     context.drawImage(image, 0, 0);
+    const { withoutAlpha } = await import('/js/pixels.js');
     const pixels = withoutAlpha(context.getImageData(0, 0, image.width, image.height));
     const values = ({ data }) => [...data];
-    return {
+"""
+TURNED = f"""async ([name, box, margin, degrees]) => {{
+    {_PIXELS_OF}
+    const {{ cropTurned }} = await import('/js/upright.js');
+    return values(cropTurned(pixels, box, margin, degrees));
+}}"""
+PIXELS = f"""async ([name, width, height]) => {{
+    {_PIXELS_OF}
+    const {{ luma, resize, shrink }} = await import('/js/pixels.js');
+    return {{
         luma: values(luma(pixels)),
         resized: values(resize(pixels, width, height)),
         shrunk: values(shrink(pixels, width, height)),
-    };
-}"""
+    }};
+}}"""
 CUTS = """async count => {
     const { CutDetector } = await import('/js/cuts.js');
     const { withoutAlpha } = await import('/js/pixels.js');

@@ -10,12 +10,13 @@ import numpy as np
 import psutil
 import pytest
 from browser_helpers import TIMEOUT, WHY_NOT, build_page, handing_out, visiting
-from browser_scripts import CHOICES, CUTS, FRAMES, GPU, PIXELS, REASONS, RECOGNIZE, TRACKS
+from browser_scripts import CHOICES, CUTS, FRAMES, GPU, PIXELS, REASONS, RECOGNIZE, TRACKS, TURNED
 from PIL import Image
 from playwright.sync_api import expect
 from space_helpers import CHROMIUM, CHROMIUM_ARGUMENTS, EXAMPLES, barriers
 
 from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, ExpressionRecognizer, MTCNNDetector
+from rmn_hub.detection.detector import crop_face
 from rmn_hub.engines.onnx import ONNX_FILE
 from rmn_hub.export.weights import stored
 from rmn_hub.video.cuts import CutDetector
@@ -81,6 +82,16 @@ def test_pixels_are_pillows(page, folder, width, height):
         difference = np.abs(np.asarray(value, int).ravel() - np.array(found[name]))
         # Means of blocks are rounded by a multiplication there, and by a division here.
         assert difference.max() <= (1 if name == "shrunk" else 0), name
+
+
+@pytest.mark.parametrize("degrees", [-170.5, -90, -44, 3.3, 46.1])
+def test_leaning_heads_are_turned_as_pillow_does(page, folder, degrees):
+    # A square that leaves the image, too.
+    for box in ((20, 10, 60, 45), (-10, 20, 41, 70)):
+        found = page.evaluate(TURNED, ["/noise.png", box, 0.1, degrees])
+        with Image.open(folder / "noise.png") as image:
+            expected = np.asarray(crop_face(image, box, 0.1, degrees), int)
+        assert np.abs(expected.ravel() - np.array(found)).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -52,18 +52,27 @@ function rotated({ width, channels, data }, degrees, edge, side) {
   const [cosine, sine] = [Math.cos((degrees * Math.PI) / 180), Math.sin((degrees * Math.PI) / 180)];
   const turned = new Uint8Array(side * side * channels);
   const inside = /** @param {number} place */ place => Math.min(width - 1, Math.max(0, place));
+  const line = width * channels;
   for (let row = 0, to = 0; row < side; row++) {
     for (let column = 0; column < side; column++) {
-      const [across, down] = [column + edge + 0.5 - width / 2, row + edge + 0.5 - width / 2];
+      const across = column + edge + 0.5 - width / 2;
+      const down = row + edge + 0.5 - width / 2;
       const x = cosine * across + sine * down + width / 2 - 0.5;
       const y = cosine * down - sine * across + width / 2 - 0.5;
-      const [left, top] = [Math.floor(x), Math.floor(y)];
+      const left = Math.floor(x);
+      const top = Math.floor(y);
+      const a = inside(left - 1) * channels;
+      const b = inside(left) * channels;
+      const c = inside(left + 1) * channels;
+      const d = inside(left + 2) * channels;
+      // Without arrays: with them, a face of 250 px took 79 ms, and 6 without.
+      const along = (/** @type {number} */ from) => cubic(data[from + a], data[from + b], data[from + c], data[from + d], x - left);
       for (let channel = 0; channel < channels; channel++) {
-        const rows = [-1, 0, 1, 2].map(below => {
-          const start = inside(top + below) * width;
-          return cubic([-1, 0, 1, 2].map(right => data[(start + inside(left + right)) * channels + channel]), x - left);
-        });
-        turned[to++] = Math.min(255, Math.max(0, Math.trunc(cubic(rows, y - top))));
+        const value = cubic(
+          along(inside(top - 1) * line + channel), along(inside(top) * line + channel),
+          along(inside(top + 1) * line + channel), along(inside(top + 2) * line + channel), y - top,
+        );
+        turned[to++] = Math.min(255, Math.max(0, Math.trunc(value)));
       }
     }
   }
@@ -72,10 +81,13 @@ function rotated({ width, channels, data }, degrees, edge, side) {
 
 /**
  * Return the value between the second and the third of four.
- * @param {number[]} values
+ * @param {number} before
+ * @param {number} first
+ * @param {number} second
+ * @param {number} after
  * @param {number} place 0..1
  */
-function cubic([before, first, second, after], place) {
+function cubic(before, first, second, after, place) {
   const square = 2 * (before - first) + second - after;
   return first + place * (second - before + place * (square + place * (first - before - second + after)));
 }

@@ -6,7 +6,8 @@
 
 importScripts('kept.js');
 
-const CACHE = `rmn-${self.KEPT.version}`;
+// As js/runtime.js has it. An address has no space in it.
+const CACHE = `rmn-${self.KEPT.version} ${new URL('./', self.location.href).pathname}`;
 const HEADERS = {
   'Cross-Origin-Embedder-Policy': 'require-corp',
   'Cross-Origin-Opener-Policy': 'same-origin',
@@ -31,15 +32,20 @@ async function keep() {
 }
 
 async function begin() {
-  const old = (await caches.keys()).filter(name => name.startsWith('rmn-') && name !== CACHE);
-  await Promise.all(old.map(name => caches.delete(name)));
+  const index = new URL('index.html', self.registration.scope);
+  for (const name of await caches.keys()) {
+    // Other pages of this origin have caches, too.
+    const isOld = name.startsWith('rmn-') && name !== CACHE && (await (await caches.open(name)).match(index));
+    if (isOld) await caches.delete(name);
+  }
   await self.clients.claim();
 }
 
 /** @param {Request} request */
 async function found(request) {
   const cache = await caches.open(CACHE);
-  const name = request.mode === 'navigate' ? new URL('index.html', self.registration.scope) : request;
+  const isPage = request.url.replace(/[?#].*/, '') === self.registration.scope;
+  const name = isPage ? new URL('index.html', request.url) : request;
   const response = (await cache.match(name, { ignoreSearch: true })) ?? (await fetch(request));
   if (response.type === 'opaqueredirect' || response.status === 0) return response;
   const headers = new Headers(response.headers);

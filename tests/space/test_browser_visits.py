@@ -1,6 +1,7 @@
 """The page without a server and its visitors: their photos, their cameras, and visits without a connection."""
 
 import re
+import shutil
 
 import pytest
 from browser_helpers import TIMEOUT, WHY_NOT, build_page, handing_out, visiting
@@ -32,18 +33,29 @@ def visit(browser, server):
         yield page
 
 
+# As the browser hands them over.
+GIVEN = """async ([name, kind]) => {
+    const files = new DataTransfer();
+    files.items.add(new File([await (await fetch(name)).blob()], 'given.jpg', { type: 'image/jpeg' }));
+    const event = kind === 'paste' ? new ClipboardEvent('paste', { clipboardData: files, bubbles: true })
+        : new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true });
+    document.querySelector('#drop').dispatchEvent(event);
+}"""
+# Waits until a service worker of a scope has taken over. It waits for the caches that it deletes.
+READY = """async scope => {
+    // One that is being installed is not found by `getRegistration` within another scope.
+    const registrations = await navigator.serviceWorker.getRegistrations();
+    const { active, installing, waiting } = registrations.find(each => each.scope === scope);
+    const worker = installing ?? waiting ?? active;
+    const changed = () => new Promise(done => worker.addEventListener('statechange', done, { once: true }));
+    while (worker.state !== 'activated') await changed();
+}"""
+
+
 def test_photos_come_by_every_way(visit):
-    # As the browser hands them over.
-    given = """async ([name, kind]) => {
-        const files = new DataTransfer();
-        files.items.add(new File([await (await fetch(name)).blob()], 'given.jpg', { type: 'image/jpeg' }));
-        const event = kind === 'paste' ? new ClipboardEvent('paste', { clipboardData: files, bubbles: true })
-            : new DragEvent(kind, { dataTransfer: files, bubbles: true, cancelable: true });
-        document.querySelector('#drop').dispatchEvent(event);
-    }"""
-    visit.evaluate(given, ["/collage.jpg", "drop"])
+    visit.evaluate(GIVEN, ["/collage.jpg", "drop"])
     expect(visit.locator(".rmn-photo .rmn-face")).to_have_count(8)
-    visit.evaluate(given, ["/officer.jpg", "paste"])
+    visit.evaluate(GIVEN, ["/officer.jpg", "paste"])
     expect(visit.locator(".rmn-photo .rmn-face")).to_have_count(1)
     # From the camera, by keyboard alone; its film may show no face just then.
     visit.evaluate("document.querySelector('#result').firstChild.id = 'test-before'")
@@ -54,6 +66,46 @@ def test_photos_come_by_every_way(visit):
     expect(visit.locator("#test-before")).to_have_count(0)
     expect(visit.locator("#snapshot")).to_be_hidden()
     assert visit.evaluate("document.querySelector('#snapshot-video').srcObject") is None
+
+
+def test_pages_of_one_origin_leave_each_other_what_they_keep(browser, folder, tmp_path):
+    # One below the other, and both with what an earlier version kept.
+    for name in ("one", "one/two"):
+        shutil.copytree(folder, tmp_path / name)
+    kept_by_name = """async () => {
+        const kept = {};
+        for (const name of await caches.keys()) {
+            kept[name] = (await (await caches.open(name)).keys()).map(request => new URL(request.url).pathname);
+        }
+        return kept;
+    }"""
+    with handing_out(tmp_path) as server:
+        context = browser.new_context()
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT)
+
+        def visit(name):
+            page.goto(f"{server.url}/{name}/")
+            expect(page.locator("#result .rmn-result")).to_be_visible()
+            # The page registers its worker when it has shown its first result.
+            expect(page.locator("#speed[data-reason], #speed[data-engine=webgpu]")).to_be_attached()
+            page.evaluate(READY, f"{server.url}/{name}/")
+            return page.evaluate(kept_by_name)
+
+        page.goto(f"{server.url}/one/icon.svg")
+        page.evaluate("async () => (await caches.open('rmn-0123456789abcdef')).add('/one/index.html')")
+        page.evaluate("async () => (await caches.open('rmn-fedcba9876543210')).add('/one/two/index.html')")
+        [first] = set(visit("one")) - {"rmn-fedcba9876543210"}
+        kept = visit("one/two")
+        assert len(kept) == 2
+        assert "/one/index.html" in kept[first]
+        assert "/one/two/index.html" not in kept[first]
+        # Without a connection each is itself.
+        server.stop()
+        for name in ("one", "one/two"):
+            page.goto(f"{server.url}/{name}/")
+            expect(page.locator("#result .rmn-result")).to_be_visible()
+        context.close()
 
 
 def test_it_works_without_a_connection_after_the_first_visit(browser, folder):

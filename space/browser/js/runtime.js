@@ -51,7 +51,8 @@ export function asNetwork(session, runtime) {
 
 /** Return what the browser keeps for the next visit; private windows may have nothing. */
 export function openCache() {
-  return self.caches?.open(`rmn-${settings.version}`).catch(() => undefined);
+  const { pathname } = new URL('../', import.meta.url);
+  return self.caches?.open(`rmn-${settings.version} ${pathname}`).catch(() => undefined);
 }
 
 /**

@@ -68,6 +68,19 @@ def test_photos_come_by_every_way(visit):
     assert visit.evaluate("document.querySelector('#snapshot-video').srcObject") is None
 
 
+def test_a_worker_that_failed_is_started_again(browser, server):
+    context = browser.new_context(service_workers="block")
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT)
+    context.route("**/js/worker.js", lambda route: route.abort())
+    page.goto(server.url)
+    expect(page.locator("#result [role=alert]")).to_be_visible()
+    context.unroute("**/js/worker.js")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#result .rmn-result")).to_be_visible()
+    context.close()
+
+
 def test_pages_of_one_origin_leave_each_other_what_they_keep(browser, folder, tmp_path):
     # One below the other, and both with what an earlier version kept.
     for name in ("one", "one/two"):

@@ -4,21 +4,31 @@
 export class Engine {
   /** @param {(bytes: number, total: number) => void} report called while files arrive */
   constructor(report) {
-    this.worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
+    this.report = report;
     /** @type {Map<number, {resolve: (value: any) => void, reject: (error: Error) => void}>} */
     this.waiting = new Map();
     this.nextId = 1;
-    this.worker.addEventListener('message', ({ data }) => {
-      if (data.progress) report(data.progress.bytes, data.progress.total);
+    /** @type {Worker | undefined} */
+    this.worker = this.#started();
+  }
+
+  #started() {
+    const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
+    worker.addEventListener('message', ({ data }) => {
+      if (data.progress) this.report(data.progress.bytes, data.progress.total);
       const call = this.waiting.get(data.id);
       this.waiting.delete(data.id);
       if (data.error !== undefined) call?.reject(new Error(data.error));
       else call?.resolve(data.value);
     });
-    this.worker.addEventListener('error', event => {
+    worker.addEventListener('error', event => {
+      // It replies no more: the next call starts another one.
+      worker.terminate();
+      this.worker = undefined;
       for (const call of this.waiting.values()) call.reject(new Error(event.message || 'The worker could not be started'));
       this.waiting.clear();
     });
+    return worker;
   }
 
   /**
@@ -62,6 +72,7 @@ export class Engine {
     return new Promise((resolve, reject) => {
       const id = this.nextId++;
       this.waiting.set(id, { resolve, reject });
+      this.worker ??= this.#started();
       this.worker.postMessage({ id, kind, ...request }, handedOver);
     });
   }

@@ -68,7 +68,7 @@ async function afterwards() {
   tellEngine({ engine: 'wasm' });
   // A page within another page, or a private window, may not have one.
   await navigator.serviceWorker?.register('sw.js', { updateViaCache: 'none' }).catch(() => undefined);
-  tellEngine(await engine.accelerate());
+  tellEngine(await engine.accelerate().catch(error => ({ engine: 'wasm', reason: error.message })));
 }
 
 /**

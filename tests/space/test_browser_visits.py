@@ -68,6 +68,15 @@ def test_photos_come_by_every_way(visit):
     assert visit.evaluate("document.querySelector('#snapshot-video').srcObject") is None
 
 
+@pytest.mark.parametrize(("tab", "kind"), [("live", "drop"), ("about", "paste")])
+def test_a_photo_that_comes_while_another_tab_is_open_is_shown(visit, tab, kind):
+    visit.locator(f"#tab-{tab}").click()
+    visit.evaluate(GIVEN, ["/collage.jpg", kind])
+    expect(visit.locator("#tab-photo")).to_have_attribute("aria-selected", "true")
+    expect(visit.locator(".rmn-photo .rmn-face")).to_have_count(8)
+    expect(visit.locator("#photo")).to_be_visible()
+
+
 def test_a_worker_that_failed_is_started_again(browser, server):
     context = browser.new_context(service_workers="block")
     page = context.new_page()

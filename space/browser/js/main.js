@@ -9,12 +9,11 @@ import settings from './settings.js';
 const TABS = ['photo', 'live', 'about'];
 
 const engine = new Engine(progress);
-const photo = new PhotoTab(engine);
-const live = new LiveTab(engine, (blob, name) => {
+const photo = new PhotoTab(engine, () => {
   open('photo');
   byId('tab-photo').focus();
-  photo.open(blob, name);
 });
+const live = new LiveTab(engine, (blob, name) => photo.receive(blob, name));
 
 /**
  * Show one tab; the camera of the other one stops.

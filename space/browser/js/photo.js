@@ -14,9 +14,13 @@ const LEAST_SIDE = 10;
 
 /** The tab, its photo and its settings. */
 export class PhotoTab {
-  /** @param {import('./engine.js').Engine} engine */
-  constructor(engine) {
+  /**
+   * @param {import('./engine.js').Engine} engine
+   * @param {() => void} reveal called where a photo comes while another tab is open
+   */
+  constructor(engine, reveal) {
     this.engine = engine;
+    this.reveal = reveal;
     /** @type {{blob: Blob, name: string, url: string, note?: string} | undefined} */
     this.photo = undefined;
     this.asked = 0;
@@ -29,6 +33,16 @@ export class PhotoTab {
   /** Show the first example. */
   start() {
     return this.#example(settings.examples[0]);
+  }
+
+  /**
+   * Show a photo that was given to the page, whichever tab is open.
+   * @param {Blob} blob
+   * @param {string} name
+   */
+  receive(blob, name) {
+    if (byId('photo').hidden) this.reveal();
+    return this.open(blob, name);
   }
 
   /**
@@ -111,7 +125,7 @@ export class PhotoTab {
     byId('paste').addEventListener('click', () => this.#paste());
     document.addEventListener('paste', event => {
       const pasted = [...(event.clipboardData?.files ?? [])].find(each => each.type.startsWith('image/'));
-      if (pasted) this.open(pasted, pasted.name);
+      if (pasted) this.receive(pasted, pasted.name);
     });
     const over = on => event => {
       if (!event.dataTransfer?.types.includes('Files')) return;
@@ -123,7 +137,7 @@ export class PhotoTab {
     document.addEventListener('drop', event => {
       over(false)(event);
       const dropped = event.dataTransfer?.files[0];
-      if (dropped) this.open(dropped, dropped.name);
+      if (dropped) this.receive(dropped, dropped.name);
     });
     byId('take').addEventListener('click', () => this.#take());
   }

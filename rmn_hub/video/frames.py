@@ -177,14 +177,21 @@ class Film:
         self._finish(decoded, yielded)
 
     def _check_end(self, index: int, last: float) -> None:
-        """Note that the film has fewer frames than its header announced."""
-        announced, tag = self._video.frames, self._video.metadata.get("DURATION", "")
+        """Note that the film ends before the time, and with fewer frames, than its header announces."""
+        video, tag = self._video, self._video.metadata.get("DURATION", "")
+        slack = 2 / (self.rate or 25.0)
         try:
             hours, minutes, seconds = tag.split(":")
-            length = 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+            length = 3600 * float(hours) + 60 * float(minutes) + float(seconds) - 1
         except ValueError:
             length = 0.0
-        if index + 1 < announced - 1 or last + 1 + 2 / (self.rate or 25.0) < length:
+        if index + 1 < video.frames - 1:
+            # MP4's number of frames counts those that an edit list leaves out; its duration does not.
+            end = math.inf
+            if "mp4" in self._container.format.name and video.duration and video.time_base:
+                end = float(((video.start_time or 0) + video.duration) * video.time_base)
+            length = max(length, end - self.origin - slack)
+        if last + slack < length:
             self._failure = self._failure or f"after {last:.2f} seconds"
 
     def _finish(self, decoded: int, yielded: int) -> None:

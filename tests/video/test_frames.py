@@ -174,6 +174,15 @@ def test_of_a_truncated_film_the_frames_so_far_are_read_and_it_is_noted(tmp_path
     assert "ends early" in opened.message
 
 
+@pytest.mark.parametrize(("start", "seconds"), [(15 / RATE, 35 / RATE), (0, 1.0), (0.4, 0.8)])
+def test_a_trimmed_film_is_not_damaged(tmp_path, start, seconds):
+    path = trim(write_film(tmp_path / "film.mp4", map(marked, range(50)), options={"g": "10"}), start, seconds)
+    frames, opened = read(path)
+    first = round(start * RATE)
+    assert [shade(frame) for frame in frames] == list(range(first, first + round(seconds * RATE)))
+    assert opened.message is None
+
+
 def test_damaged_frames_are_left_out(tmp_path):
     path = write_film(tmp_path / "film.mkv", map(marked, range(100)), options={"g": "10"})
     data = bytearray(path.read_bytes())

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+# Seconds by which the clock of a stream goes back only where another recording was joined to the one before.
+JUMP = 1.0
 # By the signs of (a, b, c, d) of a display matrix, which moves a pixel from (x, y) to (a x + c y, b x + d y).
 _TURNS = {
     (0, 1, -1, 0): Image.Transpose.ROTATE_270,
@@ -76,8 +78,8 @@ class Film:
     The frames of a file, a camera or an address, one after the other.
 
     Frames are turned upright as the file's display matrix demands; times are the container's, so variable frame rates
-    and GIFs keep theirs; interlaced frames are deinterlaced. Of a damaged film, all frames that can be decoded are
-    yielded, and `message` states what is missing. A film can be read once.
+    and GIFs keep theirs, and go on where recordings were joined; interlaced frames are deinterlaced. Of a damaged film,
+    all frames that can be decoded are yielded, and `message` states what is missing. A film can be read once.
 
     Args:
         source: a path, the number of a camera (0, 1, ...), or an address that PyAV opens (`rtsp://...`).
@@ -90,7 +92,7 @@ class Film:
         rate: frames a second on average, or `None` where the container does not state it.
         whole: seconds that the whole film lasts, or `None` of a stream without an end.
         duration: seconds of it that will be read, or `None`.
-        message: a sentence about what could not be read, or `None`.
+        message: what could not be read, or that the film is joined, in sentences; or `None`.
 
     Raises:
         InputError: the source cannot be opened, has no frames, or an argument is out of range.
@@ -130,6 +132,11 @@ class Film:
         self.origin = 0.0 if begins is None else begins / 1_000_000
         self.whole = whole = None if self._container.duration is None else self._container.duration / 1_000_000
         self.duration = None if whole is None else max(0.0, min(whole, end or whole) - self.start)
+        # Seconds by which each of the recordings that a film is joined of is moved; which one a stream is in, and its
+        # last time there; the end of the frames read.
+        self._shifts = [0.0]
+        self._clocks: dict[int, tuple[int, float]] = {}
+        self._reached = 0.0
         self._heard = 0.0
         self._damaged = 0
         self._failure: str | None = None
@@ -200,10 +207,12 @@ class Film:
             raise InputError(f"{self.name} cannot be read as a film: {reason}. Save or copy it again.")
         if not yielded:
             raise InputError(f"start={self.start:g} must lie within {self.name}: it has no frame from there on")
-        if self._damaged or self._failure:
-            parts = [f"{self._damaged} damaged frames were left out"] if self._damaged else []
-            parts += [f"it ends early ({self._failure})"] if self._failure else []
-            self.message = f"{self.name} is damaged: {' and '.join(parts)}."
+        parts = [f"{self._damaged} damaged frames were left out"] if self._damaged else []
+        parts += [f"it ends early ({self._failure})"] if self._failure else []
+        notes = [f"{self.name} is damaged: {' and '.join(parts)}."] if parts else []
+        if len(self._shifts) > 1:
+            notes.append(f"{self.name} is joined of {len(self._shifts)} recordings: their times are counted on.")
+        self.message = " ".join(notes) or None
 
     def _time_of(self, frame: "VideoFrame", last: float) -> float:
         """Return the time of a frame in seconds; a frame without one follows the last one at the film's rate."""
@@ -276,20 +285,57 @@ class Film:
         import av
 
         streams = [self._video, *([self.sound] if self.sound else [])]
+        sounds: deque[tuple[int, av.Packet]] = deque()
         try:
             for packet in self._container.demux(streams):
-                if packet.stream is self._video or packet.stream.index == self._video.index:
+                is_video = packet.stream is self._video or packet.stream.index == self._video.index
+                part = self._part_of(packet, is_video)
+                if is_video:
+                    self._move(packet, part)
                     yield packet
-                elif packet.dts is not None:
-                    self._heard = self._in_seconds(packet, packet.dts)
-                    if self.start <= self._heard < (math.inf if self.end is None else self.end):
-                        self.packets.append(packet)
+                else:
+                    sounds.append((part, packet))
+                # The sound of a joined recording may come before its first frame, which decides on its times.
+                while sounds and sounds[0][0] < len(self._shifts):
+                    part, packet = sounds.popleft()
+                    self._move(packet, part)
+                    if packet.dts is not None:
+                        self._heard = self._in_seconds(packet, packet.dts)
+                        if self.start <= self._heard < (math.inf if self.end is None else self.end):
+                            self.packets.append(packet)
         except (av.error.FFmpegError, OSError) as error:
             self._failure = reason_of(error)
             # What the decoder still holds.
             flush = av.Packet()
             flush.stream = self._video
             yield flush
+
+    def _part_of(self, packet: "av.Packet", is_video: bool) -> int:
+        """
+        Return which of joined recordings a packet is of, from 0: where one begins, the clock of a stream goes back. Its
+        frames go on where those before end, as with FFmpeg's command.
+        """
+        stream = packet.stream.index
+        part, last = self._clocks.get(stream, (len(self._shifts) - 1, -math.inf))
+        if packet.dts is None:
+            return part
+        time = self._in_seconds(packet, packet.dts)
+        if time < last - JUMP:
+            part = max(part + 1, len(self._shifts) - 1)
+            if is_video:
+                self._shifts.append(self._reached - time)
+        self._clocks[stream] = part, time
+        if is_video:
+            length = self._in_seconds(packet, packet.dts + (packet.duration or 0)) - time
+            self._reached = time + self._shifts[part] + (length or 1 / (self.rate or 25.0))
+        return part
+
+    def _move(self, packet: "av.Packet", part: int) -> None:
+        """Move the times of a packet to where its recording lies in the film."""
+        if part and packet.dts is not None and packet.time_base is not None:
+            shift = round(self._shifts[part] / packet.time_base)
+            packet.dts += shift
+            packet.pts = None if packet.pts is None else packet.pts + shift
 
     def _choose_stream(self) -> "VideoStream":
         # A cover of an album is a stream of one image.

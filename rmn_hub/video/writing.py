@@ -163,10 +163,14 @@ class _Copied:
     def __init__(self, container: Any, source: "av.AudioStream") -> None:
         self._container = container
         self._stream = container.add_stream_from_template(source)
+        self._last: int | None = None
 
     def write(self, packet: "av.Packet", origin: float) -> None:
-        """Write a packet, `origin` seconds earlier."""
+        """Write a packet, `origin` seconds earlier; leave it out where it overlaps the last one."""
         assert packet.time_base is not None
+        if self._last is not None and packet.dts is not None and packet.dts <= self._last:
+            return
+        self._last = packet.dts
         shift = round(origin / packet.time_base)
         packet.pts = None if packet.pts is None else packet.pts - shift
         packet.dts = None if packet.dts is None else packet.dts - shift

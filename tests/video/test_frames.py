@@ -174,6 +174,28 @@ def test_of_a_truncated_film_the_frames_so_far_are_read_and_it_is_noted(tmp_path
     assert "ends early" in opened.message
 
 
+@pytest.mark.parametrize("sound", ["aac", "ac3"])
+def test_the_times_of_joined_recordings_go_on(tmp_path, sound):
+    path = write_film(tmp_path / "film.ts", map(marked, range(50)), sound=sound, options={"g": "10"})
+    path.write_bytes(3 * path.read_bytes())
+    with Film(path, sound=True) as opened, FilmWriter(tmp_path / "copy.mp4", opened) as writer:
+        frames = []
+        for frame in opened:
+            writer.write(frame.image, frame.time)
+            frames.append(frame)
+    assert [shade(frame) for frame in frames] == 3 * list(range(50))
+    assert "3 recordings" in opened.message
+    times = [frame.time for frame in frames]
+    assert np.diff(times) == pytest.approx([1 / RATE] * 149)
+    copied, _ = read(tmp_path / "copy.mp4")
+    assert [frame.time + frames[0].time for frame in copied] == pytest.approx(times, abs=0.03)
+    assert heard(tmp_path / "copy.mp4")[1:] == pytest.approx((6, 440), abs=0.5)
+    part, _ = read(path, start=times[70])
+    assert [(frame.index, frame.time, shade(frame)) for frame in part] == [
+        (frame.index, frame.time, shade(frame)) for frame in frames[70:]
+    ]
+
+
 @pytest.mark.parametrize(("start", "seconds"), [(15 / RATE, 35 / RATE), (0, 1.0), (0.4, 0.8)])
 def test_a_trimmed_film_is_not_damaged(tmp_path, start, seconds):
     path = trim(write_film(tmp_path / "film.mp4", map(marked, range(50)), options={"g": "10"}), start, seconds)

@@ -89,16 +89,25 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _left_out(where: Path, images: set[Path]) -> tuple[str, ...]:
-    """Return a sentence on the files that are not read: hidden ones, and others than images in expressions' folders."""
+    """
+    Return sentences on what is not read: hidden files, others than images, and linked folders in expressions' folders,
+    which `find_images` does not follow (those of the expressions themselves may be links).
+    """
     kinds: Counter[str] = Counter()
+    links = []
     for path in where.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(where).parts)
         if path not in images and path.is_file():
-            hidden = any(part.startswith(".") for part in path.relative_to(where).parts)
             kinds["hidden" if hidden else path.suffix.lower() or "without a suffix"] += 1
-    if not kinds:
-        return ()
+        elif path.is_symlink() and path.is_dir() and path.parent != where and not hidden:
+            links.append(path.relative_to(where).as_posix())
     named = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
-    return (f"{kinds.total():,} files in {where.name} are left out ({named}).",)
+    notes = (f"{kinds.total():,} files in {where.name} are left out ({named}).",) if kinds else ()
+    if links:
+        notes += (
+            f"Linked folders in {where.name} are left out: {len(links):,}, {min(links)} for one. Copy them there.",
+        )
+    return notes
 
 
 __all__ = ["read_folders"]

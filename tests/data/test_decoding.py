@@ -147,6 +147,18 @@ def test_one_scan_of_folders(tmp_path):
         assert word in note
 
 
+def test_linked_folders_are_told(tmp_path):
+    write_folders(tmp_path / "elsewhere", *faces_of(0, 14, 20))
+    write_folders(tmp_path / "data", *faces_of(1, 14, 20))
+    (tmp_path / "data" / "sad").rename(tmp_path / "sad")
+    (tmp_path / "data" / "sad").symlink_to(tmp_path / "sad")  # this one is read
+    (tmp_path / "data" / "happy" / "more").symlink_to(tmp_path / "elsewhere" / "happy")
+    faces = load_faces(tmp_path / "data", "all")
+    assert len(faces) == 14
+    (note,) = faces.notes
+    assert "1, happy/more" in note
+
+
 def test_lazy_faces_are_the_faces(tmp_path):
     write_folders(tmp_path, *faces_of(0, 14, 60))
     stored = load_face_images(tmp_path, "all").take(np.array([3, 8, 1]))

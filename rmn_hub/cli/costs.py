@@ -30,11 +30,15 @@ def benchmark_table(numbers: "Benchmark") -> "Table":
         rows.add_row(
             form,
             *(
-                f"{cells[size].milliseconds:,.1f} ms {cells[size].peak_memory:6,.0f} MB" if size in cells else "-"
+                f"{cells[size].milliseconds:,.1f} ms {_megabytes(cells[size].peak_memory)}" if size in cells else "-"
                 for size in batch_sizes
             ),
         )
     return rows
+
+
+def _megabytes(memory: float | None) -> str:
+    return "memory unknown" if memory is None else f"{memory:6,.0f} MB"
 
 
 def stages_table(stages: "Stages") -> "Table":

@@ -37,11 +37,12 @@ class Measured:
 
     Args:
         milliseconds: median time of a call.
-        peak_memory: megabytes (1e6 bytes) at most in use meanwhile: of the process on a CPU, of tensors on a GPU.
+        peak_memory: megabytes (1e6 bytes) at most in use meanwhile: of the process on a CPU, of tensors on a GPU;
+            `None` where that cannot be measured (Windows).
     """
 
     milliseconds: float
-    peak_memory: float
+    peak_memory: float | None
 
 
 def take_turns(
@@ -57,7 +58,7 @@ def take_turns(
     """
     device = device or torch.device("cpu")
     times: dict[str, list[float]] = {name: [] for name in calls}
-    memory = dict.fromkeys(calls, 0.0)
+    memory: dict[str, float | None] = dict.fromkeys(calls)
     for _ in range(ROUNDS):
         for name, call in calls.items():
             _reset_peak_memory(device)
@@ -69,8 +70,9 @@ def take_turns(
                 times[name].append(time.perf_counter() - start)
                 if time.perf_counter() > end:
                     break
-            memory[name] = max(memory[name], _peak_memory(device))
-    return {name: Measured(1e3 * statistics.median(taken), memory[name] / 1e6) for name, taken in times.items()}
+            peak = _peak_memory(device)
+            memory[name] = None if peak is None else max(memory[name] or 0.0, peak / 1e6)
+    return {name: Measured(1e3 * statistics.median(taken), memory[name]) for name, taken in times.items()}
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Timing:
     form: str
     batch_size: int
     milliseconds: float
-    peak_memory: float
+    peak_memory: float | None
 
 
 @dataclass(frozen=True)
@@ -246,8 +248,8 @@ def _reset_peak_memory(device: torch.device) -> None:
             Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is in use now
 
 
-def _peak_memory(device: torch.device) -> float:
-    """Return the most bytes in use since the last reset."""
+def _peak_memory(device: torch.device) -> float | None:
+    """Return the most bytes in use since the last reset; `None` where that is not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "linux":
@@ -257,7 +259,7 @@ def _peak_memory(device: torch.device) -> float:
     try:
         import resource
     except ModuleNotFoundError:  # Windows
-        return math.nan
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the process so far
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -196,7 +196,7 @@ def evaluate(
         raise InputError(f"figures={str(figures)!r} must be a folder")
     place = usable_device(device)
     if peer:
-        subject = _peer(peer)
+        subject, place = _peer(peer), torch.device("cpu")  # its runtime's only one
         document = read_results(json_file, subject.sha256)
         opened = OpenedSet.open(data)
     else:

@@ -1,6 +1,7 @@
 """What a checkpoint costs: the numbers that do not depend on the machine, and the form of those that do."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from cli_helpers import run
 from rmn_hub import BUNDLED_CHECKPOINT, RMNConfig, RMNModel
 from rmn_hub.cli.costs import start_table
 from rmn_hub.errors import InputError
+from rmn_hub.evaluation import benchmark as room
 from rmn_hub.evaluation.benchmark import FORMS, benchmark, multiply_adds, take_turns
 from rmn_hub.evaluation.start import BARE, FIRST_RESULT, FRONT_DOOR, Start, measure_start
 from rmn_hub.hub.checkpoint import load_model
@@ -85,6 +87,20 @@ def test_the_command_shows_them(tiny_checkpoint):
         assert words in shown.stdout
     numbers = json.loads(run(*command, "--json").stdout)
     assert {timing["batch_size"] for timing in numbers["timings"]} == {3}
+
+
+def test_memory_that_the_system_does_not_tell_is_unknown(tiny_checkpoint, monkeypatch):
+    with monkeypatch.context() as patch:  # Windows
+        patch.setattr(sys, "platform", "win32")
+        patch.setitem(sys.modules, "resource", None)
+        assert room._peak_memory(torch.device("cpu")) is None
+    monkeypatch.setattr(room, "_peak_memory", lambda device: None)
+    command = ["benchmark", tiny_checkpoint, "--no-compiled", "--seconds", 0, "--batch-size", 1, "--device", "cpu"]
+    shown = run(*command)
+    assert shown.exit_code == 0, shown.output
+    assert "unknown" in shown.stdout
+    numbers = json.loads(run(*command, "--json").stdout)
+    assert {timing["peak_memory"] for timing in numbers["timings"]} == {None}
 
 
 def test_the_steps_of_a_photo(tiny_checkpoint, astronaut, tmp_path):

@@ -7,12 +7,13 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 import numpy as np
 import pytest
+import torch
 from cli_helpers import run
 from evaluation_helpers import faces, save_checkpoint, write_set
 
 from rmn_hub.errors import InputError, MissingPackageError
 from rmn_hub.evaluation import peers
-from rmn_hub.evaluation.evaluate import evaluate
+from rmn_hub.evaluation.evaluate import device_name, evaluate
 
 
 class Interpreter:
@@ -67,7 +68,9 @@ def data(tmp_path_factory):
     return path
 
 
-def test_numbers_of_a_peer_have_the_form_of_a_checkpoints(fer, data, tmp_path):
+def test_numbers_of_a_peer_have_the_form_of_a_checkpoints(fer, data, tmp_path, monkeypatch):
+    # A GPU changes nothing: the peer computes on the CPU.
+    monkeypatch.setattr("rmn_hub.evaluation.evaluate.usable_device", lambda device: torch.device("cuda"))
     file = tmp_path / "fer.json"
     result = run("evaluate", "--peer", "fer", "--data", data, "--split", "all", "--json", file)
     assert result.exit_code == 0, result.output
@@ -75,6 +78,7 @@ def test_numbers_of_a_peer_have_the_form_of_a_checkpoints(fer, data, tmp_path):
     (numbers,) = document["sets"].values()
     assert document["checkpoint"]["name"] == "fer 25.10"
     assert "--peer fer" in numbers["command"]
+    assert numbers["milliseconds_per_face"]["device"] == device_name(torch.device("cpu"))
     engine = peers.peer("fer")
     images = [face.resize((64, 64), 2) for face in faces(35, seed=6)]
     bright = np.array([np.asarray(image).mean() / 255 for image in images])

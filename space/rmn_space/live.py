@@ -207,8 +207,11 @@ START = waiting(
 
 # One button for gradio's two (access to the camera, then recording), whose words would promise that something is kept.
 # Gradio leaves the camera on when it stops to send frames, and sends them on in another tab: here the camera is closed,
-# and opened again before the next start. Gradio's button is hidden, so that this script alone presses it.
-SWITCH = '<button type="button" class="rmn-button rmn-primary">Start camera</button>'
+# and opened again before the next start. Gradio's button is hidden, so that this script alone presses it; its menu of
+# cameras is not. A camera that cannot be had, or is gone, gets a sentence.
+SWITCH = (
+    '<button type="button" class="rmn-button rmn-primary">Start camera</button><p class="rmn-problem" role="alert"></p>'
+)
 SWITCH_JS = """
 const constraints = CONSTRAINTS;
 const stage = document.querySelector('#live-stage');
@@ -217,6 +220,9 @@ const inner = () => stage.querySelector('#live-camera button.capture-button');
 const access = () => stage.querySelector('#live-camera [title="grant webcam access"] button');
 const video = () => stage.querySelector('#live-camera video');
 const isSeen = () => stage.offsetWidth > 0;
+const problem = sentence => { element.querySelector('.rmn-problem').textContent = sentence; };
+// The camera that runs, or ran last.
+let device = null, seen = null;
 let had = false, recording = false;
 const look = () => {
   const waiting = recording && inner()?.querySelector('[title="spinner"]');
@@ -237,10 +243,18 @@ const stop = () => {
   if (recording) record();
   show(null);
 };
+// The last one, or any other where that is gone.
+const open = async () => {
+  const last = device && {...constraints, video: {...constraints.video, deviceId: {exact: device}}};
+  const isGone = error => { if (error.name !== 'OverconstrainedError') throw error; };
+  const opened = last && await navigator.mediaDevices.getUserMedia(last).catch(isGone);
+  return opened || navigator.mediaDevices.getUserMedia(constraints);
+};
 const start = async () => {
   button.disabled = true;
   try {
-    await show(await navigator.mediaDevices.getUserMedia(constraints));
+    // One that was chosen in the menu runs already.
+    if (!video().srcObject?.active) await show(await open());
     if (isSeen()) record();
     else stop();
   } finally {
@@ -248,6 +262,7 @@ const start = async () => {
   }
 };
 button.addEventListener('click', () => {
+  problem('');
   if (recording) stop();
   else if (inner()) start();
   else access()?.click();
@@ -257,16 +272,40 @@ new MutationObserver(() => {
   if (inner() && !had) {
     had = true;
     if (isSeen()) record();
-    else video().play().then(stop);
   }
   look();
 }).observe(stage, {childList: true, subtree: true});
-new ResizeObserver(() => isSeen() || (recording && stop())).observe(stage);
+stage.addEventListener('playing', ({target}) => {
+  const stream = target.srcObject;
+  if (!stream || stream === seen) return;
+  seen = stream;
+  device = stream.getTracks()[0].getSettings().deviceId;
+  // Unplugged: the player would send black frames.
+  stream.getTracks()[0].addEventListener('ended', () => {
+    if (video().srcObject !== stream) return;
+    stop();
+    problem('The camera is gone. Connect it and start again.');
+  });
+  if (!isSeen()) target.play().then(stop);
+}, true);
+new ResizeObserver(() => isSeen() || (video()?.srcObject && stop())).observe(stage);
+const sentences = {
+  NotAllowedError: 'The browser does not allow the camera for this page. Allow it beside the address, then try again.',
+  NotFoundError: 'This computer has no camera that the browser can see. The photo tab works without one.',
+  NotReadableError: 'Another program is using the camera. Close it there, then try again.',
+  OverconstrainedError: 'This camera has no image of a useful size.',
+};
+window.addEventListener('unhandledrejection', event => {
+  const sentence = sentences[event.reason?.name];
+  if (!sentence) return;
+  problem(sentence);
+  event.preventDefault();
+});
+if (!navigator.mediaDevices) problem('The browser offers its camera to pages at localhost or over https only.');
 look();
 """.replace("CONSTRAINTS", json.dumps(CONSTRAINTS))
 
-# Without a new result for a while the boxes go (better none than an old one) and the chart turns grey. A camera that
-# cannot be had gets a sentence.
+# Without a new result for a while the boxes go (better none than an old one) and the chart turns grey.
 LAYER_JS = """
 let timer;
 const panel = () => document.querySelector('#live-panel');
@@ -279,22 +318,4 @@ watch('value', () => {
     panel()?.classList.add('rmn-stale');
   }, 1500);
 });
-const problem = sentence => {
-  const text = panel()?.querySelector('.rmn-message p');
-  if (!text) return;
-  panel().classList.remove('rmn-stale');
-  panel().querySelector('.rmn-message h2').textContent = 'No camera';
-  text.textContent = sentence;
-};
-const sentences = {
-  NotAllowedError: 'The browser does not allow the camera for this page. Allow it beside the address, then try again.',
-  NotFoundError: 'This computer has no camera that the browser can see. The photo tab works without one.',
-  NotReadableError: 'Another program is using the camera. Close it there, then try again.',
-  OverconstrainedError: 'This camera has no image of a useful size.',
-};
-window.addEventListener('unhandledrejection', event => {
-  const name = event.reason?.name;
-  if (sentences[name]) { problem(sentences[name]); event.preventDefault(); }
-});
-if (!navigator.mediaDevices) problem('The browser offers its camera to pages at localhost or over https only.');
 """

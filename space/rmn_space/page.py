@@ -48,16 +48,22 @@ document.addEventListener('keydown', event => {
   next.focus();
   event.preventDefault();
 });
-// A camera that is allowed when its player is gone already would stay on.
+// A camera that is allowed when its player is gone already would stay on, and so would one that another replaces.
 const devices = navigator.mediaDevices;
 const ask = devices?.getUserMedia.bind(devices);
+const streams = new Set();
 if (devices) devices.getUserMedia = async constraints => {
-  const stream = await ask(constraints);
+  const given = await ask(constraints);
+  streams.add(given);
   setTimeout(() => {
-    if ([...document.querySelectorAll('video')].some(video => video.srcObject === stream)) return;
-    for (const track of stream.getTracks()) track.stop();
+    const shown = [...document.querySelectorAll('video')].map(video => video.srcObject);
+    for (const stream of streams) {
+      if (shown.includes(stream)) continue;
+      for (const track of stream.getTracks()) track.stop();
+      streams.delete(stream);
+    }
   });
-  return stream;
+  return given;
 };
 """
 

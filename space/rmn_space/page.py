@@ -21,6 +21,7 @@ from .guard import Guard
 from .safety import FILE_AGE, MAX_BYTES, SESSION_AGE, RateLimit
 from .service import Service
 from .sweeping import Sweeper, drop
+from .turns import WAITING, share_turns
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,8 @@ def serve(
     stop = threading.Event()
     _stop_at_signals(stop)
     try:
-        page.queue(default_concurrency_limit=2, max_size=32, api_open=False)
+        page.queue(default_concurrency_limit=2, max_size=WAITING, api_open=False)
+        share_turns(page)
         try:
             _, local, public = page.launch(
                 server_name=f"[{host}]" if ":" in host else host,

@@ -12,6 +12,7 @@ from gradio.context import LocalContext
 from gradio.route_utils import FnIndexInferError
 
 from .safety import BAD_REQUEST, UNEXPECTED
+from .turns import left
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,6 @@ def visitor_stays() -> Callable[[], bool]:
 
     def stays() -> bool:
         event = events.get(event_id or "")
-        return event is None or event.alive
+        return event is None or (event.alive and event not in left)
 
     return stays

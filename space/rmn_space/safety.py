@@ -30,6 +30,7 @@ OTHER_HOST = "This page was opened under a name that is not its own. Please use 
 TOO_SLOW = "This request took too long to arrive. Please try again."
 GONE = "This photo has been deleted already: nothing is kept for longer than six minutes. Please add it again."
 UNEXPECTED = "Something went wrong on this side. Please try again, or try another photo."
+TOO_MANY_WAITING = "Too many are waiting for their turn already. Please try again in a minute."
 TOO_FAST = "That was a lot of photos in a short time. Please wait a few seconds and try again."
 
 

@@ -29,6 +29,7 @@ from .photo import EXAMPLES_FOLDER, EXAMPLES_JS, allows, example_button
 from .requests import not_a_tool, visitor_stays
 from .safety import GONE, MAX_BYTES, NOT_UPLOADED, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit
 from .service import Service
+from .turns import FILM
 
 log = logging.getLogger(__name__)
 
@@ -94,17 +95,23 @@ class FilmInput(gr.File):
 def build(service: Service, rate: RateLimit) -> None:
     """Add the tab's components and events to the page that is being built."""
 
-    def show(upload: Upload | None, request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
-        """Return the film's result as HTML."""
+    def show_film(
+        upload: Upload | None,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> str | dict[str, Any]:
+        """Return the film's result as HTML, unless the visitor has gone or wants another one."""
         if upload is None:
             return START
         if not allows(rate, request):
             return render.message("One moment", TOO_FAST, kind="error")
-        return html_of(
+        stays = visitor_stays()
+        html = html_of(
             service,
             upload,
             lambda done, total: progress(min(1.0, done / max(total, 0.01)), f"{done:.0f} of {total:.0f} seconds"),
         )
+        return html if stays() else gr.skip()
 
     @not_a_tool
     def video(upload: Upload | None, request: gr.Request) -> dict[str, Any]:
@@ -131,9 +138,9 @@ def build(service: Service, rate: RateLimit) -> None:
             "frames": frames,
         }
 
-    def show_example(request: gr.Request, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+    def show_example_film(request: gr.Request, progress: gr.Progress = gr.Progress()) -> str | dict[str, Any]:  # noqa: B008
         """Return the result of the example."""
-        return show(Upload(EXAMPLE.name, EXAMPLE), request, progress)
+        return show_film(Upload(EXAMPLE.name, EXAMPLE), request, progress)
 
     with gr.Row(elem_classes="rmn-give", equal_height=False):
         with gr.Column(elem_classes="rmn-input", min_width=260):
@@ -154,12 +161,11 @@ def build(service: Service, rate: RateLimit) -> None:
             )
             gr.HTML(PROMISE, apply_default_css=False, padding=False)
     shown = gr.HTML(START, elem_id="film-result", js_on_load=RESULT_JS, apply_default_css=False, padding=False)
-    # One film at a time: it takes both cores for as long as it lasts.
-    shared: dict[str, Any] = {"concurrency_id": "film", "concurrency_limit": 1}
-    film.change(show, film, shown, show_progress="full", api_visibility="private", **shared)
-    example.click(
-        show_example, None, shown, show_progress="full", show_progress_on=shown, api_visibility="private", **shared
-    )
+    # One film at a time: it takes both cores for as long as it lasts. Clear, or another film, ends the visitor's own.
+    shared: dict[str, Any] = {"concurrency_id": FILM, "concurrency_limit": 1}
+    seen: dict[str, Any] = {"show_progress": "full", "api_visibility": "private", **shared}
+    film.change(show_film, film, shown, trigger_mode="multiple", **seen)
+    example.click(show_example_film, None, shown, show_progress_on=shown, **seen)
     with gr.Row(visible=False):
         api_film = FilmInput(label="film")
         api_faces = gr.JSON(label="faces")

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -18,9 +19,9 @@ from rmn_hub import InputError
 pytest.importorskip("gradio", reason="the page is optional: install rmn-hub[demo]")
 
 import uvicorn
-from gradio.data_classes import ImageData
+from gradio.data_classes import ImageData, PredictBodyInternal
 from gradio.server_messages import HeartbeatMessage
-from rmn_space import decoding, page, requests, safety
+from rmn_space import decoding, page, requests, safety, turns
 from rmn_space.decoding import Decoder
 from rmn_space.guard import Guard
 from rmn_space.inputs import CameraInput
@@ -209,6 +210,7 @@ def test_nothing_is_kept_longer_than_promised(monkeypatch, tmp_path):
     threads = {"Event": lambda: event, "current_thread": lambda: "another", "main_thread": lambda: "the main one"}
     monkeypatch.setattr(page, "build", lambda *_: blocks)
     monkeypatch.setattr(page, "Sweeper", sweeper)
+    monkeypatch.setattr(page, "share_turns", nothing)
     monkeypatch.setattr(page, "threading", SimpleNamespace(**threads))
     monkeypatch.setattr(logging.getLogger("asyncio"), "setLevel", nothing)
     folder = SimpleNamespace(uploads=tmp_path, sweep=sweep_files, remove=nothing)
@@ -238,13 +240,16 @@ def test_a_page_that_is_to_outlive_its_terminal_ignores_the_hang_up():
 
 
 def test_who_has_left_stops_the_work():
-    event = SimpleNamespace(alive=True)
+    event = Mock(alive=True)
     queue = SimpleNamespace(event_ids_to_events={"e": event})
     context = requests.LocalContext
     tokens = context.blocks.set(SimpleNamespace(_queue=queue)), context.event_id.set("e")
     try:
         stays = requests.visitor_stays()
         assert stays()
+        turns.left.add(event)
+        assert not stays()
+        turns.left.clear()
         event.alive = False
         assert not stays()
         queue.event_ids_to_events.clear()
@@ -252,6 +257,57 @@ def test_who_has_left_stops_the_work():
     finally:
         context.blocks.reset(tokens[0])
         context.event_id.reset(tokens[1])
+
+
+# Turns
+
+
+def waiting(blocks, name, host, session=None):
+    """Whether an event of the page may wait for its turn, and the sentence where it may not."""
+    number = next(number for number, function in blocks.fns.items() if function.name == name)
+    body = PredictBodyInternal(fn_index=number, data=[None], session_hash=session)
+    request = SimpleNamespace(client=SimpleNamespace(host=host), headers={})
+    accepted, sentence, state = asyncio.run(blocks._queue.push(body, request, None))
+    assert state in (("success",) if accepted else ("error", "queue_full"))
+    assert accepted or sentence == safety.TOO_MANY_WAITING
+    return accepted
+
+
+def test_films_and_one_visitor_leave_places_for_the_others(blocks):
+    blocks.queue(max_size=turns.WAITING)
+    turns.share_turns(blocks)
+    assert [waiting(blocks, "video", "10.0.0.1") for _ in range(4)] == [True, True, False, False]
+    films = [waiting(blocks, "video", f"10.0.0.{number}") for number in range(2, 9)]
+    assert films == [True] * 4 + [False] * 3
+    assert not waiting(blocks, "show_example_film", "10.0.0.20", "visit")
+    photos = [waiting(blocks, "predict_photo", "10.0.0.1") for _ in range(17)]
+    assert photos.index(False) == turns.OF_ONE_VISITOR - turns.FILMS_OF_ONE_VISITOR
+    assert waiting(blocks, "predict_photo", "10.0.0.9")
+
+
+def test_a_visitors_film_takes_the_place_of_the_one_before(blocks):
+    blocks.queue(max_size=turns.WAITING)
+    turns.share_turns(blocks)
+    queue = blocks._queue
+    assert waiting(blocks, "show_film", "10.0.0.1", "one")
+    assert waiting(blocks, "show_film", "10.0.0.1", "another")
+    group = queue.event_queue_per_concurrency_id["film"].queue
+    running = group.pop(0)  # its turn has come
+    assert waiting(blocks, "video", "10.0.0.1", "one")  # from a program
+    assert waiting(blocks, "show_film", "10.0.0.2", "one")
+    replaced = group[-1]
+    assert waiting(blocks, "show_example_film", "10.0.0.2", "one")
+    assert [(event.session_hash, event.fn.name) for event in group] == [
+        ("another", "show_film"),
+        ("one", "video"),
+        ("one", "show_example_film"),
+    ]
+    assert running in turns.left
+    assert not set(group) & set(turns.left)
+    # The browser is told that the one that waited is over.
+    messages = queue.pending_messages_per_session["one"]
+    sent = [messages.get_nowait() for _ in range(messages.qsize())]
+    assert [each.event_id for each in sent if each.msg == "process_completed"] == [replaced._id]
 
 
 # The door

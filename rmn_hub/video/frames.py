@@ -86,12 +86,14 @@ class Film:
         start: seconds before which frames are left out.
         end: seconds from which on frames are left out; all are read when not given.
         sound: whether to collect the packets of the film's sound between `start` and `end` in `packets`.
+        max_pixels: most pixels of a frame.
 
     Attributes:
         name: what the film is called in results and sentences.
         rate: frames a second on average, or `None` where the container does not state it.
         whole: seconds that the whole film lasts, or `None` of a stream without an end.
         duration: seconds of it that will be read, or `None`.
+        cut: whether frames from `end` on were left out, once the film is read.
         message: what could not be read, or that the film is joined, in sentences; or `None`.
 
     Raises:
@@ -110,6 +112,7 @@ class Film:
         start: float = 0.0,
         end: float | None = None,
         sound: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         if not 0 <= start < float("inf"):
             raise InputError(f"start={start!r} must be a number of seconds, 0 or more")
@@ -117,9 +120,10 @@ class Film:
             raise InputError(f"end={end!r} must be later than start={start!r}")
         self.start, self.end = float(start), end
         self.message: str | None = None
+        self.cut = False
         self.name, self._container = open_source(source)
         try:
-            self._video = self._choose_stream()
+            self._video = self._choose_stream(max_pixels)
         except BaseException:
             self.close()
             raise
@@ -173,6 +177,7 @@ class Film:
             if time < self.start - 1e-6:
                 continue
             if self.end is not None and time >= self.end - 1e-6:
+                self.cut = True
                 # A container may hold the sound of a moment up to a second behind its image.
                 if self.sound is None or self._heard >= self.end or time >= self.end + 1:
                     break
@@ -337,7 +342,7 @@ class Film:
             packet.dts += shift
             packet.pts = None if packet.pts is None else packet.pts + shift
 
-    def _choose_stream(self) -> "VideoStream":
+    def _choose_stream(self, max_pixels: int) -> "VideoStream":
         # A cover of an album is a stream of one image.
         import av
 
@@ -350,9 +355,9 @@ class Film:
         if video.codec_context is None or video.codec_context.codec is None:
             raise InputError(f"{self.name} cannot be read: its codec is unknown. Convert it to H.264 first.")
         width, height = video.codec_context.width, video.codec_context.height
-        if width * height > MAX_PIXELS:
+        if width * height > max_pixels:
             raise InputError(
-                f"{self.name} has frames of {width} x {height} pixels: the limit is {MAX_PIXELS // 1_000_000} million "
+                f"{self.name} has frames of {width} x {height} pixels: the limit is {max_pixels // 1_000_000} million "
                 "pixels. Make it smaller first."
             )
         if width and height and min(width, height) < MIN_SIDE:

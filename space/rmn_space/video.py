@@ -5,6 +5,7 @@ import contextlib
 import io
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape
@@ -35,6 +36,10 @@ log = logging.getLogger(__name__)
 
 # Of a film that is longer, this much is looked at.
 MAX_SECONDS = 30
+# Most pixels of a frame: cameras film in 4K.
+MAX_FRAME_PIXELS = 10_000_000
+# Seconds of work for one film: others wait for their turn.
+MAX_WORK = 120
 # Frames a second that are classified; those in between show the faces of the last one.
 CLASSIFIED = 12
 # Long side of the film that is shown, in pixels.
@@ -201,6 +206,7 @@ def follow(
     """
     timeline = Timeline()
     stays = visitor_stays()
+    ends, note = time.monotonic() + MAX_WORK, None
     with film, service.cores.shared(between=2):
         film.name = name
         every = max(1, round((film.rate or 25.0) / CLASSIFIED))
@@ -215,8 +221,11 @@ def follow(
             if not stays():
                 raise InputError(VISITOR_LEFT)
             report(min(frame.time, MAX_SECONDS), film.duration or MAX_SECONDS)
-    long = film.whole is not None and film.whole > MAX_SECONDS
-    note = f"Only the first {MAX_SECONDS} seconds were read." if long else None
+            if time.monotonic() > ends:
+                note = f"This film takes too long: only its first {frame.time:.1f} seconds were read."
+                break
+    if film.cut:
+        note = f"Only the first {MAX_SECONDS} seconds were read."
     return timeline, " ".join(sentence for sentence in (note, film.message) if sentence) or None
 
 
@@ -231,7 +240,7 @@ def opened(upload: Upload, sound: bool = False) -> Iterator[Film]:
     if upload.path is None:
         raise InputError(upload.problem or UNEXPECTED)
     try:
-        with Film(upload.path, end=MAX_SECONDS, sound=sound) as film:
+        with Film(upload.path, end=MAX_SECONDS, sound=sound, max_pixels=MAX_FRAME_PIXELS) as film:
             yield film
     except InputError as error:
         raise InputError(str(error).replace(str(upload.path), upload.name)) from error

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from films import head, marked, scene, write_film, write_sound
 from PIL import Image
-from rmn_space import safety
+from rmn_space import safety, video
 from rmn_space.video import FilmInput, Upload, html_of
 from space_helpers import NEEDS_CHROMIUM
+
+from rmn_hub.video.frames import Film
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,36 @@ def test_a_film_without_faces_and_a_large_one(service, tmp_path):
     html = html_of(service, Upload("film.mp4", path), lambda *_: None)
     assert "no face" in html
     assert "<tbody>" not in html
+
+
+def test_a_film_that_takes_too_long_is_read_in_part(service, film, monkeypatch):
+    monkeypatch.setattr(video, "MAX_WORK", -1)
+    seconds = []
+    html = html_of(service, Upload("film.mp4", film), lambda done, _: seconds.append(done))
+    assert len(seconds) == 1
+    assert "only its first" in html
+    assert html.count("data:video/mp4;base64,") == 2
+
+
+def test_a_recording_without_a_length_is_told_to_be_cut(service, tmp_path, monkeypatch):
+    path = write_film(tmp_path / "film.mkv", [marked(number, (320, 240)) for number in range(40)])
+
+    def without_length(*given, **named):
+        opened = Film(*given, **named)
+        opened.whole = opened.duration = None
+        return opened
+
+    monkeypatch.setattr(video, "Film", without_length)
+    for end, told in ((1, True), (2, False)):
+        monkeypatch.setattr(video, "MAX_SECONDS", end)
+        html = html_of(service, Upload("film.mkv", path), lambda *_: None)
+        assert (f"Only the first {end} seconds" in html) is told
+
+
+def test_frames_beyond_4k_are_refused(service, tmp_path):
+    path = write_film(tmp_path / "film.mp4", [Image.new("RGB", (4096, 3000))])
+    html = html_of(service, Upload("film.mp4", path), lambda *_: None)
+    assert "4096 x 3000 pixels" in html
 
 
 def test_only_uploads_are_read(film):

@@ -121,7 +121,7 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
     shown = gr.HTML(
         first_sight,
         elem_id="result",
-        js_on_load=script("result", "zoom", "upload"),
+        js_on_load=script("say", "result", "zoom", "upload"),
         apply_default_css=False,
         padding=False,
     )

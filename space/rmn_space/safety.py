@@ -20,18 +20,18 @@ MAX_BODY = MAX_BYTES * 4 // 3 + 64 * 1024
 FILE_AGE = 300
 SESSION_AGE = 360
 
-TOO_LARGE = "This file is larger than 10 MB. Please make the photo smaller and try again."
+TOO_LARGE = "This file is larger than 10 MB. Please make it smaller and try again."
 NOT_AN_IMAGE = "This is not an image. Please send a JPEG, PNG, WebP, BMP, TIFF or GIF file."
-NO_ADDRESSES = "Please send the photo itself: addresses are not opened here."
-NOT_UPLOADED = "Only a photo that was uploaded here can be read. Please upload it first."
+NO_ADDRESSES = "Please send the file itself: addresses are not opened here."
+NOT_UPLOADED = "Only a file that was uploaded here can be read. Please upload it first."
 NOT_HERE = "This page does not offer that."
 BAD_REQUEST = "This request cannot be followed. Please see the page's API description."
 OTHER_HOST = "This page was opened under a name that is not its own. Please use the address that it was started with."
 TOO_SLOW = "This request took too long to arrive. Please try again."
-GONE = "This photo has been deleted already: nothing is kept for longer than six minutes. Please add it again."
-UNEXPECTED = "Something went wrong on this side. Please try again, or try another photo."
+GONE = "This file has been deleted already: nothing is kept for longer than six minutes. Please add it again."
+UNEXPECTED = "Something went wrong on this side. Please try again, or try another file."
 TOO_MANY_WAITING = "Too many are waiting for their turn already. Please try again in a minute."
-TOO_FAST = "That was a lot of photos in a short time. Please wait a few seconds and try again."
+TOO_FAST = "That was a lot in a short time. Please wait a few seconds and try again."
 
 
 class RateLimit:

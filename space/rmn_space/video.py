@@ -26,7 +26,7 @@ from rmn_hub.video.writing import FilmWriter
 
 from . import render
 from .decoding import VISITOR_LEFT
-from .photo import EXAMPLES_FOLDER, EXAMPLES_JS, allows, example_button
+from .photo import EXAMPLES_FOLDER, EXAMPLES_JS, allows, example_button, script
 from .requests import not_a_tool, visitor_stays
 from .safety import GONE, MAX_BYTES, NOT_UPLOADED, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit
 from .service import Service
@@ -165,7 +165,9 @@ def build(service: Service, rate: RateLimit) -> None:
                 padding=False,
             )
             gr.HTML(PROMISE, apply_default_css=False, padding=False)
-    shown = gr.HTML(START, elem_id="film-result", js_on_load=RESULT_JS, apply_default_css=False, padding=False)
+    shown = gr.HTML(
+        START, elem_id="film-result", js_on_load=script("say") + RESULT_JS, apply_default_css=False, padding=False
+    )
     # One film at a time: it takes both cores for as long as it lasts. Clear, or another film, ends the visitor's own.
     shared: dict[str, Any] = {"concurrency_id": FILM, "concurrency_limit": 1}
     seen: dict[str, Any] = {"show_progress": "full", "api_visibility": "private", **shared}
@@ -289,7 +291,8 @@ def result_html(name: str, timeline: Timeline, film: bytes, table: bytes, note: 
         '<table class="rmn-tracks"><thead><tr><th scope="col">Face</th><th scope="col">From</th><th scope="col">To</th>'
         f'<th scope="col">Most probable expression</th></tr></thead><tbody>{rows}</tbody></table>'
     )
-    return f"""<section class="rmn-result rmn-film" aria-label="Result">{note}
+    return f"""<section class="rmn-result rmn-film" aria-label="Result"
+  data-say="Your film with {faces} is ready.">{note}
 <div class="rmn-card">
 <video controls playsinline preload="auto" src="{film_url}" aria-label="Your film with {faces}"></video>
 <div class="rmn-scroll" tabindex="0" role="group" aria-label="Timeline"><div class="rmn-strip" data-begin="{begin}"

@@ -109,6 +109,9 @@ def test_the_result_plays_with_its_sound_and_the_timeline_seeks(film, visit, ser
     visit.get_by_role("tab", name="Video").click()
     visit.set_input_files("#film input[type=file]", str(film))
     visit.wait_for_selector(".rmn-film video")
+    assert visit.locator("#film-result ~ [role=status], #film-result [role=status]").first.text_content() == (
+        "Your film with 1 face is ready."
+    )
     visit.wait_for_function("document.querySelector('.rmn-film video').readyState >= 3")
     state = visit.evaluate(
         "() => { const v = document.querySelector('.rmn-film video'); return [v.duration, v.videoWidth, v.error]; }"

@@ -1,9 +1,5 @@
 // Which face and which map are shown is kept in the page; every new result begins anew.
 let face = 1, stage = 1, mix = 60;
-const spoken = document.createElement('p');
-spoken.className = 'rmn-hidden';
-spoken.setAttribute('role', 'status');
-element.after(spoken);
 
 const apply = () => {
   const show = (name, value, attribute) => element.querySelectorAll(`[data-${name}]`).forEach(item => {
@@ -40,7 +36,6 @@ element.addEventListener('input', event => {
 watch('value', () => {
   [face, stage, mix] = [1, 1, 60];
   apply();
-  spoken.textContent = element.querySelector('[data-say]')?.dataset.say ?? '';
   // On a narrow page the result lies below.
   if (window.innerWidth < 768) {
     element.querySelector('section')?.scrollIntoView({behavior: 'smooth', block: 'start'});

@@ -52,6 +52,7 @@ EXAMPLES = tuple(
     for each in json.loads((EXAMPLES_FOLDER / "examples.json").read_text(encoding="utf-8"))
     if "only" not in each
 )
+FILES = [each.file for each in EXAMPLES]
 DEFAULT_MIN_FACE = 40
 INPUT_HEIGHT = 124
 # Percent. On FER2013's PrivateTest the bundled network is right on 78% of the faces above it and on 41% of those below.
@@ -77,15 +78,13 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
             return render.message("One moment", TOO_FAST, kind="error")
         note = ""
         if photo is None:
-            photo, note = open_example(example or EXAMPLES[0].file)
+            photo, note = open_example(example)
         return html_of(service, photo, min_face, min_confidence / 100, note)
 
     def show_example(min_face: int, min_confidence: float, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
         """Forget the visitor's photo and show the example that was clicked."""
-        names = [each.file for each in EXAMPLES]
-        chosen = str(getattr(event, "example", None) or names[0])
-        chosen = chosen if chosen in names else names[0]
-        return chosen, None, show(None, chosen, min_face, min_confidence, request)
+        chosen = getattr(event, "example", None)
+        return chosen if chosen in FILES else FILES[0], None, show(None, chosen, min_face, min_confidence, request)
 
     @not_a_tool
     def predict_photo(photo: Photo | None, request: gr.Request) -> dict[str, Any]:
@@ -143,7 +142,8 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
             label="Uncertain below",
             info="Faces whose highest probability lies below this percentage are marked with “?”.",
         )
-    example = gr.State(None)
+    # Kept by the browser: what a session keeps here is forgotten after a few minutes.
+    example = gr.Textbox(visible=False)
 
     shared: dict[str, Any] = {"concurrency_id": "photo", "concurrency_limit": 2, "api_visibility": "private"}
     inputs = [photo, example, min_face, min_confidence]
@@ -194,15 +194,16 @@ def welcome(service: Service) -> tuple[str, ImageResult]:
     Return the page's first sight, the first example, as HTML and as its result. It also warms the network up, on the
     CPU where GPUs are lent: a page must listen before it can ask for one.
     """
-    photo, note = open_example(EXAMPLES[0].file)
+    photo, note = open_example(FILES[0])
     result, image = service.recognize(
         photo, min_confidence=DEFAULT_CONFIDENCE / 100, attention=True, between=2, on_cpu=True
     )
     return render.result(result, image, note, faithfulness(service.results)), result
 
 
-def open_example(name: str) -> tuple[Photo, str]:
-    """Return one of `EXAMPLES` as if it had been sent, and the line to show below it."""
+def open_example(name: str | None) -> tuple[Photo, str]:
+    """Return one of `EXAMPLES` (the first for any other name) as if it had been sent, and the line to show below it."""
+    name = name if name in FILES else FILES[0]
     source = next(each.source for each in EXAMPLES if each.file == name)
     return Photo(name, (EXAMPLES_FOLDER / name).read_bytes()), f"Example: {source}"
 

@@ -233,6 +233,8 @@ const record = () => {
   recording = !recording;
   inner().click();
   look();
+  // One that is unplugged, or taken away, sends its last frame on for ever.
+  for (const track of video().srcObject?.getTracks() ?? []) track.onended = () => recording && stop();
 };
 const show = async stream => {
   for (const track of video().srcObject?.getTracks() ?? []) track.stop();

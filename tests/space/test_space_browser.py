@@ -318,6 +318,18 @@ def test_a_camera_is_closed_when_it_is_stopped_and_when_its_tab_is_left(visit):
     assert visit.evaluate("cameras.length") == 6
 
 
+def test_a_camera_that_is_lost_is_stopped(visit):
+    start_camera(visit)
+    visit.wait_for_selector(".rmn-live-face")
+    lose = "video => video.srcObject.getTracks().forEach(track => track.dispatchEvent(new Event('ended')))"
+    visit.locator("#live-camera video").evaluate(lose)
+    visit.get_by_role("button", name="Start camera").wait_for()
+    visit.locator(".rmn-stopped").wait_for()
+    # And it can be had again.
+    visit.get_by_role("button", name="Start camera").click()
+    visit.get_by_role("button", name="Stop camera").wait_for()
+
+
 def _base64(path):
     return base64.b64encode(path.read_bytes()).decode()
 

@@ -102,12 +102,11 @@ def _left_out(where: Path, images: set[Path]) -> tuple[str, ...]:
         elif path.is_symlink() and path.is_dir() and path.parent != where and not hidden:
             links.append(path.relative_to(where).as_posix())
     named = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
-    notes = (f"{kinds.total():,} files in {where.name} are left out ({named}).",) if kinds else ()
+    notes = [f"{kinds.total():,} files in {where.name} are left out ({named})."] if kinds else []
     if links:
-        notes += (
-            f"Linked folders in {where.name} are left out: {len(links):,}, {min(links)} for one. Copy them there.",
-        )
-    return notes
+        count = f"{len(links):,}, {min(links)} for one"
+        notes.append(f"Linked folders in {where.name} are left out: {count}. Copy them there.")
+    return tuple(notes)
 
 
 __all__ = ["read_folders"]

@@ -289,7 +289,7 @@ def test_a_loss_that_is_not_a_number_stops_with_a_sentence(made, tmp_path):
         ({}, {"augmentation": Augmentation(mixup=0.5)}, "augmentation.mixup"),
         ({}, {"model": {**TINY, "embedding_size": 16}}, "model.embedding_size"),
         ({"epochs": None, "minutes": 1}, {}, "budget"),
-        ({"train_split": "val"}, {}, "data"),
+        ({"train_split": "all"}, {}, "data"),
         ({"start_from": "checkpoint"}, {}, "start_from"),
     ],
 )

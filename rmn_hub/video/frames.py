@@ -35,6 +35,15 @@ _TURNS = {
 }
 
 
+# FFmpeg's numbers of a film's colours (H.273): how red, green and blue were mixed.
+BT709, UNSPECIFIED, BT601 = 1, 2, 6
+
+
+def is_hd(width: int, height: int) -> bool:
+    """Return whether players take frames of this size, where nothing is stated, for BT.709's colours, not BT.601's."""
+    return width >= 1280 or height > 576
+
+
 class Frame:
     """
     One frame of a film; it becomes an image when that is asked for.
@@ -60,6 +69,8 @@ class Frame:
         self._frame = frame
         self._turn = turn
         self._aspect = aspect
+        if frame.colorspace == UNSPECIFIED and is_hd(frame.width, frame.height):
+            frame.colorspace = BT709
 
     @cached_property
     def image(self) -> Image.Image:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..files import replacing
-from .frames import Film
+from .frames import BT601, BT709, Film, is_hd
 
 if TYPE_CHECKING:
     import av
@@ -114,7 +114,8 @@ class FilmWriter:
                 self._begin(width, height)
             size = self._video.width, self._video.height
             image = image.crop((0, 0, *size)) if (width, height) == size else image.resize(size)
-            frame = av.VideoFrame.from_image(image)
+            colors = "ITU709" if is_hd(*size) else "ITU601"
+            frame = av.VideoFrame.from_image(image).reformat(format="yuv420p", dst_colorspace=colors)
             start = self._film.start if self._film else 0.0
             # Two frames of one time would be refused.
             self._last = frame.pts = max(self._last + 1, round((time - start) / TICK))
@@ -128,7 +129,11 @@ class FilmWriter:
         rate = Fraction(self._rate).limit_denominator(1001)
         self._video = self._container.add_stream("h264", rate=rate, options=dict(OPTIONS))
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
-        self._video.codec_context.time_base = TICK
+        codec = self._video.codec_context
+        codec.time_base = TICK
+        codec.colorspace, codec.color_range = BT709 if is_hd(width, height) else BT601, 1  # 16 to 235
+        if is_hd(width, height):
+            codec.color_primaries = codec.color_trc = BT709
         source = self._film.sound if self._film else None
         if source is None:
             return

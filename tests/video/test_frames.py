@@ -3,6 +3,7 @@
 from fractions import Fraction
 from itertools import groupby
 
+import av
 import numpy as np
 import pytest
 from films import RATE, SIZE, heard, marked, trim, turn, write_film, write_sound
@@ -322,6 +323,28 @@ def test_odd_sizes_lose_a_row_and_a_column(tmp_path):
         writer.write(marked(1, (101, 75)), 0.0)
     frames, _ = read(tmp_path / "film.mp4")
     assert frames[0].image.size == (100, 74)
+
+
+@pytest.mark.parametrize(("size", "tag", "matrix"), [((1280, 720), 1, "ITU709"), ((320, 240), 6, "ITU601")])
+def test_colours_are_those_that_players_show(tmp_path, size, tag, matrix):
+    color = (200, 60, 40)
+    image = Image.new("RGB", size, color)
+    with FilmWriter(tmp_path / "film.mp4") as writer:
+        writer.write(image, 0.0)
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.colorspace, frame.color_range) == (tag, 1)
+    assert frame.to_image(src_colorspace=matrix).getpixel((9, 9)) == pytest.approx(color, abs=3)
+    # A film that states nothing.
+    with av.open(str(tmp_path / "plain.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        frame = av.VideoFrame.from_image(image).reformat(format="yuv420p", dst_colorspace=matrix)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    for name in ("film.mp4", "plain.mp4"):
+        frames, _ = read(tmp_path / name)
+        assert frames[0].image.getpixel((9, 9)) == pytest.approx(color, abs=3)
 
 
 def test_a_film_appears_whole_or_not_at_all(tmp_path):

@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 ROWS_TOGETHER = 4096
 
 
-def to_records(result: FrameResult, *, every_image: bool = False) -> list[dict[str, Any]]:
+def to_records(
+    result: FrameResult, *, every_image: bool = False, expressions: Sequence[str] = EXPRESSIONS
+) -> list[dict[str, Any]]:
     """
     Return one flat dictionary for each face of a frame.
 
     Args:
         result: the frame's result.
         every_image: whether a frame without faces has a row, too, with its `source`, `frame` and `time` only.
+        expressions: the names of the probabilities where there is no face.
 
     Returns:
         `source`, `frame` (its number, from 0), `time` in seconds, `track` (the identity of the face), `face` (its
@@ -39,7 +42,7 @@ def to_records(result: FrameResult, *, every_image: bool = False) -> list[dict[s
         landmarks.
     """
     records = []
-    for record in image_records(result, every_image=every_image):
+    for record in image_records(result, every_image=every_image, expressions=expressions):
         record = {name: value for name, value in record.items() if name not in ("source", "width", "height")}
         track = record.pop("track_id", None)
         source = readable(result.source)
@@ -55,7 +58,7 @@ def to_df(
 
     Args:
         results: of a film, such as `recognizer.video(path)`.
-        expressions: the columns of a table without rows.
+        expressions: the names of the probabilities where no frame has a face.
         every_image: as in `to_records`.
 
     Raises:
@@ -64,8 +67,12 @@ def to_df(
     require("pandas", "frames", extra="video")
     import pandas
 
-    records = [record for result in results for record in to_records(result, every_image=every_image)]
-    return pandas.DataFrame(records, columns=None if records else columns_of(expressions))
+    records: list[dict[str, Any]] = []
+    for result in results:
+        records += to_records(result, every_image=every_image, expressions=expressions)
+    # The first face names the columns: a frame without any has those of `expressions`.
+    first = next((record for record in records if record["face"] is not None), records[0] if records else None)
+    return pandas.DataFrame(records, columns=list(first) if first else columns_of(expressions))
 
 
 class TableWriter:

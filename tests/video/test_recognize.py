@@ -10,11 +10,11 @@ import pytest
 from films import RATE, head, marked, scene, write_film
 from PIL import Image
 
-from rmn_hub import EXPRESSIONS, ExpressionRecognizer, InputError
+from rmn_hub import EXPRESSIONS, ExpressionRecognizer, FaceExpression, InputError
 from rmn_hub.video import FrameResult, Timeline, recognize
 from rmn_hub.video.frames import Film
 from rmn_hub.video.recognize import analyse, session_for
-from rmn_hub.video.tables import CSVWriter, JSONWriter, ParquetWriter, to_df, to_records
+from rmn_hub.video.tables import CSVWriter, JSONWriter, ParquetWriter, columns_of, to_df, to_records
 
 HEADS = {"astronaut": head("astronaut", 120), "officer": head("officer", 120)}
 
@@ -215,6 +215,15 @@ def test_tables_without_faces_have_their_columns(tmp_path):
             pass
         assert list(read(tmp_path / "empty")) == list(to_df([]))
     assert {"frame", "time", "track", *EXPRESSIONS} <= set(to_df([]))
+
+
+def test_a_table_has_the_columns_of_its_expressions():
+    empty = FrameResult(source="film.mp4", width=9, height=9)
+    face = FaceExpression(box=(0, 0, 9, 9), expression="a", probability=1.0, probabilities={"a": 1.0, "b": 0.0})
+    shown = replace(empty, faces=(replace(face, index=1, track_id=1),), index=1)
+    for table in (to_df([empty], ("a", "b"), every_image=True), to_df([empty, shown], every_image=True)):
+        assert list(table) == [*columns_of(("a", "b")), "message"]
+    assert table["frame"].tolist() == [0, 1]
 
 
 def test_a_table_appears_whole_or_not_at_all(tmp_path, results):

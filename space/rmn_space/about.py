@@ -5,7 +5,7 @@ from html import escape
 
 import gradio as gr
 
-from rmn_hub import EXPRESSIONS, ImageResult
+from rmn_hub import ImageResult
 from rmn_hub.drawing.palette import color_of, percent
 from rmn_hub.evaluation.measured import Measured, SetScores
 from rmn_hub.hub.records import FER2013, is_fer2013, title
@@ -29,7 +29,8 @@ def build(service: Service, faces: ImageResult, mcp: bool = False) -> None:
         faces: a result with attention maps, for the figure of how masking works.
         mcp: whether language models are offered a tool.
     """
-    parts = (measured(service.results), how_it_works(faces), LIMITS, PRIVACY, API.replace("TOOL", TOOL if mcp else ""))
+    masks = how_it_works(faces) if service.has_masks else ""
+    parts = (measured(service.results), masks, LIMITS, PRIVACY, API.replace("TOOL", TOOL if mcp else ""))
     gr.HTML(
         f'<div class="rmn-about">{"".join(parts)}</div>',
         elem_id="about",
@@ -50,6 +51,7 @@ def _figure(result: ImageResult) -> str:
     if not result.faces or result[0].attention is None or not result[0].attention.maps:
         return ""
     face, attention = result[0], result[0].attention
+    count = render.in_words(len(face.probabilities))
     crop = render.tile(attention.crop)
 
     def figure(style: str, more: str, caption: str, small: str) -> str:
@@ -63,16 +65,16 @@ def _figure(result: ImageResult) -> str:
         style = f"--crop:url({render.data_url(crop)});--heat:url({render.heat(values, crop)})"
         parts.append(figure(style, "rmn-crop", f"Stage {stage}", f"&times; (1 + mask {stage})"))
     bars = "".join(
-        f'<i style="height:{max(3, 100 * face.probabilities.get(name, 0)):.0f}%;background:{color_of(name)}"></i>'
-        for name in EXPRESSIONS
+        f'<i style="height:{max(3, 100 * share):.0f}%;background:{color_of(name)}"></i>'
+        for name, share in face.probabilities.items()
     )
     parts.append(
         f'<figure><div class="rmn-tile rmn-bars">{bars}</div><figcaption>{escape(face.expression)} '
-        f"{escape(percent(face.probability))}<small>seven probabilities</small></figcaption></figure>"
+        f"{escape(percent(face.probability))}<small>{count} probabilities</small></figcaption></figure>"
     )
     return (
         '<div class="rmn-flow" role="img" aria-label="A face goes through four stages; after each its features are '
-        'multiplied by one plus a mask; at the end are seven probabilities.">'
+        f'multiplied by one plus a mask; at the end are {count} probabilities.">'
         + '<span class="rmn-sign">→</span>'.join(parts)
         + "</div>"
     )

@@ -166,7 +166,12 @@ def build(service: Service) -> None:
                 layer = gr.HTML("", elem_id="live-layer", js_on_load=LAYER_JS, apply_default_css=False, padding=False)
             with gr.Row(elem_classes="rmn-controls"):
                 gr.HTML(SWITCH, elem_id="live-switch", js_on_load=SWITCH_JS, apply_default_css=False, padding=False)
-                attention = gr.Checkbox(False, label="Show where masks strengthen features", elem_id="live-attention")
+                attention = gr.Checkbox(
+                    False,
+                    label="Show where masks strengthen features",
+                    elem_id="live-attention",
+                    visible=service.has_masks,
+                )
         with gr.Column(elem_classes="rmn-beside", min_width=300):
             panel = gr.HTML(START, elem_id="live-panel", apply_default_css=False, padding=False)
             gr.HTML(

@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 
 from rmn_hub import InputError
 
-from . import about, live, photo, tool, video
+from . import about, live, photo, render, tool, video
 from .folder import PrivateFolder
 from .guard import Guard
 from .safety import FILE_AGE, MAX_BYTES, SESSION_AGE, RateLimit
@@ -29,14 +29,17 @@ log = logging.getLogger(__name__)
 SWEEP = 15
 HERE = Path(__file__).resolve().parent
 TITLE = "Residual Masking Network: expressions, and where the network looked"
+TITLE_WITHOUT_MASKS = "Expressions of faces"
 
 # System fonts: nothing is fetched. Greys and one blue, dark enough for WCAG AA on white and light enough on black.
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONOSPACE = ("ui-monospace", "SFMono-Regular", "Consolas", "DejaVu Sans Mono", "monospace")
 
 HEADER = """<header class="rmn-header"><h1>What does a face show, and where did the network look?</h1>
-<p>The Residual Masking Network predicts the probability of seven expressions, and its four masks show where they
+<p>The Residual Masking Network predicts the probability of {count} expressions, and its four masks show where they
 strengthened features.</p></header>"""
+HEADER_WITHOUT_MASKS = """<header class="rmn-header"><h1>What does a face show?</h1>
+<p>The network predicts the probability of {count} expressions.</p></header>"""
 # Arrow keys go from tab to tab, as WAI-ARIA has it.
 HEADER_JS = """
 const steps = {ArrowRight: 1, ArrowLeft: -1};
@@ -138,10 +141,12 @@ def build(service: Service, rate: RateLimit, mcp: bool = False) -> gr.Blocks:
             drop(page.state_holder, request.session_hash)
 
     first_sight, example = photo.welcome(service)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FILE_AGE)) as page:
+    title, header = (TITLE, HEADER) if service.has_masks else (TITLE_WITHOUT_MASKS, HEADER_WITHOUT_MASKS)
+    header = header.format(count=render.in_words(len(service.recognizer.expressions)))
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, FILE_AGE)) as page:
         # Columns are there before what is in them: with their heights reserved, nothing moves while Gradio mounts.
         with gr.Column(elem_id="head"):
-            gr.HTML(HEADER, js_on_load=HEADER_JS, apply_default_css=False)
+            gr.HTML(header, js_on_load=HEADER_JS, apply_default_css=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Photo", id="photo"):
                 photo.build(service, rate, first_sight)

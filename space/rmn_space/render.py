@@ -53,9 +53,7 @@ def result(result: ImageResult, image: Image.Image, note: str = "", measured: st
     note = " ".join(part for part in (note, result.message or "") if part)
     several = len(result) > 1
     panels = "".join(_chart_panel(face, len(result)) for face in result)
-    attention = "".join(_attention_panel(face) for face in result)
     caption = f'<p class="rmn-note">{escape(note)}</p>' if note else _legend(result)
-    link = '<button type="button" class="rmn-link" data-tab="About">All results</button>' if measured else ""
     return f"""
 <section class="rmn-result{" rmn-several" if several else ""}" aria-label="Result" data-say="{escape(_spoken(result))}"
   data-source="{escape(result.source)}">
@@ -63,18 +61,7 @@ def result(result: ImageResult, image: Image.Image, note: str = "", measured: st
     <div class="rmn-card rmn-hero">{photo(result, image)}
       <div class="rmn-under">{caption}{ZOOM}</div>{_chooser(result)}</div>
     <div class="rmn-card rmn-side"><div>{panels}</div>{_downloads(result, image)}</div>
-  </div>
-  <div class="rmn-card rmn-attention">
-    <div class="rmn-head">
-      <div><h2>Where the masks strengthened features</h2>
-      <p class="rmn-muted">Each of the four stages ends with {FORMULA}. Its map is bright where that changed the
-      features most. Choose a stage to see them before and after.</p></div>
-      <label class="rmn-slider"><span>Face</span><input type="range" min="0" max="100" value="60" data-mix
-        aria-label="How strongly the maps cover the face, in percent"><span>Map</span></label>
-    </div>
-    {attention}
-    {f'<p class="rmn-muted rmn-small-text rmn-measured">{escape(measured)} {link}</p>' if measured else ""}
-  </div>
+  </div>{_attention_card(result, measured)}
 </section>"""
 
 
@@ -90,7 +77,7 @@ def photo(result: ImageResult, image: Image.Image) -> str:
 
 def chart(face: FaceExpression, raw: Mapping[str, float] | None = None) -> str:
     """
-    Return seven bars in a fixed order, with their percentages, which sum to 100.0.
+    Return a bar for each expression in a fixed order, with their percentages, which sum to 100.0.
 
     Args:
         face: whose probabilities are drawn. The bars of an uncertain face are striped.
@@ -106,10 +93,19 @@ def chart(face: FaceExpression, raw: Mapping[str, float] | None = None) -> str:
             f'<span style="width:{max(share, 0.4):.1f}%;background-color:{color_of(name)}"></span>{mark}</td>'
             f"<td>{share:.1f}%</td></tr>"
         )
-    return f"""<table class="rmn-chart{" rmn-unsure" if face.uncertain else ""}">
+    # Names of other checkpoints may be longer than ours, and those of more than 14 letters are broken.
+    longest = min(14, max(map(len, face.probabilities)))
+    wide = f' style="--names:{0.64 * longest:.1f}em"' if longest > 8 else ""
+    return f"""<table class="rmn-chart{" rmn-unsure" if face.uncertain else ""}"{wide}>
 <caption class="rmn-hidden">Probability of each expression</caption>
 <colgroup><col><col><col></colgroup>
 <tbody>{"".join(rows)}</tbody></table>"""
+
+
+def in_words(count: int) -> str:
+    """Return a number as a sentence has it: in words up to ten."""
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return words[count] if count < len(words) else str(count)
 
 
 def heading(face: FaceExpression) -> str:
@@ -262,11 +258,29 @@ def _chart_panel(face: FaceExpression, count: int) -> str:
 </div>"""
 
 
-def _attention_panel(face: FaceExpression) -> str:
-    attention = face.attention
-    if attention is None or not attention.maps:
-        return f"""<div class="rmn-panel" data-panel="{face.index}"{_hidden(face)}>
-<p class="rmn-muted">This checkpoint has no masks: there are no maps to show.</p></div>"""
+def _attention_card(result: ImageResult, measured: str) -> str:
+    """Return the maps of all faces; nothing where the network has no masks."""
+    panels = "".join(_attention_panel(face, face.attention) for face in result if face.attention is not None)
+    if not panels:
+        return ""
+    link = '<button type="button" class="rmn-link" data-tab="About">All results</button>'
+    return f"""
+  <div class="rmn-card rmn-attention">
+    <div class="rmn-head">
+      <div><h2>Where the masks strengthened features</h2>
+      <p class="rmn-muted">Each of the four stages ends with {FORMULA}. Its map is bright where that changed the
+      features most. Choose a stage to see them before and after.</p></div>
+      <label class="rmn-slider"><span>Face</span><input type="range" min="0" max="100" value="60" data-mix
+        aria-label="How strongly the maps cover the face, in percent"><span>Map</span></label>
+    </div>
+    {panels}
+    {f'<p class="rmn-muted rmn-small-text rmn-measured">{escape(measured)} {link}</p>' if measured else ""}
+  </div>"""
+
+
+def _attention_panel(face: FaceExpression, attention: Attention) -> str:
+    if not attention.maps:
+        return ""
     crop = tile(attention.crop)
     tiles = "".join(_stage_tile(stage, values, crop) for stage, values in enumerate(attention.maps, start=1))
     steps = "".join(_steps(stage, attention, crop) for stage in range(1, len(attention.maps) + 1))

@@ -11,7 +11,7 @@ from .safety import TOO_FAST, RateLimit
 from .service import Service
 
 DESCRIPTION = (
-    "Find the faces of a photo and classify their expressions: angry, disgust, fear, happy, sad, surprise or neutral. "
+    "Find the faces of a photo and classify their expressions: {names} or {last}. "
     "Returns JSON with width, height and faces, in reading order, each with index (from 1), box [x0, y0, x1, y1] in "
     "pixels, expression, probability, probabilities and uncertain. An expression is what a face shows, not a feeling."
 )
@@ -38,6 +38,7 @@ def build(service: Service, rate: RateLimit) -> None:
             raise gr.Error(str(error), print_exception=False) from None
         return json.dumps(result.to_dict(), ensure_ascii=False)
 
+    *names, last = service.recognizer.expressions
     with gr.Row(visible=False):
         photo = gr.Textbox(label="photo")
         result = gr.Textbox(label="result")
@@ -46,7 +47,7 @@ def build(service: Service, rate: RateLimit) -> None:
             photo,
             result,
             api_name="tool",
-            api_description=DESCRIPTION,
+            api_description=DESCRIPTION.format(names=", ".join(names), last=last),
             concurrency_id="photo",
             concurrency_limit=2,
         )

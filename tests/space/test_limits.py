@@ -239,6 +239,16 @@ def test_a_page_that_is_to_outlive_its_terminal_ignores_the_hang_up():
             signal.signal(number, handler)
 
 
+def test_the_chosen_example_outlives_the_session(blocks):
+    fns = [fn for fn in blocks.fns.values() if fn.name == "show"]
+    assert len(fns) == 3
+    assert all(each.get_block_name() != "state" for fn in fns for each in fn.inputs)
+    anna = SimpleNamespace(client=SimpleNamespace(host="10.0.0.1"), headers={})
+    for chosen, faces in (("collage.jpg", 8), (None, 1), ("", 1), ("../safety.py", 1)):
+        html = fns[0].fn(None, chosen, 40, 0, anna)
+        assert html.count('class="rmn-face') == faces
+
+
 def test_who_has_left_stops_the_work():
     event = Mock(alive=True)
     queue = SimpleNamespace(event_ids_to_events={"e": event})

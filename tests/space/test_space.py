@@ -192,16 +192,6 @@ def test_who_is_too_fast_gets_a_sentence(service):
     assert "rmn-chart" in show(given, None, photo.DEFAULT_MIN_FACE, 0, bert)
 
 
-def test_the_chosen_example_outlives_the_session(service):
-    fns = [fn for fn in build_page(service).fns.values() if fn.name == "show"]
-    assert len(fns) == 3
-    assert all(each.get_block_name() != "state" for fn in fns for each in fn.inputs)
-    anna = SimpleNamespace(client=SimpleNamespace(host="10.0.0.1"), headers={})
-    for chosen, faces in (("collage.jpg", 8), (None, 1), ("", 1), ("../safety.py", 1)):
-        html = fns[0].fn(None, chosen, photo.DEFAULT_MIN_FACE, 0, anna)
-        assert html.count('class="rmn-face') == faces
-
-
 def test_no_component_fetches_an_address(service):
     import gradio
 

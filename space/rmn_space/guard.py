@@ -100,6 +100,8 @@ class Guard:
         self.rate = rate
         # A camera sends about 16 frames a second, and several visitors may share an address.
         self.frames = RateLimit(burst=300, per_second=50) if frames is None else frames
+        # Megabytes of files, which stay for five minutes: at most 650 of one visitor lie here.
+        self.megabytes = RateLimit(burst=300, per_second=1)
         self.hosts = None if hosts is None else frozenset(name.lower() for name in hosts)
         self.part_seconds = part_seconds
         if tools:
@@ -169,7 +171,11 @@ class Guard:
         visitor = visitor_of(client, headers.get("x-forwarded-for"))
         if path.startswith("/stream/"):
             return self.frames.allows(visitor)
-        return self.rate.allows(("upload " if path.startswith("/upload") else "call ") + visitor)
+        if path.startswith("/upload"):
+            length = headers.get("content-length", "")
+            megabytes = (int(length) if length.isdigit() else MAX_BODY) / 1e6
+            return self.rate.allows(f"upload {visitor}") and self.megabytes.allows(visitor, cost=megabytes)
+        return self.rate.allows(f"call {visitor}")
 
 
 # What may be posted.

@@ -51,14 +51,14 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def allows(self, visitor: str, now: float | None = None) -> bool:
-        """Take a token of the visitor's bucket; return `False` when it is empty. `now` is in seconds."""
+    def allows(self, visitor: str, now: float | None = None, cost: float = 1.0) -> bool:
+        """Take `cost` tokens of the visitor's bucket; return `False` when it has fewer. `now` is in seconds."""
         now = time.monotonic() if now is None else now
         with self._lock:
             tokens, before = self._buckets.pop(visitor, (float(self.burst), now))
             tokens = min(self.burst, tokens + (now - before) * self.per_second)
-            allowed = tokens >= 1
-            self._buckets[visitor] = (tokens - allowed, now)
+            allowed = tokens >= cost
+            self._buckets[visitor] = (tokens - cost * allowed, now)
             while len(self._buckets) > self.visitors:
                 self._buckets.popitem(last=False)
         return allowed

@@ -377,6 +377,19 @@ def test_calls_uploads_and_frames_have_a_rate_of_their_own(monkeypatch):
     assert calls == [200, 200, 429]
 
 
+def test_a_visitors_uploads_are_bounded_in_bytes(monkeypatch):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    guard = Guard(hello, safety.RateLimit())
+    guard.megabytes = safety.RateLimit(burst=25, per_second=0)
+    multipart = (b"content-type", b"multipart/form-data; boundary=a")
+    large = [multipart, (b"content-length", b"10000000")]
+    assert [ask(guard, "/gradio_api/upload", "POST", large) for _ in range(3)] == [200, 200, 429]
+    # One that does not state its length counts as the largest.
+    assert ask(guard, "/gradio_api/upload", "POST", [multipart]) == 429
+    assert ask(guard, "/gradio_api/upload", "POST", [multipart, (b"content-length", b"5000000")]) == 200
+    assert ask(guard, "/gradio_api/upload", "POST", large, client="10.0.0.2") == 200
+
+
 @pytest.mark.parametrize(
     ("host", "share", "asked", "status"),
     [

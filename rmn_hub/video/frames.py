@@ -134,7 +134,8 @@ class Film:
         self.cut = False
         self.name, self._container = open_source(source)
         try:
-            self._video = self._choose_stream(max_pixels)
+            self._max_pixels = max_pixels
+            self._video = self._choose_stream()
         except BaseException:
             self.close()
             raise
@@ -173,11 +174,10 @@ class Film:
         Yield the frames in the order of their times.
 
         Raises:
-            InputError: no frame can be decoded, or none lies between `start` and `end`.
+            InputError: no frame can be decoded, none lies between `start` and `end`, or a frame has too many pixels.
         """
         index, last, yielded, decoded = -1, -1.0, 0, 0
         turn: Image.Transpose | None = None
-        aspect = float(self._video.sample_aspect_ratio or 1)
         for skipped, frame in self._decoded():
             decoded += 1
             index = max(index + 1, skipped)
@@ -194,7 +194,8 @@ class Film:
                     break
                 continue
             yielded += 1
-            yield Frame(frame, index, time, turn, aspect)
+            self._check_size(frame.width, frame.height)  # which may change on the way
+            yield Frame(frame, index, time, turn, self._aspect)
         else:
             self._check_end(index, last)
         self._finish(decoded, yielded)
@@ -353,7 +354,19 @@ class Film:
             packet.dts += shift
             packet.pts = None if packet.pts is None else packet.pts + shift
 
-    def _choose_stream(self, max_pixels: int) -> "VideoStream":
+    def _check_size(self, width: int, height: int) -> None:
+        width = round(width * self._aspect)
+        if width * height > self._max_pixels:
+            raise InputError(
+                f"{self.name} has frames of {width} x {height} pixels: the limit is "
+                f"{self._max_pixels // 1_000_000} million pixels. Make it smaller first."
+            )
+        if width and height and min(width, height) < MIN_SIDE:
+            raise InputError(
+                f"{self.name} has frames of {width} x {height} pixels: a frame needs at least {MIN_SIDE} on each side"
+            )
+
+    def _choose_stream(self) -> "VideoStream":
         # A cover of an album is a stream of one image.
         import av
 
@@ -365,16 +378,10 @@ class Film:
         video = videos[0]
         if video.codec_context is None or video.codec_context.codec is None:
             raise InputError(f"{self.name} cannot be read: its codec is unknown. Convert it to H.264 first.")
-        width, height = video.codec_context.width, video.codec_context.height
-        if width * height > max_pixels:
-            raise InputError(
-                f"{self.name} has frames of {width} x {height} pixels: the limit is {max_pixels // 1_000_000} million "
-                "pixels. Make it smaller first."
-            )
-        if width and height and min(width, height) < MIN_SIDE:
-            raise InputError(
-                f"{self.name} has frames of {width} x {height} pixels: a frame needs at least {MIN_SIDE} on each side"
-            )
+        aspect = float(video.sample_aspect_ratio or 1)
+        # Anamorphic films have 0.5 to 2. A damaged header may have any other, and frames of gigabytes.
+        self._aspect = aspect if 1 / 4 <= aspect <= 4 else 1.0
+        self._check_size(video.codec_context.width, video.codec_context.height)
         # Decoding then uses the other cores while this one classifies.
         video.thread_type = "AUTO"
         return video

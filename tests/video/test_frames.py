@@ -142,6 +142,28 @@ def test_interlaced_frames_are_whole_and_pixels_square(tmp_path):
     assert frames[0].image.size == (427, 240)
 
 
+@pytest.mark.parametrize("aspect", [400, 65535, Fraction(1, 100)])
+def test_an_aspect_that_no_camera_has_is_not_believed(tmp_path, aspect):
+    frames, _ = read(write_film(tmp_path / "wide.mkv", map(marked, range(2)), aspect=Fraction(aspect)))
+    assert [frame.image.size for frame in frames] == [(320, 240)] * 2
+
+
+def test_the_limit_is_that_of_the_pixels_that_are_seen(tmp_path):
+    path = write_film(tmp_path / "wide.mkv", map(marked, range(2)), aspect=Fraction(2))
+    with pytest.raises(InputError, match="640 x 240"):
+        Film(path, max_pixels=640 * 240 - 1)
+    with Film(path, max_pixels=640 * 240) as film:
+        assert next(iter(film)).image.size == (640, 240)
+
+
+def test_the_limit_holds_for_every_frame(tmp_path):
+    for size in ((160, 128), (320, 240)):
+        write_film(tmp_path / f"{size[0]}.ts", [marked(7, size)] * 8, codec="mpeg2video")
+    (tmp_path / "film.ts").write_bytes(b"".join((tmp_path / f"{width}.ts").read_bytes() for width in (160, 320)))
+    with Film(tmp_path / "film.ts", max_pixels=160 * 128) as film, pytest.raises(InputError, match="320 x 240"):
+        list(film)
+
+
 @pytest.mark.parametrize("options", [{"flags": "+ildct+ilme", "bf": "0"}, {"bf": "0"}])
 def test_a_recording_may_change_its_size(tmp_path, options):
     sizes = [(320, 240), (160, 128)]

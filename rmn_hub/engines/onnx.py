@@ -82,7 +82,10 @@ class OnnxEngine:
         folder = Path(folder)
         engine = cls(folder / file, threads=threads, providers=providers)
         if has_weights(folder) and weights_hash(folder) != engine.weights_hash:
-            raise CheckpointError(f"{folder / file} cannot be used: it is not of the weights in {folder}. {_EXPORT}.")
+            raise CheckpointError(
+                f"{folder / file} cannot be used: it is not of the weights in {folder}. {_EXPORT}, or give "
+                "engine='torch'."
+            )
         return engine
 
     def __call__(self, pixel_values: np.ndarray, *, attention: bool = False, features: bool = False) -> EngineOutput:

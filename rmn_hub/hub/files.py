@@ -140,10 +140,14 @@ def _download(
         # The rest by the commit, so that all files are of one: a warm load then asks the Hub once, a pinned one never.
         folder, commit = config.parent, config.parent.name
         if onnx:
+            cached = try_to_load_from_cache(repo_id, ONNX_FILE, cache, commit)
             try:
-                fetch(ONNX_FILE, commit)
+                exported = fetch(ONNX_FILE, commit)
             except EntryNotFoundError:
                 return folder
+            if not cached and _has_other_weights(repo_id, exported, commit, token):
+                # transformers' `push_to_hub` replaces the weights alone. The engine compares what lies in a folder.
+                fetch(WEIGHTS, commit)
             try:
                 fetch(PROCESSOR, commit)
             except LocalEntryNotFoundError:
@@ -169,6 +173,15 @@ def _download(
         raise
     except Exception as error:  # the client's own, the network library's under it, a full disk
         raise failure(repo_id, *explain_download(error, revision)) from error
+
+
+def _has_other_weights(repo_id: str, exported: Path, commit: str, token: str | bool | None) -> bool:
+    """Return whether an ONNX file lacks the hash of the repository's weights, as far as the Hub has it: of one file."""
+    try:
+        etag = get_hf_file_metadata(hf_hub_url(repo_id, WEIGHTS, revision=commit), token=token).etag
+    except EntryNotFoundError:
+        return False
+    return re.fullmatch("[0-9a-f]{64}", etag or "") is not None and str(etag).encode() not in exported.read_bytes()
 
 
 def check_reachable(

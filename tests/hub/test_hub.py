@@ -64,9 +64,10 @@ def hub(checkpoint):
     repository("org/no-processor", preprocessor_config__json=None)
     repository("org/shards", model__safetensors=None, **_in_shards(checkpoint))
     repository("org/gated")
-    # Beside weights of another network: they are not looked at.
-    bundled = {name: (Path(BUNDLED_CHECKPOINT) / name).read_bytes() for name in (PROCESSOR, ONNX)}
+    bundled = {name: (Path(BUNDLED_CHECKPOINT) / name).read_bytes() for name in (PROCESSOR, ONNX, "model.safetensors")}
     repository("org/onnx", **bundled)
+    # As transformers' `push_to_hub` leaves it: new weights beside the ONNX file of the old ones.
+    repository("org/pushed-over", **{**bundled, "model.safetensors": weights})
     repository("org/onnx-alone", **bundled, model__safetensors=None)
     repository("org/onnx-without-processor", **{**bundled, PROCESSOR: None})
     hub.gated.add("org/gated")
@@ -168,6 +169,9 @@ def recognized(hub, home):
             "onnx pinned": ("recognize", {**onnx, "revision": first, "engine": "onnx", "threads": 1}),
             "onnx local files only": ("recognize", {**onnx, "local_files_only": True}),
             "onnx alone": ("recognize", {"checkpoint": "org/onnx-alone", "engine": "onnx"}),
+            "onnx of old weights": ("recognize", {"checkpoint": "org/pushed-over"}),
+            "onnx of old weights again": ("recognize", {"checkpoint": "org/pushed-over"}),
+            "new weights": ("recognize", {"checkpoint": "org/pushed-over", "engine": "torch"}),
             "onnx without processor": ("recognize", {"checkpoint": "org/onnx-without-processor"}),
             "only onnx is cached": ("recognize", {**onnx, "local_files_only": True, "engine": "torch"}),
             "no onnx": ("recognize", {**without, "engine": "onnx"}),
@@ -282,7 +286,11 @@ def test_a_hub_id_runs_in_onnxruntime_without_torch(recognized):
 
 def test_the_onnx_file_is_downloaded_instead_of_the_weights(recognized, hub):
     assert any(line.startswith("GET") and ONNX in line for line in requests(hub, "onnx cold"))
-    assert not any("model.safetensors" in line for step in ("onnx cold", "onnx alone") for line in requests(hub, step))
+    # Their hash alone is asked for.
+    asked = [
+        line for step in ("onnx cold", "onnx alone") for line in requests(hub, step) if "model.safetensors" in line
+    ]
+    assert [line.split()[0] for line in asked] == ["HEAD", "HEAD"]
     assert len(requests(hub, "onnx warm")) == 1  # for the newest commit
     assert requests(hub, "onnx pinned") == requests(hub, "onnx local files only") == []
 
@@ -315,6 +323,8 @@ def test_a_repository_without_an_onnx_file_runs_in_torch(recognized, hub):
 @pytest.mark.parametrize(
     ("step", "part"),
     [
+        ("onnx of old weights", "model.onnx .*not of the weights"),
+        ("onnx of old weights again", "model.onnx .*not of the weights"),
         ("onnx without processor", "org/onnx-without-processor .*preprocessor_config.json"),
         ("only onnx is cached", "org/onnx .*not in the cache"),
         ("no onnx", "org/shards .*onnx/model.onnx"),
@@ -325,6 +335,10 @@ def test_what_no_engine_can_run_is_named(recognized, step, part):
     assert recognized[step].get("error") == "CheckpointError", recognized[step]
     assert re.search(part, recognized[step]["message"])
     assert_a_sentence(recognized[step]["message"])
+
+
+def test_new_weights_beside_an_old_onnx_file_run_in_torch(recognized):
+    assert recognized["new weights"]["answer"][0] == "torch"
 
 
 # What can fail

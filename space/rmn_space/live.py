@@ -295,7 +295,8 @@ stage.addEventListener('playing', ({target}) => {
   });
   if (!isSeen()) target.play().then(stop);
 }, true);
-new ResizeObserver(() => isSeen() || (video()?.srcObject && stop())).observe(stage);
+// One that does not play yet is stopped once it does: to interrupt it would be an error of the page.
+new ResizeObserver(() => isSeen() || (seen && video()?.srcObject === seen && stop())).observe(stage);
 const sentences = {
   NotAllowedError: 'The browser does not allow the camera for this page. Allow it beside the address, then try again.',
   NotFoundError: 'This computer has no camera that the browser can see. The photo tab works without one.',

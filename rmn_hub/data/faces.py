@@ -282,7 +282,8 @@ def check_seed(seed: int) -> None:
 
 def check_choosing(argument: str, split: str, trained: str = "train") -> None:
     """
-    Check that a split may choose between networks: by its name, it has neither faces that are scored nor trained ones.
+    Check that a split may choose between networks, or calibrate one: by its name, it has neither faces that are scored
+    nor trained ones.
 
     Args:
         argument: what the caller calls the split.
@@ -297,8 +298,7 @@ def check_choosing(argument: str, split: str, trained: str = "train") -> None:
         raise InputError(f"{choose} the one that is scored once, at the end: give public_test")
     if squash(split) == "all" or (role or squash(split)) in ("train", split_role(trained) or squash(trained)):
         raise InputError(
-            f"{choose} one with training faces, on which the network that learned them by heart looks "
-            "best: give public_test"
+            f"{choose} one with faces that a network was trained on, which it knows by heart: give public_test"
         )
 
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
-from ..data.faces import split_role
+from ..data.faces import check_choosing
 from ..data.sources import load_face_images
 from ..engines.pixels import PixelProcessor
 from ..engines.torch import TorchEngine
@@ -113,16 +113,7 @@ def calibrate(
     if isinstance(views, bool) or views not in (1, 2):
         raise InputError(f"views={views!r} must be 1 or 2")
     folder = own_folder(checkpoint)
-    role = split_role(split)
-    if role == "private_test":
-        raise InputError(
-            f"split={split!r} must not be the one that is scored, or its error is not an honest one: give public_test"
-        )
-    if role == "train" or split.lower() == "all":
-        raise InputError(
-            f"split={split!r} must not have faces that the network was trained on, of which it is too sure: give "
-            "public_test"
-        )
+    check_choosing("split", split)
     faces = load_face_images(data, split)
     loaded = checkpoints.load(folder, expressions=EXPRESSIONS, rmn_only=True)
     engine = TorchEngine(loaded.model, device)

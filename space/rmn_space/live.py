@@ -238,8 +238,6 @@ const record = () => {
   recording = !recording;
   inner().click();
   look();
-  // One that is unplugged, or taken away, sends its last frame on for ever.
-  for (const track of video().srcObject?.getTracks() ?? []) track.onended = () => recording && stop();
 };
 const show = async stream => {
   for (const track of video().srcObject?.getTracks() ?? []) track.stop();
@@ -287,7 +285,7 @@ stage.addEventListener('playing', ({target}) => {
   if (!stream || stream === seen) return;
   seen = stream;
   device = stream.getTracks()[0].getSettings().deviceId;
-  // Unplugged: the player would send black frames.
+  // Unplugged, or taken away: the player would send its last frame, or black ones, for ever.
   stream.getTracks()[0].addEventListener('ended', () => {
     if (video().srcObject !== stream) return;
     stop();

@@ -29,7 +29,7 @@ PAGES = {
 ELSEWHERE = {
     r"git clone|\bpip install|^hf auth|^docker": "installs, or asks for a person or a container engine",
     r"rmn-hub demo": "tests/space starts the page",
-    r"^python -m http.server|--browser|--space static": "tests/space/test_browser_page.py, test_static_space.py",
+    r"^python -m http.server|--browser|--space static": "tests/space/browser, tests/hub/test_static_space.py",
     r"rmn-hub video 0": "a camera and a screen",
     r"https://HOST": "tests/cli/test_predict.py, with a server of its own",
     r"s3://": "tests/distributed, with another kind of address",

@@ -4,33 +4,10 @@ import re
 import shutil
 
 import pytest
-from browser_helpers import TIMEOUT, WHY_NOT, build_page, handing_out, visiting
+from browser_helpers import TIMEOUT, WHY_NOT, handing_out
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return build_page(tmp_path_factory.mktemp("static") / "page")
-
-
-@pytest.fixture(scope="module")
-def server(folder):
-    with handing_out(folder) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def browser(browser):
-    expect.set_options(timeout=TIMEOUT)
-    return browser
-
-
-@pytest.fixture
-def visit(browser, server):
-    with visiting(browser, server) as page:
-        yield page
 
 
 # As the browser hands them over.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from browser_helpers import TIMEOUT, WHY_NOT, build_page, handing_out, visiting
+from browser_helpers import TIMEOUT, WHY_NOT, handing_out, visiting
 from browser_scripts import CHOICES, CUTS, FRAMES, GPU, PIXELS, REASONS, RECOGNIZE, TRACKS, TURNED
 from PIL import Image
 from playwright.sync_api import expect
@@ -26,8 +26,7 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = build_page(tmp_path_factory.mktemp("static") / "page")
+def folder(folder):
     # Larger than MTCNN looks at, and turned upright by its EXIF alone.
     with Image.open(EXAMPLES / "officer.jpg") as officer:
         large = officer.resize((3 * officer.width, 3 * officer.height)).rotate(90, expand=True)
@@ -39,24 +38,6 @@ def folder(tmp_path_factory):
     noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), np.uint8)
     Image.fromarray(noise).save(folder / "noise.png")
     return folder
-
-
-@pytest.fixture(scope="module")
-def server(folder):
-    with handing_out(folder) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def browser(browser):
-    expect.set_options(timeout=TIMEOUT)
-    return browser
-
-
-@pytest.fixture
-def visit(browser, server):
-    with visiting(browser, server) as page:
-        yield page
 
 
 @pytest.fixture(scope="module")

@@ -31,13 +31,13 @@ InMemory = Annotated[
 
 
 @contextlib.contextmanager
-def resumable() -> Iterator[None]:
-    """End a training command with one sentence, after Ctrl-C too."""
+def resumable(part: str = "epoch") -> Iterator[None]:
+    """End a training command with one sentence, after Ctrl-C too; `part` is what it keeps when it is done."""
     with failing_on_bad_input("train", FOR_NUMBERS):
         try:
             yield
         except KeyboardInterrupt:
-            warn("interrupted: the same command goes on after the last whole epoch")
+            warn(f"interrupted: the same command goes on after the last whole {part}")
             raise typer.Exit(130) from None
 
 
@@ -116,8 +116,12 @@ def teach(
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Write an ensemble's probabilities for augmented views of the training faces, for `distill`."""
-    with resumable():
+    """
+    Write an ensemble's probabilities for augmented views of the training faces, for `distill`.
+
+    The file is written after every view; the same command goes on with it.
+    """
+    with resumable("view"):
         from ..data.sources import load_face_images
         from ..files import prepare_place
         from ..loading import load_ensemble
@@ -131,9 +135,9 @@ def teach(
             prepare_place(output)
             faces = stored.reduced(size_for_training(stored, engine.image_size), report)
             how = Recipe.load(recipe).augmentation
-            teacher = run(engine, processor, members, faces, how, views=views, seed=seed, progress=report)
-        teacher.save(output)
-    typer.echo(f"{output}: {views} views by {len(members)} networks, {output.stat().st_size / 1e6:.1f} MB")
+            teacher = run(engine, processor, members, faces, how, views=views, seed=seed, keep=output, progress=report)
+    made = len(teacher.probabilities)
+    typer.echo(f"{output}: {made} views by {len(members)} networks, {output.stat().st_size / 1e6:.1f} MB")
 
 
 @main.command(

@@ -34,6 +34,8 @@ from .train import train
 
 CHUNK = 1024  # faces augmented at a time; a part of what makes a view reproducible, so it is fixed
 BATCH = 256  # faces that the teacher's networks see at once
+# Two engines and batches of other sizes differ by less in a probability, two networks by more in one of many.
+_SAME = 0.01
 MAX_VALUES = 2_000_000_000  # probabilities in a file: 4 GB in memory
 
 
@@ -166,6 +168,7 @@ def teach(
     *,
     views: int = 24,
     seed: int = 0,
+    keep: str | Path | None = None,
     progress: Progress = silent,
 ) -> Teacher:
     """
@@ -179,25 +182,46 @@ def teach(
         how: augmentation of the views; a recipe's, as a rule. Mixup and CutMix have no part in it.
         views: how many; a student sees them in turn.
         seed: of the views; 0 to 2**31 - 1.
-        progress: called after every view.
+        keep: file that is written after every view. Where it is there, its views are kept, and only those that it lacks
+            are made.
+        progress: called after every view, and first for the views of `keep`.
 
     Raises:
-        InputError: `views` or `seed` cannot be used, or the network predicts other expressions.
+        InputError: `views` or `seed` cannot be used, the network predicts other expressions, or `keep` cannot be
+            written or is of other faces, other views or other networks.
     """
     if engine.expressions != EXPRESSIONS:
         raise InputError(f"engine must predict {', '.join(EXPRESSIONS)}, not {', '.join(engine.expressions)}")
     if views < 1:
         raise InputError(f"views={views} must be at least 1")
     check_seed(seed)
-    size = faces.images.shape[-1]
-    probabilities = []
-    for view in range(views):
-        images = make_view(faces.images, view, size, how, seed)
+    size, fingerprint = faces.images.shape[-1], faces.fingerprint()
+
+    def predict(images: np.ndarray) -> np.ndarray:
         parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
         logits = [engine(processor([Image.fromarray(image) for image in part])).logits for part in parts]
-        probabilities.append(softmax(np.concatenate(logits)).astype(np.float16))
+        return softmax(np.concatenate(logits)).astype(np.float16)
+
+    teacher = None
+    if keep is not None and Path(keep).is_file():
+        teacher = Teacher.load(keep)
+        made = (fingerprint, size, seed, how) == (teacher.fingerprint, teacher.size, teacher.seed, teacher.augmentation)
+        # Predictions tell networks apart that have the same name, and know those that were moved.
+        first = make_view(faces.images, 0, size, how, seed)[:BATCH] if made else None
+        if first is None or np.abs(predict(first) - teacher.probabilities[0, :BATCH]).max() > _SAME:
+            of = "the same networks" if made else "these faces and views"
+            raise InputError(f"{keep} is not of {of}: name another file, or remove it")
+        progress("views", min(len(teacher.probabilities), views), views)
+    for view in range(0 if teacher is None else len(teacher.probabilities), views):
+        probabilities = predict(make_view(faces.images, view, size, how, seed))[None]
+        if teacher is not None:
+            probabilities = np.concatenate([teacher.probabilities, probabilities])
+        teacher = Teacher(probabilities, fingerprint, size, seed, how, tuple(names))
+        if keep is not None:
+            teacher.save(keep)
         progress("views", 1, views)
-    return Teacher(np.stack(probabilities), faces.fingerprint(), size, seed, how, tuple(names))
+    assert teacher is not None  # there is at least one view
+    return teacher
 
 
 def student_source(teacher: Teacher) -> Source:

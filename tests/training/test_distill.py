@@ -65,6 +65,45 @@ def test_teaching_folds_its_members_once(made, models, monkeypatch):
     assert told == [("views", 1, 3)] * 3
 
 
+def test_teaching_goes_on_after_the_last_view_that_was_kept(made, models, tmp_path):
+    data, names, kept = load_faces(made, "val"), ["1", "2"], tmp_path / "teacher.npz"
+    whole = teach(*ensemble(models), names, data, HOW, views=3)
+
+    def interrupted(*words):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teach(*ensemble(models), names, data, HOW, views=3, keep=kept, progress=interrupted)
+    assert len(Teacher.load(kept).probabilities) == 1
+    told, made_views = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rmn_hub.training.distill.make_view", lambda *how: made_views.append(how[1]) or make_view(*how))
+        watch = lambda *words: told.append(words)  # noqa: E731
+        went_on = teach(*ensemble(models), names, data, HOW, views=3, keep=kept, progress=watch)
+    assert (told, made_views) == ([("views", 1, 3)] * 3, [0, 1, 2])  # view 0 to see that the networks are the same
+    assert went_on.identity == whole.identity == Teacher.load(kept).identity
+    # All are there: nothing is made, nor lost where fewer are asked for.
+    assert teach(*ensemble(models), names, data, HOW, views=2, keep=kept).identity == whole.identity
+
+
+def test_views_of_another_teacher_are_not_mixed_in(made, models, tmp_path):
+    data, kept = load_faces(made, "val"), tmp_path / "teacher.npz"
+    teach(*ensemble(models), ["1", "2"], data, HOW, views=1, keep=kept)
+    before = kept.read_bytes()
+    others = (
+        (ensemble(models[:1]), data, HOW, 0, "same networks"),
+        (ensemble(models), load_faces(made, "train"), HOW, 0, "these faces"),
+        (ensemble(models), data, Augmentation(), 0, "these faces and views"),
+        (ensemble(models), data, HOW, 1, "these faces and views"),
+    )
+    for networks, faces, how, seed, named in others:
+        with pytest.raises(InputError, match=named):
+            teach(*networks, ["1", "2"], faces, how, views=2, seed=seed, keep=kept)
+    kept.write_bytes(before[:100])
+    with pytest.raises(InputError, match="cannot be read"):
+        teach(*ensemble(models), ["1", "2"], data, HOW, views=2, keep=kept)
+
+
 @pytest.mark.parametrize(("settings", "named"), [({"views": 0}, "views"), ({"seed": 2**31}, "seed")])
 def test_views_that_cannot_be_made_are_refused_before_the_first(made, models, monkeypatch, settings, named):
     monkeypatch.delattr("rmn_hub.training.distill.make_view")

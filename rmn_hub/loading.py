@@ -41,6 +41,7 @@ def load_engine(
     engine: str,
     device: "str | torch.device | None",
     threads: int | None = None,
+    dtype: "torch.dtype | None" = None,
 ) -> tuple[Engine, PixelProcessor]:
     """
     Return the engine and the pixel processor of a checkpoint.
@@ -51,6 +52,7 @@ def load_engine(
         engine: `"auto"`, `"torch"` or `"onnx"`.
         device: where the network runs; the GPU if there is one when not given.
         threads: threads of onnxruntime; all cores when `None`. torch keeps its own setting.
+        dtype: what torch computes in; what the weights are in when `None`.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -91,7 +93,9 @@ def load_engine(
     from .hub import checkpoint as checkpoints
 
     loaded = checkpoints.load(checkpoint, **where)
-    return TorchEngine(loaded.model, device), PixelProcessor.from_settings(loaded.processor.to_dict(), checkpoint)
+    return TorchEngine(loaded.model, device, dtype), PixelProcessor.from_settings(
+        loaded.processor.to_dict(), checkpoint
+    )
 
 
 def load_ensemble(
@@ -100,6 +104,7 @@ def load_ensemble(
     engine: str,
     device: "str | torch.device | None",
     threads: int | None = None,
+    dtype: "torch.dtype | None" = None,
 ) -> tuple[Engine, Processor]:
     """
     Return the engine and the processor of one checkpoint, or of the unweighted ensemble of several.
@@ -110,6 +115,7 @@ def load_ensemble(
         engine: as [`load_engine`] takes it.
         device: as [`load_engine`] takes it.
         threads: as [`load_engine`] takes it.
+        dtype: as [`load_engine`] takes it.
 
     Raises:
         CheckpointError: a checkpoint cannot be loaded.
@@ -118,7 +124,7 @@ def load_ensemble(
     """
     if not checkpoints:
         raise InputError("checkpoints=[] must hold at least one folder or Hub id")
-    return combined([load_engine(checkpoint, where, engine, device, threads) for checkpoint in checkpoints])
+    return combined([load_engine(checkpoint, where, engine, device, threads, dtype) for checkpoint in checkpoints])
 
 
 def _takes_onnx(engine: str, device: "str | torch.device | None") -> bool:

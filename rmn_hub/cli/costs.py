@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .shared import counted
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -15,7 +17,7 @@ def benchmark_table(numbers: "Benchmark") -> "Table":
     """Return the numbers as a table for a terminal."""
     from rich.table import Table
 
-    where = f"{numbers.device}, {numbers.threads} threads" if numbers.device == "cpu" else numbers.device
+    where = f"{numbers.device}, {counted(numbers.threads, 'thread')}" if numbers.device == "cpu" else numbers.device
     millions = (
         f"{numbers.parameters / 1e6:,.1f} M parameters, {numbers.multiply_adds / 1e6:,.0f} M multiply-adds an image"
     )
@@ -45,7 +47,7 @@ def stages_table(stages: "Stages") -> "Table":
     """Return the numbers as a table for a terminal."""
     from rich.table import Table
 
-    title = f"{stages.width} x {stages.height} pixels, {stages.faces} faces, {stages.engine}"
+    title = f"{stages.width} x {stages.height} pixels, {counted(stages.faces, 'face')}, {stages.engine}"
     table = Table(title=title, title_justify="left", min_width=len(title))
     for heading in ("", "time"):
         table.add_column(heading, justify="right" if heading else "left")

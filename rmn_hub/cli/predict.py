@@ -28,7 +28,19 @@ from .options import (
     Views,
     load,
 )
-from .shared import STDOUT, USE, Device, examples, fail, failing_on_bad_input, in_options, main, no_stdout, warn
+from .shared import (
+    STDOUT,
+    USE,
+    Device,
+    counted,
+    examples,
+    fail,
+    failing_on_bad_input,
+    in_options,
+    main,
+    no_stdout,
+    warn,
+)
 
 if TYPE_CHECKING:
     from ..errors import InputError
@@ -76,7 +88,7 @@ class Counts:
 
     def sentence(self, written: Iterable[object]) -> str:
         """Return the last line: `30 images, 45 faces, 2 unreadable; wrote out/ and out.csv in 21 s`."""
-        parts = [_count(self.images, "image"), _count(self.faces, "face")]
+        parts = [counted(self.images, "image"), counted(self.faces, "face")]
         parts += [f"{self.unreadable} unreadable"] if self.unreadable else []
         files = [str(file) for file in written if file]
         wrote = f"; wrote {' and '.join(files)}" if files and self.images else ""
@@ -286,7 +298,3 @@ def _writers(
     else:
         writers.append(outputs.Table(names, recognizer.expressions, uncertain=recognizer.min_confidence > 0))
     return writers
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

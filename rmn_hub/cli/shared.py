@@ -39,6 +39,11 @@ def no_stdout(path: Any) -> Any:
     return path
 
 
+def counted(number: int, thing: str) -> str:
+    """Return how many there are of a thing, in words: `1 face`, `1,200 faces`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def examples(*lines: str) -> str:
     """Return command lines as the end of a command's help."""
     return "\n\n".join(["[bold]Examples[/bold]", *lines])

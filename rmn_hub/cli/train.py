@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from .shared import FOR_NUMBERS, TRAIN, Device, examples, failing_on_bad_input, main, no_stdout, progress_bars, warn
+from .shared import (
+    FOR_NUMBERS,
+    TRAIN,
+    Device,
+    counted,
+    examples,
+    failing_on_bad_input,
+    main,
+    no_stdout,
+    progress_bars,
+    warn,
+)
 
 Data = Annotated[
     Path, typer.Option(help="FER2013 (CSV, folders, parquet), or your own faces: a folder per expression.")
@@ -99,7 +110,9 @@ def train(
                 console=Console(stderr=True),
                 progress=report,
             )
-    typer.echo(f"{result.checkpoint}: {result.accuracy:.1%} on {validation_split} after {result.epochs} epochs")
+    typer.echo(
+        f"{result.checkpoint}: {result.accuracy:.1%} on {validation_split} after {counted(result.epochs, 'epoch')}"
+    )
 
 
 @main.command(
@@ -122,22 +135,29 @@ def teach(
     The file is written after every view; the same command goes on with it.
     """
     with resumable("view"):
+        import torch
+
         from ..data.sources import load_face_images
+        from ..devices import usable_device
         from ..files import prepare_place
         from ..loading import load_ensemble
         from ..training.distill import teach as run
         from ..training.feeding import size_for_training
+        from ..training.optimisation import precision_of
         from ..training.recipe import Recipe
 
-        engine, processor = load_ensemble(members, {}, "torch", device)
+        # As in training: what bfloat16 rounds is less than what two views of a face differ by.
+        chosen = usable_device(device)
+        dtype = torch.bfloat16 if precision_of(chosen) == "bf16" else None
+        engine, processor = load_ensemble(members, {}, "torch", chosen, dtype=dtype)
         with progress_bars() as report:
             stored = load_face_images(data, "train")
             prepare_place(output)
             faces = stored.reduced(size_for_training(stored, engine.image_size), report)
             how = Recipe.load(recipe).augmentation
             teacher = run(engine, processor, members, faces, how, views=views, seed=seed, keep=output, progress=report)
-    made = len(teacher.probabilities)
-    typer.echo(f"{output}: {made} views by {len(members)} networks, {output.stat().st_size / 1e6:.1f} MB")
+    made = counted(len(teacher.probabilities), "view")
+    typer.echo(f"{output}: {made} by {counted(len(members), 'network')}, {output.stat().st_size / 1e6:.1f} MB")
 
 
 @main.command(
@@ -180,4 +200,4 @@ def distill(
                 console=Console(stderr=True),
                 progress=report,
             )
-    typer.echo(f"{result.checkpoint}: {result.accuracy:.1%} on public_test after {result.epochs} epochs")
+    typer.echo(f"{result.checkpoint}: {result.accuracy:.1%} on public_test after {counted(result.epochs, 'epoch')}")

@@ -24,6 +24,7 @@ class TorchEngine:
     Args:
         model: the network; the engine keeps a copy of it in its inference form.
         device: where the network runs: `"cpu"`, `"cuda"`, `"cuda:1"`, ...; the GPU if there is one when not given.
+        dtype: what it computes in, once it is folded; what the network is in when not given.
 
     Raises:
         InputError: the device does not exist here.
@@ -31,15 +32,17 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, model: Network, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self, model: Network, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         self.device = usable_device(device)
         labels = model.config.id2label
         self.expressions: tuple[str, ...] = tuple(labels[index] for index in sorted(labels))
         self.image_size: int = model.config.image_size
         self.has_masks = len(masking_blocks(model)) > 0
         self.has_features = isinstance(model, RMNModel)
-        self._model = for_inference(model).to(self.device)
-        self._dtype = self._model.dtype  # that of the network as it was handed over: bfloat16 stays bfloat16
+        self._model = for_inference(model).to(self.device, dtype)
+        self._dtype = self._model.dtype  # bfloat16 stays bfloat16
 
     def __call__(self, pixel_values: np.ndarray, *, attention: bool = False, features: bool = False) -> EngineOutput:
         """

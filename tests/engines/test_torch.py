@@ -158,6 +158,15 @@ def test_a_network_in_half_precision_stays_one(model, engine, pixel_values):
     assert not np.array_equal(output.logits, engine(pixel_values).logits)
 
 
+def test_a_network_is_folded_before_it_is_rounded(model, engine, pixel_values):
+    rounded = TorchEngine(model, "cpu", torch.bfloat16)
+    given = TorchEngine(copy.deepcopy(model).to(torch.bfloat16), "cpu")
+    exact = engine(pixel_values).logits
+    off = [np.abs(each(pixel_values).logits - exact).mean() for each in (rounded, given)]
+    assert 0 < off[0] < off[1]
+    assert model.dtype == torch.float32
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_what_the_cpu_gives(model, engine, pixel_values):
     gpu = TorchEngine(model, "cuda")

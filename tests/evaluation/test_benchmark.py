@@ -108,7 +108,7 @@ def test_the_steps_of_a_photo(tiny_checkpoint, astronaut, tmp_path):
     command = ["benchmark", tiny_checkpoint, "--image", tmp_path / "photo.png", "--seconds", 0]
     shown = run(*command)
     assert shown.exit_code == 0, shown.output
-    assert "512 x 512 pixels, 1 faces, torch" in shown.stdout
+    assert "512 x 512 pixels, 1 face, torch" in shown.stdout
     numbers = json.loads(run(*command, "--json").stdout)
     assert set(numbers["milliseconds"]) == {"decode", "detect", "crop and classify", "all"}
     assert all(milliseconds > 0 for milliseconds in numbers["milliseconds"].values())

@@ -1,5 +1,6 @@
 """The teacher's file, and students."""
 
+import copy
 import zipfile
 from dataclasses import replace
 
@@ -86,12 +87,33 @@ def test_teaching_goes_on_after_the_last_view_that_was_kept(made, models, tmp_pa
     assert teach(*ensemble(models), names, data, HOW, views=2, keep=kept).identity == whole.identity
 
 
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_the_command_computes_as_training_does(made, tiny_checkpoint, tmp_path, monkeypatch, precision):
+    from cli_helpers import run
+
+    asked = []
+    real = TorchEngine.__init__
+    monkeypatch.setattr("rmn_hub.training.optimisation.precision_of", lambda device: precision)
+    monkeypatch.setattr(TorchEngine, "__init__", lambda self, *rest: asked.append(rest[2]) or real(self, *rest))
+    words = ["teach", tiny_checkpoint, "--data", made, "--output", tmp_path / "one.npz", "--device", "cpu"]
+    for views, told in ((1, "1 view "), (2, "2 views "), (1, "2 views ")):
+        result = run(*words, "--views", views)
+        assert result.exit_code == 0, result.output
+        assert told in result.stdout
+    assert asked == [torch.bfloat16 if precision == "bf16" else None] * 3
+    result = run(*words, "--seed", 1)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "one.npz is not of these faces and views" in result.stderr
+
+
 def test_views_of_another_teacher_are_not_mixed_in(made, models, tmp_path):
     data, kept = load_faces(made, "val"), tmp_path / "teacher.npz"
     teach(*ensemble(models), ["1", "2"], data, HOW, views=1, keep=kept)
     before = kept.read_bytes()
+    other = copy.deepcopy(models[1])
+    torch.nn.init.normal_(other.classifier.weight)
     others = (
-        (ensemble(models[:1]), data, HOW, 0, "same networks"),
+        (ensemble([models[0], other]), data, HOW, 0, "same networks"),
         (ensemble(models), load_faces(made, "train"), HOW, 0, "these faces"),
         (ensemble(models), data, Augmentation(), 0, "these faces and views"),
         (ensemble(models), data, HOW, 1, "these faces and views"),

@@ -1,4 +1,4 @@
-"""The main results of a checkpoint's `eval.json`, typed: whatever stands there is a number, a name or left out."""
+"""The main results of a checkpoint's `eval.json` and `peers.json`, typed: each is a number, a name or left out."""
 
 import json
 import math
@@ -26,6 +26,7 @@ class SetScores:
         averaged_interval: its 95% interval, or `None`.
         calibration_error: expected calibration error in 0..1 of that average, of the single view where there is none;
             or `None`.
+        peers: other networks on the very same faces: the name of each, and its accuracy averaged with the mirror image.
     """
 
     name: str
@@ -35,6 +36,7 @@ class SetScores:
     averaged: float | None = None
     averaged_interval: tuple[float, float] | None = None
     calibration_error: float | None = None
+    peers: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,14 @@ def read_measured(checkpoint: Path | None) -> Measured | None:
     if checkpoint is None:
         return None
     try:
-        document = json.loads((checkpoint / "eval.json").read_text(encoding="utf-8"))
-        if _find(document, "checkpoint", "sha256") != weights_hash(checkpoint):
+        document = _read(checkpoint / "eval.json")
+        if document is None or _find(document, "checkpoint", "sha256") != weights_hash(checkpoint):
             return None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return None
-    sets = _find(document, "sets")
-    scores = [_scores(str(name), values) for name, values in sets.items()] if isinstance(sets, dict) else []
+    sets, networks = _find(document, "sets"), _find(_read(checkpoint / "peers.json"), "networks")
+    others = networks if isinstance(networks, list) else []
+    scores = [_scores(str(name), values, others) for name, values in sets.items()] if isinstance(sets, dict) else []
     known = tuple(each for each in scores if each is not None)
     faithful = [_faithfulness(_find(sets, each.name, "faithfulness")) for each in known]
     if not known:
@@ -122,7 +125,14 @@ def read_measured(checkpoint: Path | None) -> Measured | None:
     )
 
 
-def _scores(name: str, values: Any) -> SetScores | None:
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _scores(name: str, values: Any, others: list[Any]) -> SetScores | None:
     accuracy, faces = _share(_find(values, "single_view", "accuracy")), _whole(_find(values, "single_view", "faces"))
     if accuracy is None or faces is None:
         return None
@@ -135,7 +145,16 @@ def _scores(name: str, values: Any) -> SetScores | None:
         averaged=_share(_find(both, "accuracy")),
         averaged_interval=_interval(_find(both, "interval")),
         calibration_error=_share(_find(both or _find(values, "single_view"), "expected_calibration_error")),
+        peers=tuple(filter(None, (_peer(name, _find(values, "data", "sha256"), other) for other in others))),
     )
+
+
+def _peer(name: str, faces: Any, other: Any) -> tuple[str, float] | None:
+    """Return the name and the accuracy of another network where it saw the faces of this hash."""
+    known, scores = _find(other, "name"), _find(other, "sets", name)
+    accuracy = _share(_find(scores, "flip_averaged", "accuracy"))
+    is_same = isinstance(faces, str) and _find(scores, "data", "sha256") == faces
+    return (known, accuracy) if isinstance(known, str) and accuracy is not None and is_same else None
 
 
 def _faithfulness(values: Any) -> Faithful | None:

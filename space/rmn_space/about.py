@@ -13,11 +13,11 @@ from rmn_hub.hub.records import FER2013, is_fer2013, title
 from . import render
 from .service import Service
 
-# Right in percent: of the paper's network, and of that inside fer 25.10 in two views (`evaluate --peer fer`).
+# Right in percent, as the paper reports it.
 PAPER = {"private_test": 74.14}
-FER = {"private_test": 67.1, "public_test": 66.5}
-FER2013_NOTE = """ The paper's network is larger and starts from ImageNet; fer's numbers are by
-<code>rmn-hub evaluate --peer fer</code>. People agree with 65 ± 5% of these labels."""
+FER2013_NOTE = """ The paper's network is larger and starts from ImageNet. People agree with 65 ± 5% of FER2013's
+labels."""
+PEERS_NOTE = " Other networks on the same faces are scored by <code>rmn-hub evaluate --peer</code>."
 
 
 def build(service: Service, faces: ImageResult, mcp: bool = False) -> None:
@@ -87,18 +87,19 @@ def measured(results: Measured | None) -> str:
         return f'<section class="rmn-card rmn-wide"><h2>Measured results</h2>{body}</section>'
     order = list(FER2013)
     sets = sorted(results.sets, key=lambda each: order.index(each.name) if _is_fer2013(each) else len(order))
-    rows = "".join(map(_row, sets))
-    of_fer2013 = FER2013_NOTE if any(map(_is_fer2013, sets)) else ""
+    peers = tuple(dict.fromkeys(name for each in sets for name, _ in each.peers))
+    rows = "".join(_row(each, peers) for each in sets)
+    notes = (FER2013_NOTE if any(map(_is_fer2013, sets)) else "") + (PEERS_NOTE if peers else "")
     size = (
         f"{results.parameters / 1e6:.1f} million parameters, {results.multiply_adds / 1e6:.0f} million multiply-adds."
         if results.parameters and results.multiply_adds
         else ""
     )
     faithful = f"<p>{faithfulness(results)}</p>" if faithfulness(results) else ""
-    heads = ("Right, in %", "Paper", "Package fer", "One view", "Calibration error", "Faces")
+    heads = ("Right, in %", "Paper", *map(escape, peers), "One view", "Calibration error", "Faces")
     return f"""<section class="rmn-card rmn-wide"><h2>Measured results</h2>
 {_table("Table of results", ("Faces of", *heads), rows)}
-<div class="rmn-pair"><p class="rmn-muted">Two views (face and mirror image), 95% intervals.{of_fer2013}
+<div class="rmn-pair"><p class="rmn-muted">Two views (face and mirror image), 95% intervals.{notes}
 {size}</p>{faithful}</div>{robustness(results)}</section>"""
 
 
@@ -139,11 +140,13 @@ def faithfulness(results: Measured | None) -> str:
     )
 
 
-def _row(scores: SetScores) -> str:
-    name, known = title(scores.name, scores.faces), _is_fer2013(scores)
+def _row(scores: SetScores, peers: Sequence[str]) -> str:
+    name, found = title(scores.name, scores.faces), dict(scores.peers)
+    paper = PAPER.get(scores.name) if _is_fer2013(scores) else None
     cells: Sequence[str] = (
         "" if scores.averaged is None else _share(scores.averaged, scores.averaged_interval),
-        *(f"{numbers[scores.name]:.1f}" if known and scores.name in numbers else "" for numbers in (PAPER, FER)),
+        "" if paper is None else f"{paper:.1f}",
+        *(f"{100 * found[peer]:.1f}" if peer in found else "" for peer in peers),
         _share(scores.accuracy, scores.interval, "span"),
         "" if scores.calibration_error is None else f"{100 * scores.calibration_error:.1f}",
         f"{scores.faces:,}",

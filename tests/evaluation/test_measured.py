@@ -57,6 +57,19 @@ def test_results_are_those_of_these_weights(tmp_path):
     assert read_measured(tmp_path) is None
 
 
+def test_other_networks_stand_beside_it_on_the_same_faces(tmp_path):
+    ours = {name: {"single_view": SCORES, "data": {"sha256": name}} for name in ("private_test", "wild", "train")}
+    same = {"flip_averaged": AVERAGED, "data": {"sha256": "private_test"}}
+    others = {"flip_averaged": AVERAGED, "data": {"sha256": "other faces"}}
+    networks = [{"name": "fer 1.0", "sets": {"private_test": same, "wild": others}}, {"name": EVIL, "sets": EVIL}, EVIL]
+    write_evaluation(tmp_path, an_evaluation(**ours))
+    (tmp_path / "peers.json").write_text(json.dumps({"networks": networks}))
+    assert [each.peers for each in read_measured(tmp_path).sets] == [(("fer 1.0", 0.7199),), (), ()]
+    for broken in ("[" * 100_000, "no JSON", json.dumps({"networks": EVIL})):
+        (tmp_path / "peers.json").write_text(broken)
+        assert [each.peers for each in read_measured(tmp_path).sets] == [(), (), ()]
+
+
 EVIL = "<script>alert(1)</script>"
 
 

@@ -380,9 +380,11 @@ def test_the_descriptions_name_every_key_of_the_results(service):
 
 def test_the_about_tab_shows_what_was_measured():
     assert "no measured results" in about.measured(None)
-    public = SetScores("public_test", 3589, 0.6879, (0.673, 0.703), 0.6943, (0.679, 0.709), 0.0201)
+    public = SetScores(
+        "public_test", 3589, 0.6879, (0.673, 0.703), 0.6943, (0.679, 0.709), 0.0201, (("fer 1.0", 0.665),)
+    )
     private = SetScores("private_test", 3589, 0.7123, (0.6971, 0.7268), 0.7199, None, 0.0156)
-    other = SetScores("<script>alert(1)</script>", 5, 0.5)
+    other = SetScores("<script>alert(1)</script>", 5, 0.5, peers=(("<script>", 0.537),))
     faithful = Faithful(3589, 0.2, map=(0.182, 0.344), random=(0.148, 0.148), features=(0.239, 0.337))
     html = about.measured(
         Measured((public, other, private), 4_900_000, 148_000_000, 48, faithful, (Robust("dark", 0.654, 0.121),))
@@ -398,6 +400,8 @@ def test_the_about_tab_shows_what_was_measured():
         "18 to 34",
         "74.1",
         "66.5",
+        "fer 1.0</th>",
+        "53.7",
         "65.4",
         "12.1",
         "15",
@@ -412,6 +416,7 @@ def test_the_about_tab_does_not_call_other_faces_fer2013():
     assert "<td>74.1</td>" not in html
     assert "FER2013" not in html
     assert "People agree" not in html
+    assert "Other networks" not in html
 
 
 # The folder, as a Space

@@ -140,12 +140,16 @@ def _download(
         # The rest by the commit, so that all files are of one: a warm load then asks the Hub once, a pinned one never.
         folder, commit = config.parent, config.parent.name
         if onnx:
-            cached = try_to_load_from_cache(repo_id, ONNX_FILE, cache, commit)
+            # The processor is fetched last: where it is not in the cache, no load of this commit came to its end, and
+            # an ONNX file that is there was left by one that was interrupted, or downloaded by itself.
+            unchecked = not all(
+                isinstance(try_to_load_from_cache(repo_id, name, cache, commit), str) for name in (ONNX_FILE, PROCESSOR)
+            )
             try:
                 exported = fetch(ONNX_FILE, commit)
             except EntryNotFoundError:
                 return folder
-            if not cached and _has_other_weights(repo_id, exported, commit, token):
+            if unchecked and not local_files_only and _has_other_weights(repo_id, exported, commit, token):
                 # transformers' `push_to_hub` replaces the weights alone. The engine compares what lies in a folder.
                 fetch(WEIGHTS, commit)
             try:

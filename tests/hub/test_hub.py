@@ -68,12 +68,15 @@ def hub(checkpoint):
     repository("org/onnx", **bundled)
     # As transformers' `push_to_hub` leaves it: new weights beside the ONNX file of the old ones.
     repository("org/pushed-over", **{**bundled, "model.safetensors": weights})
+    repository("org/interrupted", **{**bundled, "model.safetensors": weights})
     repository("org/onnx-alone", **bundled, model__safetensors=None)
     repository("org/onnx-without-processor", **{**bundled, PROCESSOR: None})
     hub.gated.add("org/gated")
     hub.marks = {
         "breaks off": lambda: hub.broken.add("org/flaky"),
         "after it broke off": hub.broken.clear,
+        "check breaks off": lambda: hub.broken.add("org/interrupted"),
+        "check local files only": hub.broken.clear,
         "after it was repaired": lambda: hub.commit("org/truncated", "main", files),
     }
     with serving(hub) as hub.address:
@@ -171,6 +174,9 @@ def recognized(hub, home):
             "onnx alone": ("recognize", {"checkpoint": "org/onnx-alone", "engine": "onnx"}),
             "onnx of old weights": ("recognize", {"checkpoint": "org/pushed-over"}),
             "onnx of old weights again": ("recognize", {"checkpoint": "org/pushed-over"}),
+            "check breaks off": ("recognize", {"checkpoint": "org/interrupted"}),
+            "check local files only": ("recognize", {"checkpoint": "org/interrupted", "local_files_only": True}),
+            "check after it broke off": ("recognize", {"checkpoint": "org/interrupted"}),
             "new weights": ("recognize", {"checkpoint": "org/pushed-over", "engine": "torch"}),
             "onnx without processor": ("recognize", {"checkpoint": "org/onnx-without-processor"}),
             "only onnx is cached": ("recognize", {**onnx, "local_files_only": True, "engine": "torch"}),
@@ -292,7 +298,8 @@ def test_the_onnx_file_is_downloaded_instead_of_the_weights(recognized, hub):
     ]
     assert [line.split()[0] for line in asked] == ["HEAD", "HEAD"]
     assert len(requests(hub, "onnx warm")) == 1  # for the newest commit
-    assert requests(hub, "onnx pinned") == requests(hub, "onnx local files only") == []
+    for step in ("onnx pinned", "onnx local files only", "check local files only"):
+        assert requests(hub, step) == []
 
 
 def test_the_command_takes_an_id_a_revision_and_the_cache_alone(recognized, hub):
@@ -325,6 +332,9 @@ def test_a_repository_without_an_onnx_file_runs_in_torch(recognized, hub):
     [
         ("onnx of old weights", "model.onnx .*not of the weights"),
         ("onnx of old weights again", "model.onnx .*not of the weights"),
+        ("check breaks off", "org/interrupted .*download"),
+        ("check local files only", "org/interrupted .*not in the cache"),
+        ("check after it broke off", "model.onnx .*not of the weights"),
         ("onnx without processor", "org/onnx-without-processor .*preprocessor_config.json"),
         ("only onnx is cached", "org/onnx .*not in the cache"),
         ("no onnx", "org/shards .*onnx/model.onnx"),

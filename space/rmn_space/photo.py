@@ -17,6 +17,7 @@ from .inputs import FacesOutput, Photo, PhotoInput
 from .requests import not_a_tool, visitor_stays
 from .safety import MAX_BYTES, MAX_PIXELS, REDUCED_PIXELS, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit, visitor_of
 from .service import Service
+from .turns import PHOTO
 
 log = logging.getLogger(__name__)
 
@@ -73,18 +74,15 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
     def show(
         photo: Photo | None, example: str | None, min_face: int, min_confidence: float, request: gr.Request
     ) -> str | dict[str, Any]:
-        """Return the result of the photo, or of the chosen example while there is no photo."""
+        """Return the result of the photo, or of the chosen example while there is none; nothing if it is too late."""
         if not allows(rate, request):
             return render.message("One moment", TOO_FAST, kind="error")
         note = ""
         if photo is None:
             photo, note = open_example(example)
-        return html_of(service, photo, min_face, min_confidence / 100, note)
-
-    def show_example(min_face: int, min_confidence: float, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
-        """Forget the visitor's photo and show the example that was clicked."""
-        chosen = getattr(event, "example", None)
-        return chosen if chosen in FILES else FILES[0], None, show(None, chosen, min_face, min_confidence, request)
+        stays = visitor_stays()
+        html = html_of(service, photo, min_face, min_confidence / 100, note)
+        return html if stays() else gr.skip()
 
     @not_a_tool
     def predict_photo(photo: Photo | None, request: gr.Request) -> dict[str, Any]:
@@ -145,13 +143,17 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
     # Kept by the browser: what a session keeps here is forgotten after a few minutes.
     example = gr.Textbox(visible=False)
 
-    shared: dict[str, Any] = {"concurrency_id": "photo", "concurrency_limit": 2, "api_visibility": "private"}
+    turns: dict[str, Any] = {"concurrency_id": PHOTO, "concurrency_limit": 2}
+    shared: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "multiple", **turns}
     inputs = [photo, example, min_face, min_confidence]
     shown.input(lambda: render.message("This did not work", TOO_LARGE, kind="error"), None, shown, **shared)
     photo.change(show, inputs, shown, show_progress="full", **shared)
     for setting in (min_face, min_confidence):
-        setting.change(show, inputs, shown, show_progress="minimal", trigger_mode="always_last", **shared)
-    examples.click(show_example, [min_face, min_confidence], [example, photo, shown], show_progress_on=shown, **shared)
+        setting.change(show, inputs, shown, show_progress="minimal", **{**shared, "trigger_mode": "always_last"})
+    # The browser itself puts the example in the photo's place, at once: whatever is asked for from then on is about it.
+    examples.click(None, None, [example, photo], js=CHOSEN_JS, api_visibility="private").then(
+        show, inputs, shown, show_progress="full", **shared
+    )
 
     # The public way in: components of its own, so that its description is of one photo and one result.
     with gr.Row(visible=False):
@@ -163,8 +165,7 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
             api_faces,
             api_name="predict",
             api_description=DESCRIPTION,
-            concurrency_id="photo",
-            concurrency_limit=2,
+            **turns,
         )
 
 
@@ -269,7 +270,9 @@ EXAMPLES_JS = """
 element.addEventListener('click', event => {
   const button = event.target.closest('[data-example]');
   if (!button) return;
-  trigger('click', {example: button.dataset.example});
+  element.dataset.chosen = button.dataset.example;
+  trigger('click');
   if (window.innerWidth < 768) document.querySelector('#result')?.scrollIntoView({behavior: 'smooth', block: 'start'});
 });
 """
+CHOSEN_JS = "() => [document.querySelector('#examples [data-chosen]').dataset.chosen, null]"

@@ -9,6 +9,7 @@ from .photo import allows
 from .requests import visitor_stays
 from .safety import TOO_FAST, RateLimit
 from .service import Service
+from .turns import PHOTO
 
 DESCRIPTION = (
     "Find the faces of a photo and classify their expressions: {names} or {last}. "
@@ -48,6 +49,6 @@ def build(service: Service, rate: RateLimit) -> None:
             result,
             api_name="tool",
             api_description=DESCRIPTION.format(names=", ".join(names), last=last),
-            concurrency_id="photo",
+            concurrency_id=PHOTO,
             concurrency_limit=2,
         )

@@ -10,16 +10,17 @@ from .safety import TOO_MANY_WAITING, visitor_of
 
 # Events of the page that may wait at all, and those of one visitor among them.
 WAITING, OF_ONE_VISITOR = 32, 16
+# What has its turns together.
+PHOTO, FILM = "photo", "film"
 # Likewise of the films: one takes half a minute and more, and 32 of them would keep everybody out for a quarter of an
 # hour.
-FILM = "film"
 FILMS_WAITING, FILMS_OF_ONE_VISITOR = 6, 2
 # Running events whose visitor wants another result instead.
 left: WeakSet[Any] = WeakSet()
 
 
 def share_turns(page: gr.Blocks) -> None:
-    """Bound what waits for a turn on a page with a queue, and let a visitor's film take the place of the one before."""
+    """Bound what waits for a turn on a page with a queue, and let the last that a visitor asks for be what is shown."""
     queue = page._queue
     push = queue.push
 
@@ -27,8 +28,8 @@ def share_turns(page: gr.Blocks) -> None:
         function = page.fns.get(body.fn_index)
         if function is not None:
             private = function.api_visibility == "private"
-            if private and function.concurrency_id == FILM:
-                await _leave_films(queue, body.session_hash)
+            if private and function.concurrency_id in (PHOTO, FILM):
+                await _leave(queue, function.concurrency_id, body.session_hash)
             if _is_full(queue, function.concurrency_id, _visitor(request)):
                 # Gradio's browser part has its own words for a full queue, and shows those of any other error.
                 return False, TOO_MANY_WAITING, "error" if private else "queue_full"
@@ -37,13 +38,13 @@ def share_turns(page: gr.Blocks) -> None:
     queue.push = bounded  # type: ignore[method-assign]
 
 
-async def _leave_films(queue: Any, session: str | None) -> None:
-    """Give up the films of a session: nobody sees their results any more."""
+async def _leave(queue: Any, group: str, session: str | None) -> None:
+    """Give up the photos, or the films, of a session: nobody sees their results any more."""
     for event in list(queue.event_ids_to_events.values()):
-        if event.session_hash != session or event.fn.api_visibility != "private" or event.concurrency_id != FILM:
+        if event.session_hash != session or event.fn.api_visibility != "private" or event.concurrency_id != group:
             continue
         left.add(event)
-        if event in queue.event_queue_per_concurrency_id[FILM].queue:
+        if event in queue.event_queue_per_concurrency_id[group].queue:
             await queue.remove_from_queue(event._id)
             # The browser waits for its result.
             queue.send_message(event, ProcessCompletedMessage(output={"data": [gr.skip()]}, success=True))

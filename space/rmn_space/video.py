@@ -170,8 +170,13 @@ def build(service: Service, rate: RateLimit) -> None:
     )
     # One film at a time: it takes both cores for as long as it lasts. Clear, or another film, ends the visitor's own.
     shared: dict[str, Any] = {"concurrency_id": FILM, "concurrency_limit": 1}
-    seen: dict[str, Any] = {"show_progress": "full", "api_visibility": "private", **shared}
-    film.change(show_film, film, shown, trigger_mode="multiple", **seen)
+    seen: dict[str, Any] = {
+        "show_progress": "full",
+        "api_visibility": "private",
+        "trigger_mode": "multiple",
+        **shared,
+    }
+    film.change(show_film, film, shown, **seen)
     example.click(show_example_film, None, shown, show_progress_on=shown, **seen)
     with gr.Row(visible=False):
         api_film = FilmInput(label="film")

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -18,13 +19,14 @@ from rmn_hub import InputError
 
 pytest.importorskip("gradio", reason="the page is optional: install rmn-hub[demo]")
 
+import gradio as gr
 import uvicorn
 from gradio.data_classes import ImageData, PredictBodyInternal
 from gradio.server_messages import HeartbeatMessage
 from rmn_space import decoding, page, requests, safety, turns
 from rmn_space.decoding import Decoder
 from rmn_space.guard import Guard
-from rmn_space.inputs import CameraInput
+from rmn_space.inputs import CameraInput, Photo
 from rmn_space.service import Service
 from rmn_space.sweeping import Sweeper
 
@@ -123,8 +125,6 @@ def test_the_smallest_face_grows_with_the_photo(service, size, asked, searched):
 
 
 def test_a_phones_photo_fits_and_a_larger_jpeg_is_read_at_half_its_size(service):
-    from rmn_space.inputs import Photo
-
     buffer = io.BytesIO()
     photo = Image.open(EXAMPLES / "astronaut.jpg").resize((6000, 6000))
     photo.save(buffer, "JPEG", quality=50)
@@ -138,8 +138,6 @@ def test_a_phones_photo_fits_and_a_larger_jpeg_is_read_at_half_its_size(service)
 
 
 def test_a_photo_on_its_side_is_turned_at_every_smallest_face(service):
-    from rmn_space.inputs import Photo
-
     buffer = io.BytesIO()
     Image.open(EXAMPLES / "astronaut.jpg").rotate(90).save(buffer, "JPEG", quality=95)
     for smallest in (None, 60):
@@ -241,7 +239,7 @@ def test_a_page_that_is_to_outlive_its_terminal_ignores_the_hang_up():
 
 def test_the_chosen_example_outlives_the_session(blocks):
     fns = [fn for fn in blocks.fns.values() if fn.name == "show"]
-    assert len(fns) == 3
+    assert len(fns) == 4
     assert all(each.get_block_name() != "state" for fn in fns for each in fn.inputs)
     anna = SimpleNamespace(client=SimpleNamespace(host="10.0.0.1"), headers={})
     for chosen, faces in (("collage.jpg", 8), (None, 1), ("", 1), ("../safety.py", 1)):
@@ -249,12 +247,23 @@ def test_the_chosen_example_outlives_the_session(blocks):
         assert html.count('class="rmn-face') == faces
 
 
-def test_who_has_left_stops_the_work():
+@contextmanager
+def running_event():
+    """An event of the page that is running now, and its queue."""
     event = Mock(alive=True)
     queue = SimpleNamespace(event_ids_to_events={"e": event})
     context = requests.LocalContext
     tokens = context.blocks.set(SimpleNamespace(_queue=queue)), context.event_id.set("e")
     try:
+        yield event, queue
+    finally:
+        context.blocks.reset(tokens[0])
+        context.event_id.reset(tokens[1])
+        turns.left.clear()
+
+
+def test_who_has_left_stops_the_work():
+    with running_event() as (event, queue):
         stays = requests.visitor_stays()
         assert stays()
         turns.left.add(event)
@@ -264,9 +273,25 @@ def test_who_has_left_stops_the_work():
         assert not stays()
         queue.event_ids_to_events.clear()
         assert stays()
-    finally:
-        context.blocks.reset(tokens[0])
-        context.event_id.reset(tokens[1])
+
+
+@pytest.mark.parametrize("photo", [None, Photo("a.jpg", ASTRONAUT)])
+def test_a_photo_that_is_not_asked_for_any_more_changes_nothing(blocks, monkeypatch, photo):
+    show = next(fn.fn for fn in blocks.fns.values() if fn.name == "show")
+    anna = SimpleNamespace(client=SimpleNamespace(host="10.0.0.1"), headers={})
+    recognize = Service.recognize
+    with running_event() as (event, _):
+
+        def replaced_meanwhile(*given, **named):
+            result = recognize(*given, **named)
+            turns.left.add(event)
+            return result
+
+        assert 'class="rmn-face' in show(photo, None, 40, 0, anna)
+        monkeypatch.setattr(Service, "recognize", replaced_meanwhile)
+        assert show(photo, None, 40, 0, anna) == gr.skip()
+        # And nobody decodes it where it was replaced before.
+        assert show(photo, None, 40, 0, anna) == gr.skip()
 
 
 # Turns
@@ -295,25 +320,29 @@ def test_films_and_one_visitor_leave_places_for_the_others(blocks):
     assert waiting(blocks, "predict_photo", "10.0.0.9")
 
 
-def test_a_visitors_film_takes_the_place_of_the_one_before(blocks):
+@pytest.mark.parametrize(
+    ("group", "seen", "program", "other"),
+    [("film", "show_film", "video", "show_example_film"), ("photo", "show", "predict_photo", "show")],
+)
+def test_what_a_visitor_asks_for_takes_the_place_of_what_was_asked_before(blocks, group, seen, program, other):
     blocks.queue(max_size=turns.WAITING)
     turns.share_turns(blocks)
     queue = blocks._queue
-    assert waiting(blocks, "show_film", "10.0.0.1", "one")
-    assert waiting(blocks, "show_film", "10.0.0.1", "another")
-    group = queue.event_queue_per_concurrency_id["film"].queue
-    running = group.pop(0)  # its turn has come
-    assert waiting(blocks, "video", "10.0.0.1", "one")  # from a program
-    assert waiting(blocks, "show_film", "10.0.0.2", "one")
-    replaced = group[-1]
-    assert waiting(blocks, "show_example_film", "10.0.0.2", "one")
-    assert [(event.session_hash, event.fn.name) for event in group] == [
-        ("another", "show_film"),
-        ("one", "video"),
-        ("one", "show_example_film"),
+    assert waiting(blocks, seen, "10.0.0.1", "one")
+    assert waiting(blocks, seen, "10.0.0.1", "another")
+    events = queue.event_queue_per_concurrency_id[group].queue
+    running = events.pop(0)  # its turn has come
+    assert waiting(blocks, program, "10.0.0.1", "one")
+    assert waiting(blocks, seen, "10.0.0.2", "one")
+    replaced = events[-1]
+    assert waiting(blocks, other, "10.0.0.2", "one")
+    assert [(event.session_hash, event.fn.name) for event in events] == [
+        ("another", seen),
+        ("one", program),
+        ("one", other),
     ]
     assert running in turns.left
-    assert not set(group) & set(turns.left)
+    assert not set(events) & set(turns.left)
     # The browser is told that the one that waited is over.
     messages = queue.pending_messages_per_session["one"]
     sent = [messages.get_nowait() for _ in range(messages.qsize())]

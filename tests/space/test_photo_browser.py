@@ -150,3 +150,20 @@ def test_a_small_photo_is_sent_byte_for_byte(visit, server, tmp_path):
     assert visit.locator(".rmn-note").count() == 0
     (sent,) = [path for path in server.files() if path.endswith("untouched.jpg")]
     assert Path(sent).read_bytes() == (tmp_path / "untouched.jpg").read_bytes()
+
+
+def test_what_is_asked_for_last_is_shown(visit):
+    """Two examples at once, then an example and an own photo: neither is dropped, neither comes back."""
+    click = "document.querySelector('[data-example=\"%s\"]').click()"
+    for _ in range(2):
+        visit.evaluate(click % "sad.jpg" + ";" + click % "officer.jpg")
+        visit.wait_for_selector("#result [data-source='officer.jpg']")
+        visit.evaluate(click % "fear.jpg")
+        upload(visit, EXAMPLES / "collage.jpg", "[data-source='collage.jpg']")
+        visit.wait_for_function("!document.querySelector('#result .pending')")
+        assert visit.locator("#result [data-source]").get_attribute("data-source") == "collage.jpg"
+        assert visit.locator("#photo .image-frame img").count() == 1
+    # An example takes the place of an own photo.
+    visit.evaluate(click % "officer.jpg")
+    visit.wait_for_selector("#result [data-source='officer.jpg']")
+    visit.locator("#photo .image-frame img").wait_for(state="detached")

@@ -23,6 +23,8 @@ export class PhotoTab {
     this.reveal = reveal;
     /** @type {{blob: Blob, name: string, url: string, note?: string} | undefined} */
     this.photo = undefined;
+    /** The photo that was asked for last, and the recognition; what comes late of earlier ones is void. */
+    this.given = 0;
     this.asked = 0;
     this.#examples();
     this.#ways();
@@ -52,6 +54,7 @@ export class PhotoTab {
    * @param {string} [note]
    */
   async open(blob, name, note) {
+    this.given++;
     if (this.photo) URL.revokeObjectURL(this.photo.url);
     this.photo = { blob, name, note, url: URL.createObjectURL(blob) };
     await this.recognize();
@@ -93,12 +96,14 @@ export class PhotoTab {
 
   /** @param {{file: string, name: string, source: string}} example */
   async #example({ file, source }) {
+    const given = ++this.given;
     try {
       const response = await fetch(file);
       if (!response.ok) throw new Error(`${file} could not be loaded`);
-      await this.open(await response.blob(), file, `Example: ${source}`);
+      const blob = await response.blob();
+      if (given === this.given) await this.open(blob, file, `Example: ${source}`);
     } catch (error) {
-      show(message('This did not work', sentence(error), { kind: 'error' }));
+      if (given === this.given) show(message('This did not work', sentence(error), { kind: 'error' }));
     }
   }
 

@@ -14,7 +14,9 @@ from .shared import (
     examples,
     failing_on_bad_input,
     main,
+    no_media,
     no_stdout,
+    no_stdout_no_media,
     progress_bars,
     warn,
 )
@@ -43,7 +45,12 @@ def evaluate(
     ] = "public_test",
     json: Annotated[
         str | None,
-        typer.Option("--json", metavar="[FILE]", help="Write the numbers to a file, or to stdout without one."),
+        typer.Option(
+            "--json",
+            metavar="[FILE]",
+            callback=no_media,
+            help="Write the numbers to a file, or to stdout without one.",
+        ),
     ] = None,
     figures: Annotated[
         Path | None, typer.Option(metavar="DIR", callback=no_stdout, help="Write the figures of the numbers.")
@@ -157,9 +164,9 @@ def cross_validate(
 def members(
     checkpoints: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="The networks.")],
     data: Data,
-    output: Annotated[Path, typer.Option(callback=no_stdout, help="Markdown file; the curves go beside it.")] = Path(
-        "members.md"
-    ),
+    output: Annotated[
+        Path, typer.Option(callback=no_stdout_no_media, help="Markdown file; the curves go beside it.")
+    ] = Path("members.md"),
     split: Annotated[str, typer.Option(help="The split to choose on.")] = "public_test",
     device: Device = None,
     batch_size: BatchSize = 32,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .shared import PUBLISH, examples, fail, failing_on_bad_input, main, no_stdout
+from .shared import PUBLISH, examples, fail, failing_on_bad_input, main, no_stdout, no_stdout_no_media
 
 
 @main.command(
@@ -58,7 +58,9 @@ def card(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", callback=no_stdout, help="Write the card here as well as to the checkpoint's README.md."
+            metavar="FILE",
+            callback=no_stdout_no_media,
+            help="Write the card here as well as to the checkpoint's README.md.",
         ),
     ] = None,
     ablation: Annotated[

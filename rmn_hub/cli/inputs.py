@@ -16,8 +16,8 @@ STDIN = "-"
 MAX_PIPE_BYTES = 500_000_000
 # Seconds that a server may be silent.
 PATIENCE = 20.0
-VIDEO_SUFFIXES = {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"} | {
-    *(".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+VIDEO_SUFFIXES = {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"} | {
+    *(".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 }
 
 

@@ -38,6 +38,7 @@ from .shared import (
     failing_on_bad_input,
     in_options,
     main,
+    no_media,
     no_stdout,
     warn,
 )
@@ -121,7 +122,12 @@ def predict(
     ] = Format.table,
     csv: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", rich_help_panel=OUTPUT, help="Write a table with one row per face; - for stdout."),
+        typer.Option(
+            metavar="FILE",
+            callback=no_media,
+            rich_help_panel=OUTPUT,
+            help="Write a table with one row per face; - for stdout.",
+        ),
     ] = None,
     annotate: Annotated[
         Path | None,

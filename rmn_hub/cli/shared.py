@@ -39,6 +39,29 @@ def no_stdout(path: Any) -> Any:
     return path
 
 
+def no_media(path: Any) -> Any:
+    """
+    Refuse the name of an image or a film for an output that is neither.
+
+    After `--csv *.jpg` it is that of an input: the shell has put the first one behind the option.
+    """
+    if path is not None:
+        from ..images import SUFFIXES
+        from .inputs import VIDEO_SUFFIXES
+
+        suffix = Path(path).suffix
+        if suffix.lower() in SUFFIXES | VIDEO_SUFFIXES:
+            raise typer.BadParameter(
+                f"{path} must not be the name of an image or a film: {suffix} is not of this output"
+            )
+    return path
+
+
+def no_stdout_no_media(path: Any) -> Any:
+    """Refuse both `-` and the name of an image or a film."""
+    return no_media(no_stdout(path))
+
+
 def counted(number: int, thing: str) -> str:
     """Return how many there are of a thing, in words: `1 face`, `1,200 faces`."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"

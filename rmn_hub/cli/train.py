@@ -16,6 +16,7 @@ from .shared import (
     failing_on_bad_input,
     main,
     no_stdout,
+    no_stdout_no_media,
     progress_bars,
     warn,
 )
@@ -121,7 +122,7 @@ def train(
 def teach(
     members: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="The ensemble's networks.")],
     data: Data,
-    output: Annotated[Path, typer.Option(callback=no_stdout, help="File for the probabilities.")] = Path(
+    output: Annotated[Path, typer.Option(callback=no_stdout_no_media, help="File for the probabilities.")] = Path(
         "runs/teacher.npz"
     ),
     recipe: Annotated[str, typer.Option(help="Recipe whose augmentation makes the views.")] = "cpu",

@@ -35,7 +35,9 @@ from .shared import (
     fail,
     failing_on_bad_input,
     main,
+    no_media,
     no_stdout,
+    no_stdout_no_media,
     printable,
     warn,
 )
@@ -100,6 +102,7 @@ def video(
         Path | None,
         typer.Option(
             metavar="FILE",
+            callback=no_media,
             rich_help_panel=OUTPUT,
             help="Write a table: a row for each face of each frame; - for stdout.",
         ),
@@ -107,12 +110,17 @@ def video(
     json: Annotated[
         str | None,
         typer.Option(
-            metavar="[FILE]", rich_help_panel=OUTPUT, help="Write a line for each frame; without FILE to stdout."
+            metavar="[FILE]",
+            callback=no_media,
+            rich_help_panel=OUTPUT,
+            help="Write a line for each frame; without FILE to stdout.",
         ),
     ] = None,
     parquet: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", callback=no_stdout, rich_help_panel=OUTPUT, help="Write the table as Parquet."),
+        typer.Option(
+            metavar="FILE", callback=no_stdout_no_media, rich_help_panel=OUTPUT, help="Write the table as Parquet."
+        ),
     ] = None,
     timeline: Annotated[
         Path | None,

@@ -219,6 +219,26 @@ def test_an_output_that_does_not_go_to_stdout_is_not_called_so(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        *("predict --csv a.jpg b.jpg c.jpg", "predict --csv a.MP4 b.jpg", "video --json a.mp4 b.mp4"),
+        *(f"video {option} a.{suffix} b.mp4" for option in ("--csv", "--parquet") for suffix in ("mp4", "gif")),
+        *("evaluate --json a.png --data .", "members a --data . --output a.jpg", "teach a --data . --output a.jpg"),
+        *("card a --out a.jpg", "video a.mp4 --summary a.mp4"),
+    ],
+)
+def test_an_output_that_is_no_image_overwrites_no_image_or_film(tmp_path, monkeypatch, words):
+    """What a shell makes of `--csv *.jpg`."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "b.jpg", "c.jpg", "a.MP4", "a.mp4", "b.mp4", "a.gif", "a.png"):
+        (tmp_path / name).write_text("kept")
+    result = run(*words.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "must not be the name of an image or a film" in result.stderr or "must be a folder" in result.stderr
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"kept"}
+
+
+@pytest.mark.parametrize(
     "words", ["evaluate a --json notes/a.json", "evaluate a --figures notes", "members a b --output notes/a.md"]
 )
 def test_an_output_that_cannot_be_written_is_noticed_before_the_work(tmp_path, monkeypatch, words):

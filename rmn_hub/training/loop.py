@@ -274,17 +274,30 @@ class TrainingRun:
                 buffer.copy_(broadcast(buffer.clone()))
         accuracy, loss = validate(self.judged, self.validation, row["size"], self.accelerator, self.device)
         row.update(accuracy=round(accuracy, 5), validation_loss=round(loss, 5))
-        # Accuracies at different sizes do not compare: a new size starts the choice anew.
-        if accuracy >= self.best or row["size"] != self.best_size:
+        # Accuracies at different sizes do not compare: a size that comes later in the recipe starts the choice anew; an
+        # earlier one, to which a run with more budget goes back, has no part in it.
+        later = self._place(row["size"]) - self._place(self.best_size)
+        if later > 0 or (later == 0 and accuracy >= self.best):
             self.best, self.best_size, self.best_epoch = accuracy, row["size"], self.epoch
             if self.accelerator.is_main_process:
                 self.folder.prepare_best(self.judged.model, self.epoch)
+
+    def _place(self, size: int) -> int:
+        """Return where a size comes last among the recipe's; -1 for any other."""
+        return max((place for place, (_, own) in enumerate(self.recipe.sizes) if own == size), default=-1)
+
+    def _settle_best(self) -> None:
+        kept = self.folder.settle_best(self.best_epoch)
+        if kept is not None:
+            self.say(
+                f"note: {self.folder.best} is a new checkpoint; the one before, with what was beside it, is {kept}"
+            )
 
     def _save(self, row: dict[str, Any]) -> None:
         """Save what a resumed run needs; see `run_folder` for the order."""
         self.folder.write_metrics(self.history)
         self._write_state()
-        self.folder.settle_best(self.best_epoch)
+        self._settle_best()
         # Last: a line means that its epoch is safe.
         self.say("  ".join(f"{name} {value}" for name, value in row.items() if value is not None))
 
@@ -321,7 +334,7 @@ class TrainingRun:
         for name in _COUNTERS:
             setattr(self, name, state[name])
         if self.accelerator.is_main_process:
-            self.folder.settle_best(self.best_epoch)
+            self._settle_best()
             self.say(f"going on with {self.folder.path} after epoch {self.epoch}, {state['spent']:.1f} minutes")
         self.accelerator.wait_for_everyone()
         self.saved_spent = float(state["spent"])

@@ -11,6 +11,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ from .recipe import Recipe, recipe_names
 METRICS = ("epoch", "minutes", "size", "learning_rate", "loss", "images_per_second", "accuracy", "validation_loss")
 # Options of the command line that change fields of a recipe.
 OVERRIDES = {"batch_size": "--batch-size", "learning_rate": "--learning-rate"}
+
+# What a run puts beside its best checkpoint at its end.
+_ADDED = {"run.json", "metrics.csv"}
 
 
 class RunFolder:
@@ -73,21 +77,32 @@ class RunFolder:
             size = model.config.image_size
             RMNImageProcessor(size={"height": size, "width": size}).save_pretrained(beside)
 
-    def settle_best(self, epoch: int) -> None:
+    def settle_best(self, epoch: int) -> Path | None:
         """
         Make the checkpoint of an epoch the best one, where it is still beside it, and remove what a kill has left.
+
+        Returns:
+            Where the best one until now is kept, if it holds files that no run writes (a card, numbers, ONNX files).
         """
+        kept = None
         with naming_failures(self.path):
             beside, old = self._beside(epoch), self.path / "best.old"
             if beside.is_dir():
                 if self.best.exists():
+                    if {path.name for path in self.best.iterdir()} - {path.name for path in beside.iterdir()} - _ADDED:
+                        kept = self._free_name()
                     shutil.rmtree(old, ignore_errors=True)
-                    self.best.rename(old)
+                    self.best.rename(kept or old)
                 beside.rename(self.best)
             elif old.is_dir() and not self.best.exists():
                 old.rename(self.best)
             for rest in (old, *self.path.glob("best.part*")):
                 shutil.rmtree(rest, ignore_errors=True)
+        return kept
+
+    def _free_name(self) -> Path:
+        names = (self.path / ("best.before" if number == 1 else f"best.before-{number}") for number in count(1))
+        return next(path for path in names if not path.exists())
 
     def _beside(self, epoch: int) -> Path:
         return self.path / f"best.part-{epoch}"
@@ -123,7 +138,7 @@ class RunFolder:
             with replacing(self.path / "curves.png") as beside:
                 training_curves(history).save(beside)
             if self.best.is_dir():
-                for name in ("run.json", "metrics.csv"):
+                for name in _ADDED:
                     with replacing(self.best / name) as beside:
                         shutil.copyfile(self.path / name, beside)
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,6 +103,31 @@ def test_a_run_that_stopped_goes_on_to_the_same_end_bit_for_bit(made, tmp_path):
 def test_a_finished_run_goes_on_with_a_larger_budget(made, tmp_path):
     train(made, tmp_path, RECIPE, epochs=1, device="cpu")
     assert train(made, tmp_path, RECIPE, epochs=2, device="cpu").epochs == 2
+
+
+def test_a_larger_budget_leaves_the_best_checkpoint_until_its_own_size_comes_again(made, tmp_path):
+    """More budget means a smaller size and a higher learning rate first."""
+    lines = []
+    console = SimpleNamespace(print=lambda text, **_: lines.append(text))
+    finished = train(made, tmp_path, RECIPE, epochs=4, device="cpu")
+    before = weights(finished.checkpoint)
+    (finished.checkpoint / "README.md").write_text("a card")
+    (finished.checkpoint / "onnx").mkdir()
+    resumed = train(made, tmp_path, RECIPE, epochs=20, limit_steps=8, device="cpu", console=console)
+    assert metrics(tmp_path)[-1]["size"] == "24"
+    assert resumed.accuracy == finished.accuracy
+    assert_equal(weights(resumed.checkpoint), before)
+    assert (resumed.checkpoint / "README.md").read_text() == "a card"
+    assert not any("best.before" in line for line in lines)
+    last = train(made, tmp_path, RECIPE, epochs=20, device="cpu", console=console)
+    assert last.accuracy > finished.accuracy
+    assert not (last.checkpoint / "README.md").exists()
+    # What other commands wrote is not the run's to remove.
+    assert sorted(path.name for path in tmp_path.glob("best*")) == ["best", "best.before"]
+    assert (tmp_path / "best.before" / "README.md").read_text() == "a card"
+    assert (tmp_path / "best.before" / "onnx").is_dir()
+    assert_equal(weights(tmp_path / "best.before"), before)
+    assert len([line for line in lines if "best.before" in line]) == 1
 
 
 def test_a_killed_run_loses_its_current_epoch_only(made, tmp_path):

@@ -168,6 +168,11 @@ class TrainingRun:
             if self.accelerator.is_main_process:
                 self._save(row)
             self.accelerator.wait_for_everyone()
+        if self.history and self.history[-1]["accuracy"] is None:  # the clock ran out while the last epoch was saved
+            self._evaluate(self.history[-1])
+            if self.accelerator.is_main_process:
+                self._save(self.history[-1])
+            self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process and self.history:
             if self.budget.minutes is not None and self.saved_spent < self.budget.minutes <= self.clock.elapsed:
                 self._write_state()  # or the same command would go on for what was left when the last epoch was saved

@@ -194,6 +194,39 @@ def test_a_budget_in_minutes_ends_with_a_learning_rate_near_zero(made, tmp_path)
     assert float(rows[-1]["learning_rate"]) < 0.2 * RECIPE.learning_rate
 
 
+class HandClock(loop.Clock):
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    @property
+    def elapsed(self):
+        return self.spent + HandClock.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr(loop, "Clock", HandClock)
+    monkeypatch.setattr(HandClock, "now", 0.0)
+    return HandClock
+
+
+def test_a_clock_that_runs_out_while_an_epoch_is_saved_leaves_that_epoch_evaluated(made, tmp_path, monkeypatch, clock):
+    real = loop.RunFolder.write_state
+
+    def slow(folder, state):
+        real(folder, state)
+        clock.now += 0.6
+
+    monkeypatch.setattr(loop.RunFolder, "write_state", slow)
+    result = train(made, tmp_path, RECIPE.changed(evaluate_every=10), minutes=1, device="cpu")
+    assert result.epochs == 2
+    last = metrics(tmp_path)[-1]
+    assert float(last["accuracy"]) == pytest.approx(result.accuracy, abs=1e-5)
+    RMNModel.from_pretrained(result.checkpoint)
+    assert (result.checkpoint / "run.json").is_file()
+
+
 def test_the_original_recipe_trains_the_original_network(tmp_path, monkeypatch):
     """One step of two faces. Nothing is written: weights and optimizer take 2 GB."""
     kept = []

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import tarfile
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Any, Literal, TypeAlias
 from ..data.columns import IMAGE_COLUMNS, stored_image
 from ..errors import InputError
 from ..images import SUFFIXES, find_images, is_folder, shown
+from .fetching import Reading, Stores, fetch
 from .places import Place, failing_as, is_address, place_of
 
 Kind: TypeAlias = Literal["images", "parquet", "tar"]
@@ -30,12 +30,6 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 # Images of an address that are fetched ahead, at once: a store takes 20 to 100 ms for one.
 AHEAD = 16
-ATTEMPTS = 3
-# HTTP's statuses below 500 with which a server asks to come again.
-LATER = (408, 425, 429)
-# So many addresses of which none can be reached end a batch. Fewer may be those of a host that is gone for good: they
-# are rows, or a list that ends with them could never be finished.
-MANY = 16
 FORMS = (
     "a folder or a glob of images, of parquet files or of tars, one of these files, or a text file with one path or "
     "address a line"
@@ -157,7 +151,7 @@ def read_shard(shard: Shard) -> Iterator[Any]:
     An image that cannot be read is yielded all the same: the recognizer makes a row with the reason of it.
 
     Raises:
-        InputError: a parquet file, or every image of an address, cannot be read.
+        InputError: a parquet file cannot be read, or the store of the images or of the tar is gone.
     """
     if shard.kind == "images":
         yield from _files(shard.names)
@@ -192,7 +186,7 @@ class Stored:
         return self.data
 
 
-def opened(name: str, value: Any, where: Path) -> Any:
+def opened(name: str, value: Any, where: Path, stores: Stores | None = None) -> Any:
     """
     Return an image cell of a table in the form that a recognizer takes, under a name.
 
@@ -200,10 +194,17 @@ def opened(name: str, value: Any, where: Path) -> Any:
         name: what to call it.
         value: `{"bytes", "path"}` as `datasets` writes it, or bytes alone, or a path or an address alone.
         where: the table's file or folder, from which relative paths are read.
+        stores: note there what came of an address.
+
+    Raises:
+        InputError: the store of the address is gone.
     """
     path = value.get("path") if isinstance(value, dict) and not value.get("bytes") else value
     if isinstance(path, str) and is_address(path):
-        return Stored(name, _fetch(path))
+        data = fetch(path)
+        if stores is not None:
+            stores.add(path, data)
+        return Stored(name, data)
     try:
         image = stored_image(value, where, name)
     except InputError as error:
@@ -294,51 +295,36 @@ def _ends(name: str, suffixes: tuple[str, ...]) -> bool:
 def _files(names: tuple[str, ...]) -> Iterator[Any]:
     """Yield paths as they are, and the images of addresses, which are fetched ahead of their turn."""
     waiting: deque[tuple[str, concurrent.futures.Future[bytes | OSError] | None]] = deque()
-    others, lost = False, []
+    stores = Stores()
     with concurrent.futures.ThreadPoolExecutor(AHEAD, thread_name_prefix="rmn_hub-fetch") as pool:
         following = iter(names)
         while True:
             while len(waiting) < AHEAD and (name := next(following, None)) is not None:
-                waiting.append((name, pool.submit(_fetch, name) if is_address(name) else None))
+                waiting.append((name, pool.submit(fetch, name) if is_address(name) else None))
             if not waiting:
                 break
             name, future = waiting.popleft()
-            data: Any = Path(name) if future is None else future.result()
-            if isinstance(data, ConnectionError):
-                lost.append((name, data))
-            else:
-                others = True
-            yield data if future is None else Stored(name, data)
-    if len(lost) >= MANY and not others:
-        # The store or the network is gone. Rows of failures would hide that, and would be kept by the next start.
-        name, reason = lost[-1]
-        raise InputError(f"{shown(name)} cannot be reached: {shown(reason, 200)}. Start again to go on.")
-
-
-def _fetch(name: str) -> bytes | OSError:
-    """Return the bytes at an address, or the error: a `ConnectionError` where it may be there all the same."""
-    try:
-        place = place_of(name)
-    except InputError as error:
-        return OSError(str(error))
-    for attempt in range(ATTEMPTS):
-        try:
-            return place.filesystem.cat_file(place.path)
-        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-            return type(error)("there is no such file" if isinstance(error, FileNotFoundError) else str(error))
-        except Exception as error:  # each file system has errors of its own
-            if 400 <= getattr(error, "status", 0) < 500 and error.status not in LATER:  # type: ignore[attr-defined]
-                return OSError(f"the server refuses it: {' '.join(str(error).split())}")
-            reason = ConnectionError(f"{type(error).__name__}: {' '.join(str(error).split())}")
-            if attempt + 1 < ATTEMPTS:
-                time.sleep(0.5 * 2**attempt)
-    return reason
+            if future is None:
+                yield Path(name)
+                continue
+            data = future.result()
+            stores.add(name, data)
+            yield Stored(name, data)
+    stores.check()
 
 
 def _members(name: str) -> Iterator[Any]:
     """Yield the images in a tar, in their order; a tar that breaks off ends with an image that has the reason."""
     try:
-        with place_of(name).open() as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+        file = place_of(name).open()
+    except InputError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise  # the store or the network may be gone
+        yield Stored(name, FileNotFoundError("there is no such file"))
+        return
+    reading: Any = Reading(name, file)
+    try:
+        with file, tarfile.open(fileobj=reading, mode="r|*") as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
                 hidden = any(part.startswith((".", "__")) and part not in (".", "..") for part in path.parts)
@@ -346,11 +332,7 @@ def _members(name: str) -> Iterator[Any]:
                     continue
                 content = tar.extractfile(member)
                 yield Stored(f"{name}#{member.name}", content.read() if content else b"")
-    except InputError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise  # the store or the network may be gone: see _files
-        yield Stored(name, FileNotFoundError("there is no such file"))
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError) as error:  # what decompresses raises an OSError, too
         yield Stored(name, OSError(f"the tar is damaged ({shown(error)})"))
 
 
@@ -364,7 +346,7 @@ def _rows(name: str, start: int, stop: int) -> Iterator[Any]:
     """Yield the images in rows of a parquet file; only the row groups with these rows are read."""
     with _parquet(name) as file:
         column = _image_column(file.schema_arrow.names, name)
-        where = Path(name)
+        where, stores = Path(name), Stores()
         first = 0
         for group in range(file.num_row_groups):
             last = first + file.metadata.row_group(group).num_rows
@@ -373,9 +355,10 @@ def _rows(name: str, start: int, stop: int) -> Iterator[Any]:
                 for batch in file.iter_batches(AHEAD, row_groups=[group], columns=[column]):
                     for cell in batch.column(0):
                         if start <= row < stop:
-                            yield opened(f"{name}#{row}", cell.as_py(), where)
+                            yield opened(f"{name}#{row}", cell.as_py(), where, stores)
                         row += 1
             first = last
+        stores.check()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """Sources of a batch, local and at addresses, and the folder that it fills; without Ray."""
 
 import io
+import random
 import tarfile
+from collections import Counter
 
 import fsspec
 import pyarrow as pa
@@ -10,9 +12,11 @@ import pytest
 
 from rmn_hub import InputError, MissingPackageError
 from rmn_hub.distributed.actors import ShardActor
+from rmn_hub.distributed.fetching import MANY
 from rmn_hub.distributed.output import ATTEMPTS, Output
+from rmn_hub.distributed.places import Place
 from rmn_hub.distributed.rows import table
-from rmn_hub.distributed.sources import MANY, Shard, Stored, find_source, read_shard
+from rmn_hub.distributed.sources import Shard, Stored, find_source, read_shard
 from rmn_hub.distributed.summary import kind_of_failure, summarize
 
 MEMORY = fsspec.filesystem("memory")
@@ -55,9 +59,9 @@ def parquet_of(cells, **options):
     return data.getvalue()
 
 
-def tar_of(**members):
+def tar_of(mode="w", **members):
     data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as tar:
+    with tarfile.open(fileobj=data, mode=mode) as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name.replace("_", "."))
             info.size = len(content)
@@ -178,23 +182,100 @@ def test_an_address_whose_package_is_missing(monkeypatch):
         find_source("s3://bucket/photos")
 
 
-def test_a_store_that_is_gone_makes_no_rows(monkeypatch, jpeg, recognizer):
-    MEMORY.pipe_file("/set/a.jpg", jpeg)
-    monkeypatch.setattr("rmn_hub.distributed.sources.time.sleep", lambda seconds: None)
-    calls = []
+@pytest.fixture
+def store(monkeypatch, jpeg):
+    """A function that makes a store of images, where `fails(number, call)` may raise, and returns their addresses."""
 
-    def gone(self, path, **_):
-        calls.append(path)
-        raise TimeoutError("no route")
+    def make(fails, count):
+        asked = Counter()
 
-    monkeypatch.setattr(type(MEMORY), "cat_file", gone)
-    names = tuple(f"memory://set/{number}.jpg" for number in range(MANY))
-    with pytest.raises(InputError, match=f"{MANY - 1}.jpg.*no route"):
-        list(recognizer.stream(read_shard(Shard(0, "images", names, images=MANY)), on_error="keep"))
-    assert len(calls) > MANY
+        def cat_file(self, path, **_):
+            asked[path] += 1
+            fails(int(path.rsplit("/", 1)[-1]), asked[path])
+            return jpeg
+
+        monkeypatch.setattr("rmn_hub.distributed.fetching.time.sleep", lambda seconds: None)
+        monkeypatch.setattr(type(MEMORY), "cat_file", cat_file)
+        return tuple(f"memory://set/{number}" for number in range(count))
+
+    return make
+
+
+def read(names):
+    return list(read_shard(Shard(0, "images", names, images=len(names))))
+
+
+def failed(images):
+    """The numbers of the images without bytes."""
+    return [number for number, image in enumerate(images) if isinstance(image.data, OSError)]
+
+
+ERRORS = [TimeoutError("no route"), PermissionError("The provided token has expired.")]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("lost", [2, 400])
+def test_a_store_that_goes_makes_no_rows_that_would_be_kept(store, error, lost):
+    gone = False
+
+    def fails(number, call):
+        nonlocal gone
+        gone = gone or number == 100
+        if gone and (number >= 100 or call > 1):
+            raise error
+
+    with pytest.raises(InputError, match=str(error)):
+        read(store(fails, 100 + lost))
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_store_that_is_gone_from_the_start_makes_no_rows(store, error):
+    def fails(number, call):
+        raise error
+
+    with pytest.raises(InputError, match=str(error)):
+        read(store(fails, MANY))
     # A few may be of a host that is gone for good, and a list that ends with them must come to its end.
-    [result] = recognizer.stream(read_shard(Shard(0, "images", names[:1], images=1)), on_error="keep")
-    assert "no route" in result.message
+    assert failed(read(store(fails, 1))) == [0]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("bad", [range(5, 6), range(8, 8 + 2 * MANY), range(38, 40)])
+def test_images_that_are_lost_in_a_store_that_is_there_are_rows(store, error, bad):
+    def fails(number, call):
+        if number in bad:
+            raise error
+
+    assert failed(read(store(fails, 40))) == [number for number in bad if number < 40]
+
+
+def test_addresses_in_a_parquet_file_of_a_store_that_goes(store, tmp_path):
+    def fails(number, call):
+        if number > 5 or call > 1:
+            raise TimeoutError("no route")
+
+    pq.write_table(pa.table({"image": store(fails, 10)}), tmp_path / "a.parquet")
+    [shard] = find_source(str(tmp_path / "a.parquet")).shards(10)
+    with pytest.raises(InputError, match="no route"):
+        list(read_shard(shard))
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("closed"), FileNotFoundError("gone"), ValueError("odd")])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_store_that_goes_while_a_tar_is_read_makes_no_row(monkeypatch, tmp_path, error, mode):
+    members = {f"{number}_jpg": random.Random(number).randbytes(20_000) for number in range(10)}
+    (tmp_path / "a.tar").write_bytes(tar_of(mode=mode, **members))
+
+    class BreaksOff(io.FileIO):
+        def read(self, size=-1):
+            if self.tell() > 100_000:
+                raise error
+            return super().read(min(size, 20_000))
+
+    monkeypatch.setattr(Place, "open", lambda self: BreaksOff(self.path))
+    images = read_shard(Shard(0, "tar", (str(tmp_path / "a.tar"),)))
+    with pytest.raises(InputError, match=str(error)):
+        list(images)
 
 
 def test_what_a_server_refuses_is_a_row(monkeypatch, recognizer):

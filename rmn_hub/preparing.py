@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from PIL import Image
@@ -183,7 +183,7 @@ class Preparation:
             own_boxes = None if all_boxes is None else next(all_boxes, missing)
             if own_boxes is missing:
                 raise InputError(f"boxes has {number - 1} lists but must have one for each image")
-            read = self._read(image, f"image {number}", all_boxes is None, on_error)
+            read = self._read(image, f"image {number}", on_error, is_face=all_boxes is None, waits=all_boxes is None)
             loaded = read.outcome
             if isinstance(loaded, InputError):
                 yield from _refused(read, loaded, on_error)
@@ -214,14 +214,19 @@ class Preparation:
 
     def _reads(self, images: Iterable[Any], on_error: OnError) -> Iterator[_Read]:
         for number, image in enumerate(images, start=1):
-            yield self._read(image, f"image {number}", False, on_error)
+            yield self._read(image, f"image {number}", on_error)
 
-    def _read(self, image: Any, name: str, is_face: bool, on_error: OnError) -> _Read:
+    def _read(self, image: Any, name: str, on_error: OnError, *, is_face: bool = False, waits: bool = True) -> _Read:
         outcome: LoadedImage | InputError
         try:
             outcome = load_image(image, name, max_pixels=self.max_pixels)
+            if waits and outcome.image is image:
+                # Until its turn comes, the caller may paste the next one into it, or seek in it.
+                outcome = replace(outcome, image=outcome.image.copy())
             if is_face:
                 check_crops([_whole(outcome)], 0.0, outcome.source)
+            if isinstance(image, Image.Image) and getattr(image, "is_animated", False):
+                image = outcome.image  # what the result is drawn on: this frame, not that at which the caller ends
         except InputError as error:
             if on_error is None:
                 raise

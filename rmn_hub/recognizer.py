@@ -256,7 +256,6 @@ class ExpressionRecognizer:
             "min_confidence": min_confidence,
         }
         if several is not None:
-            several = list(several)
             boxes = None if boxes is None else list(iterable("boxes", boxes))
             return list(self.stream(several, boxes=boxes, on_error=on_error, **options))
         errors: list[InputError] = []

@@ -309,6 +309,13 @@ def test_a_limit_can_be_raised_and_large_jpegs_are_halved(photo):
     assert (turned.image.size, turned.width, turned.height) == ((240, 320), 480, 640)
     with pytest.raises(InputError, match="max_pixels"):
         load_image(encode(large, "JPEG"), max_pixels=640 * 480 // 5)
+    lazy = Image.open(io.BytesIO(encode(large, "JPEG")))
+    halved = load_image(lazy, max_pixels=640 * 480 // 4)
+    assert (halved.image.size, halved.width, halved.height) == ((320, 240), 640, 480)
+    assert np.array_equal(halved.image, loaded.image)
+    assert np.asarray(lazy).shape == (480, 640, 3)  # the caller's stays whole
+    with pytest.raises(InputError, match="max_pixels"):
+        load_image(lazy, max_pixels=640 * 480 // 4)  # and now it is decoded
     # Beyond Pillow's own limit for the whole process, too.
     wide = encode(Image.new("1", (20_000, 10_000)), "PNG")
     assert load_image(wide, max_pixels=200_000_000).width == 20_000

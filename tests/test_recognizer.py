@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops, ImageSequence
 from recognizer_helpers import CountingDetector, assert_same
 from transformers.utils import logging
 
@@ -291,6 +291,34 @@ def test_any_iterable_is_a_list(recognizer, crops):
     assert [len(result) for result in recognizer((crop for crop in crops[:3]), faces_only=True)] == [1, 1, 1]
     assert recognizer([]) == []
     assert [len(result) for result in recognizer(crops[:1], faces_only=True)] == [1]
+
+
+def test_what_becomes_of_an_image_after_it_was_handed_over_makes_no_difference(recognizer, astronaut, faceless):
+    """One object with other pixels each time: a canvas, the frames of an animation."""
+    faceless = faceless.resize(astronaut.size)
+    pages = [astronaut, faceless, astronaut.transpose(Image.Transpose.FLIP_LEFT_RIGHT), faceless]
+    expected = [[face.box for face in recognizer(page)] for page in pages]
+    assert [len(boxes) for boxes in expected] == [1, 0, 1, 0]
+
+    def pasted():
+        canvas = Image.new("RGB", astronaut.size)
+        for page in pages:
+            canvas.paste(page)
+            yield canvas
+
+    def turned():
+        file = io.BytesIO()
+        pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+        return ImageSequence.Iterator(Image.open(file))
+
+    for images in (pasted, turned):
+        for recognize in (recognizer, recognizer.stream):
+            results = list(recognize(images()))
+            assert [[face.box for face in result] for result in results] == expected
+    for result, page in zip(results, pages):
+        assert ImageChops.difference(result.image, page).getbbox() is None  # what it is drawn on
+    for result, page in zip(recognizer(pasted(), faces_only=True), pages):
+        assert_same(result, recognizer(page, faces_only=True))
 
 
 @pytest.mark.parametrize("image", [None, 7, [None]])

@@ -165,11 +165,20 @@ def serve() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source, target = sys.stdin.buffer, sys.stdout.buffer
-    while (request := _read(source)) is not None:
-        settings, data = request
-        with _cpu_limited(cpu_seconds):
-            head, pixels = _decoded(data, settings["name"], settings["max_pixels"])
-        _write(target, head, pixels)
+    while _serve_one(source, target, cpu_seconds):
+        pass
+
+
+def _serve_one(source: IO[bytes], target: IO[bytes], cpu_seconds: float) -> bool:
+    """Decode the next image; return whether there was one. What was read and written is forgotten with the call."""
+    request = _read(source)
+    if request is None:
+        return False
+    settings, data = request
+    with _cpu_limited(cpu_seconds):
+        head, pixels = _decoded(data, settings["name"], settings["max_pixels"])
+    _write(target, head, pixels)
+    return True
 
 
 def _decoded(data: bytes, name: str, max_pixels: int) -> tuple[dict[str, Any], bytes]:
@@ -224,10 +233,19 @@ def _read(file: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
 def _read_all(file: IO[bytes], results: "queue.Queue[tuple[dict[str, Any], bytes] | None]") -> None:
     """Pass on what comes, and `None` when the process has ended."""
     with contextlib.suppress(OSError, ValueError):
-        while (answer := _read(file)) is not None:
-            results.put(answer)
+        while _pass_on(file, results):
+            pass
     results.put(None)
     file.close()
+
+
+def _pass_on(file: IO[bytes], results: "queue.Queue[tuple[dict[str, Any], bytes] | None]") -> bool:
+    """Pass on what comes next; return whether there was something. It is forgotten with the call."""
+    answer = _read(file)
+    if answer is None:
+        return False
+    results.put(answer)
+    return True
 
 
 __all__ = ["TOO_LONG", "TOO_MUCH", "VISITOR_LEFT", "Decoder", "serve"]

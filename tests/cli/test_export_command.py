@@ -1,6 +1,7 @@
 """`rmn-hub export`."""
 
 import json
+import shutil
 
 import pytest
 from cli_helpers import files_of, run
@@ -65,6 +66,19 @@ def test_a_checkpoint_gets_its_page(checkpoint, runtime, tmp_path):
     assert later < set(files_of(page))
     assert {name for name in files_of(page) if f'"{name}"' not in kept} == {"sw.js", "kept.js", *later}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page", "runtime"]
+
+
+def test_a_page_has_the_classes_of_the_configuration(checkpoint, runtime, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "renamed")
+    assert run("export", folder).exit_code == 0
+    settings = json.loads((folder / "config.json").read_text())
+    settings["id2label"]["3"] = "Freude"
+    (folder / "config.json").write_text(json.dumps({**settings, "label2id": None}))
+    result = run("export", folder, tmp_path / "page", "--browser", "--runtime", runtime)
+    assert result.exit_code == 0, result.output
+    settings = settings_of(tmp_path / "page")
+    assert settings["classes"][3] == "Freude"
+    assert list(settings["colors"]) == settings["classes"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The engine for onnxruntime: torch's numbers, its own checks, threads, pickling, forks."""
 
+import json
 import multiprocessing
 import pickle
 import shutil
@@ -13,7 +14,7 @@ import pytest
 import torch
 from evaluation_helpers import faces, save_checkpoint
 
-from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer, MTCNNDetector
+from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, ExpressionRecognizer, MTCNNDetector, RMNModel
 from rmn_hub.attention import reduce_mask
 from rmn_hub.engines.engine import Engine
 from rmn_hub.engines.onnx import OnnxEngine
@@ -125,6 +126,34 @@ def test_other_weights_are_refused(tiny, tmp_path):
     # Without weights the ONNX file is the checkpoint.
     (other / "model.safetensors").unlink()
     assert OnnxEngine.from_checkpoint(other).expressions == OnnxEngine.from_checkpoint(tiny).expressions
+
+
+def test_classes_have_the_names_of_the_configuration(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "renamed")
+    model = RMNModel.from_pretrained(folder)
+    model.config.id2label = dict(enumerate(["Wut", "Ekel", "Angst", "Freude", "Trauer", "Staunen", "neutral"]))
+    model.config.label2id = {name: number for number, name in model.config.id2label.items()}
+    model.save_pretrained(folder)
+    [face] = faces(1)
+    found = {
+        engine: ExpressionRecognizer.from_pretrained(folder, engine=engine, device="cpu")(face, faces_only=True)[0]
+        for engine in ("onnx", "torch")
+    }
+    assert found["onnx"].probabilities == pytest.approx(found["torch"].probabilities, abs=1e-4)
+    assert list(found["onnx"].probabilities) == list(model.config.id2label.values())
+    # Without names, those of the export.
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "id2label": None}))
+    assert OnnxEngine.from_checkpoint(folder).expressions == EXPRESSIONS
+
+
+@pytest.mark.parametrize("id2label", [{"0": "yes", "1": "no"}, {"1": "yes"}, ["yes"], {"one": "yes"}])
+def test_classes_of_another_network_are_refused(id2label, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "other")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "id2label": id2label}))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        OnnxEngine.from_checkpoint(folder)
 
 
 def test_files_that_are_not_of_the_export_are_refused(tiny, tmp_path):

@@ -1,5 +1,6 @@
 """The page as a Gradio Space: what its folder carries and asks for, and its upload by the real client."""
 
+import json
 import os
 import re
 import shutil
@@ -103,6 +104,18 @@ def test_a_checkpoint_of_ones_own_goes_along(own, tmp_path):
     write_space(own, tmp_path / "space", "cpu")
     assert weights_hash(tmp_path / "space" / "checkpoint") == weights_hash(own)
     assert (tmp_path / "space" / "checkpoint" / "onnx" / "model.onnx").is_file()
+
+
+def test_the_bundled_network_with_classes_of_ones_own_goes_along(tmp_path):
+    folder = shutil.copytree(BUNDLED_CHECKPOINT, tmp_path / "renamed")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings, indent=4))
+    write_space(folder, tmp_path / "same")
+    assert not (tmp_path / "same" / "checkpoint").exists()
+    settings["id2label"]["3"] = "Freude"
+    (folder / "config.json").write_text(json.dumps({**settings, "label2id": None}))
+    write_space(folder, tmp_path / "space")
+    assert json.loads((tmp_path / "space" / "checkpoint" / "config.json").read_text())["id2label"]["3"] == "Freude"
 
 
 def test_a_space_without_torch_needs_an_onnx_file(tmp_path):

@@ -141,10 +141,21 @@ class TrainingRun:
         # In even epochs these faces are mirrored, in odd epochs the others.
         self.parity = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, len(faces)).astype(bool))
 
-        spent = self._resume() if self.folder.state.is_file() else 0.0
+        self.earlier_minutes: float | None = None
+        resumed = self.folder.state.is_file()
+        spent = self._resume() if resumed else 0.0
         self.wrapped, self.optimizer = accelerator.prepare(self.module, self.optimizer)
         per_epoch = steps_per_epoch(len(faces), recipe.batch_size, accelerator.num_processes)
         self.clock = Clock(budget.minutes, budget.epochs * per_epoch if budget.epochs else None, spent)
+        if resumed:
+            self._check_budget(per_epoch)
+            done = f"epoch {self.epoch}, {spent:.1f} minutes"
+            finished = self.clock.progress(self.step) >= 1
+            self.say(
+                f"{self.folder.path} is done: {done}. It goes on when it is given more."
+                if finished
+                else f"going on with {self.folder.path} after {done}"
+            )
 
     @property
     def judged(self) -> FaceTrainer:
@@ -313,6 +324,7 @@ class TrainingRun:
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "spent": self.saved_spent,
+            "minutes": self.budget.minutes,
             "settings": self.settings,
         }
         state |= {name: getattr(self, name) for name in _COUNTERS}
@@ -340,10 +352,21 @@ class TrainingRun:
             setattr(self, name, state[name])
         if self.accelerator.is_main_process:
             self._settle_best()
-            self.say(f"going on with {self.folder.path} after epoch {self.epoch}, {state['spent']:.1f} minutes")
         self.accelerator.wait_for_everyone()
-        self.saved_spent = float(state["spent"])
+        self.saved_spent, self.earlier_minutes = float(state["spent"]), state.get("minutes")
         return self.saved_spent
+
+    def _check_budget(self, per_epoch: int) -> None:
+        """Refuse a budget that is spent already: the record would state less than the network was trained with."""
+        minutes, earlier, spent = self.budget.minutes, self.earlier_minutes, self.clock.spent
+        has = None
+        if self.clock.steps is not None and self.step > self.clock.steps:
+            has = f"{math.ceil(self.step / per_epoch)} epochs"
+        # A clock runs over by the last epoch: the budget that it had is enough. Older states do not have it.
+        elif minutes is not None and earlier is not None and minutes < min(earlier, spent):
+            has = f"{earlier if earlier <= spent else math.ceil(100 * spent) / 100:g} minutes"
+        if has is not None:
+            raise InputError(f"{self.folder.path} has {has} already: give at least so many, or another --output.")
 
 
 _COUNTERS = ("epoch", "step", "best", "best_size", "best_epoch", "history")

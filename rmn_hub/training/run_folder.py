@@ -168,6 +168,7 @@ class RunFolder:
             )
         kinds: dict[str, Any] = {
             "module": dict,
+            "minutes": (int, float, type(None)),
             "average": (dict, type(None)),
             "optimizer": dict,
             "settings": dict,

@@ -206,25 +206,48 @@ class HandClock(loop.Clock):
 
 @pytest.fixture
 def clock(monkeypatch):
-    monkeypatch.setattr(loop, "Clock", HandClock)
-    monkeypatch.setattr(HandClock, "now", 0.0)
-    return HandClock
-
-
-def test_a_clock_that_runs_out_while_an_epoch_is_saved_leaves_that_epoch_evaluated(made, tmp_path, monkeypatch, clock):
+    """Nothing but writing a state takes time: 0.6 minutes."""
     real = loop.RunFolder.write_state
 
     def slow(folder, state):
         real(folder, state)
-        clock.now += 0.6
+        HandClock.now += 0.6
 
+    monkeypatch.setattr(loop, "Clock", HandClock)
+    monkeypatch.setattr(HandClock, "now", 0.0)
     monkeypatch.setattr(loop.RunFolder, "write_state", slow)
+    return HandClock
+
+
+def test_a_clock_that_runs_out_while_an_epoch_is_saved_leaves_that_epoch_evaluated(made, tmp_path, clock):
     result = train(made, tmp_path, RECIPE.changed(evaluate_every=10), minutes=1, device="cpu")
     assert result.epochs == 2
     last = metrics(tmp_path)[-1]
     assert float(last["accuracy"]) == pytest.approx(result.accuracy, abs=1e-5)
     RMNModel.from_pretrained(result.checkpoint)
     assert (result.checkpoint / "run.json").is_file()
+
+
+@pytest.mark.parametrize(("kind", "least"), [("epochs", "2 epochs"), ("minutes", "1 minutes")])
+def test_a_budget_that_is_spent_already_is_refused_and_the_same_one_trains_no_more(made, tmp_path, clock, kind, least):
+    first = train(made, tmp_path, RECIPE, **{kind: 2 if kind == "epochs" else 1}, device="cpu")
+    assert first.epochs == 2
+
+    def again(budget):
+        """Call it anew; return the lines."""
+        clock.now, lines = 0.0, []
+        console = SimpleNamespace(print=lambda text, **_: lines.append(text))
+        assert train(made, tmp_path, RECIPE, **{kind: budget}, device="cpu", console=console) == first
+        return lines
+
+    names = ("run.json", "best/run.json", "metrics.csv", "state.pt")
+    before = [(tmp_path / name).read_bytes() for name in names]
+    with pytest.raises(InputError, match=f"{least} already.*output"):
+        again(1 if kind == "epochs" else 0.9)
+    # 1.2 minutes are spent: the clock ran over by the last epoch.
+    line = again(2 if kind == "epochs" else 1)[-1]
+    assert "is done" in line
+    assert [(tmp_path / name).read_bytes() for name in names] == before
 
 
 def test_the_original_recipe_trains_the_original_network(tmp_path, monkeypatch):

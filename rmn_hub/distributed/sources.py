@@ -30,6 +30,8 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 # Images of an address that are fetched ahead, at once: a store takes 20 to 100 ms for one.
 AHEAD = 16
+# Bytes of a parquet file that are read together. Without it, a whole row group is: all of most files.
+BUFFER = 1 << 20
 FORMS = (
     "a folder or a glob of images, of parquet files or of tars, one of these files, or a text file with one path or "
     "address a line"
@@ -343,22 +345,31 @@ def _row_count(name: str) -> int:
 
 
 def _rows(name: str, start: int, stop: int) -> Iterator[Any]:
-    """Yield the images in rows of a parquet file; only the row groups with these rows are read."""
+    """Yield the images in rows of a parquet file."""
+    stores = Stores()
     with _parquet(name) as file:
-        column = _image_column(file.schema_arrow.names, name)
-        where, stores = Path(name), Stores()
-        first = 0
-        for group in range(file.num_row_groups):
-            last = first + file.metadata.row_group(group).num_rows
-            row = first
-            if first < stop and last > start:
-                for batch in file.iter_batches(AHEAD, row_groups=[group], columns=[column]):
-                    for cell in batch.column(0):
-                        if start <= row < stop:
-                            yield opened(f"{name}#{row}", cell.as_py(), where, stores)
-                        row += 1
-            first = last
-        stores.check()
+        for row, cell in _cells(file, _image_column(file.schema_arrow.names, name), start, stop):
+            yield opened(f"{name}#{row}", cell.as_py(), Path(name), stores)
+    stores.check()
+
+
+def _cells(file: Any, column: str, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+    """Yield numbered cells of a column; of the row groups with these rows, what comes after the last is not read."""
+    first = 0
+    for group in range(file.num_row_groups):
+        last = first + file.metadata.row_group(group).num_rows
+        row = first
+        if last > start:
+            for batch in file.iter_batches(AHEAD, row_groups=[group], columns=[column]):
+                for cell in batch.column(0):
+                    if row >= stop:
+                        return
+                    if row >= start:
+                        yield row, cell
+                    row += 1
+        first = last
+        if first >= stop:
+            return
 
 
 @contextlib.contextmanager
@@ -367,7 +378,7 @@ def _parquet(name: str) -> Iterator[Any]:
 
     with failing_as(f"{shown(name)} cannot be read as parquet"):
         file = place_of(name).open()
-        with file, parquet.ParquetFile(file) as opened_file:
+        with file, parquet.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as opened_file:
             yield opened_file
 
 

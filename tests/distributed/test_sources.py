@@ -109,6 +109,29 @@ def test_rows_of_parquet_files_are_cut_into_shards(place, jpeg, recognizer):
     assert [result.failed for result in results] == [row == 3 for row in range(6)]
 
 
+def test_a_shard_of_a_row_group_does_not_read_what_comes_after_it(tmp_path, monkeypatch):
+    images = [random.Random(row).randbytes(100_000) for row in range(100)]
+    data = parquet_of(images, write_batch_size=1, use_dictionary=False)
+    (tmp_path / "a.parquet").write_bytes(data)
+    sizes = []
+
+    class Counted(io.FileIO):
+        def read(self, size=-1):
+            sizes.append(len(data := super().read(size)))
+            return data
+
+    monkeypatch.setattr(Place, "open", lambda self: Counted(self.path))
+    [first, *_, last] = find_source(str(tmp_path / "a.parquet")).shards(20)
+    sizes.clear()
+    assert [image.data for image in read_shard(first)] == images[:20]
+    # The footer, the shard's rows, those of the batch that follows, and what is read ahead.
+    assert sum(sizes) < len(data) / 2
+    assert max(sizes) < len(data) / 5
+    sizes.clear()
+    assert [image.data for image in read_shard(last)] == images[80:]
+    assert max(sizes) < len(data) / 5
+
+
 def test_a_tar_is_a_shard_and_a_damaged_one_ends_with_a_row(place, jpeg, recognizer):
     whole = tar_of(**{"0_jpg": jpeg, "0_json": b"{}", "1_jpg": jpeg})
     where = place(a_tar=whole, b_tar=whole[: len(whole) // 3])

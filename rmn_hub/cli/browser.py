@@ -56,12 +56,14 @@ def build(loaded: "LoadedCheckpoint", out: Path, runtime: Path | None, pixel_val
 
 
 def _look(expressions: tuple[str, ...]) -> dict[str, Any]:
-    """Return what the page takes from the drawings and from the session of a stream of frames."""
+    """Return what the page takes from the checkpoint, the drawings and the session of a stream of frames."""
     from .. import turning
     from ..drawing import palette
     from ..video import cuts, session, tracking
 
     return {
+        # The checkpoint's: its ONNX file has those that the classes had at its export.
+        "classes": list(expressions),
         "colors": {name: palette.color_of(name) for name in expressions},
         "inks": {name: palette.ink_on(palette.color_of(name)) for name in expressions},
         "near": palette.NEAR,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoints import has_weights, weights_hash
+from ..checkpoints import CONFIG, failure, has_weights, read_json, weights_hash
 from ..errors import CheckpointError, InputError
 from ..sessions import OnnxSession
 from .engine import EngineOutput
@@ -67,7 +67,8 @@ class OnnxEngine:
         """
         Return the engine of a checkpoint's ONNX file, which must have been exported from the weights beside it.
 
-        A folder without weights is taken as well: the ONNX file is all that the engine needs.
+        A folder without weights is taken as well: the ONNX file is all that the engine needs. Where there is a
+        `config.json`, the classes have its names, as they have them in torch: the file has those of its export.
 
         Args:
             folder: the folder of the checkpoint.
@@ -76,7 +77,7 @@ class OnnxEngine:
             providers: onnxruntime's execution providers by name; the CPU when `None`.
 
         Raises:
-            CheckpointError: there is no such file, it cannot be used, or it is of other weights.
+            CheckpointError: there is no such file, it cannot be used, or it is of other weights or classes.
             InputError: `threads` is out of range, or a provider does not exist here.
         """
         folder = Path(folder)
@@ -86,6 +87,12 @@ class OnnxEngine:
                 f"{folder / file} cannot be used: it is not of the weights in {folder}. {_EXPORT}, or give "
                 "engine='torch'."
             )
+        if (folder / CONFIG).is_file():
+            names = _class_names(folder)
+            if len(names or engine.expressions) != len(engine.expressions):
+                reason = f"its {CONFIG} names {len(names)} classes and its {file} has {len(engine.expressions)}"
+                raise failure(folder, reason, f"Give the {CONFIG} that belongs to the weights")
+            engine.expressions = names or engine.expressions
         return engine
 
     def __call__(self, pixel_values: np.ndarray, *, attention: bool = False, features: bool = False) -> EngineOutput:
@@ -107,6 +114,17 @@ class OnnxEngine:
         logits, *rest = self._session.run({"pixel_values": np.ascontiguousarray(pixel_values, np.float32)}, names)
         maps, before, after = (tuple(rest[kind * len(stages) :][: len(stages)]) for kind in range(3))
         return EngineOutput(logits, maps, before, after, rest[-1] if features else None)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the classes in a checkpoint's `config.json`, in their order; empty where it has none."""
+    id2label = read_json(folder, folder / CONFIG).get("id2label") or {}
+    try:
+        numbered = {int(number): str(name) for number, name in id2label.items()}
+        return tuple(numbered[number] for number in range(len(numbered)))
+    except (AttributeError, ValueError, KeyError) as error:
+        reason = f"id2label in its {CONFIG} does not name each class from 0 up"
+        raise failure(folder, reason, f"Correct its {CONFIG}") from error
 
 
 __all__ = ["ONNX_FILE", "OnnxEngine"]

@@ -95,7 +95,8 @@ def write_page(
         graph: the network as `rmn-hub export` writes it, in fp32.
         processor: the checkpoint's settings of crops; bilinear alone can be followed.
         runtime: folder that holds `RUNTIME_FILES` of onnxruntime-web.
-        look: what the page takes from rooms above this one: colours, words, limits. Ready for JSON.
+        look: what the page takes from rooms above this one: the classes' names, colours, words, limits. Ready for
+            JSON.
         pixel_values: faces that the stored weights are compared on, `(N, 3, H, W)`.
         beside: other files that the page shows or reads, by their names alone; JPEGs get a thumbnail. The first JPEG is
             the photo that the page begins with.
@@ -237,7 +238,6 @@ def _pack(path: Path, content: bytes) -> None:
 def _settings(engine: OnnxEngine, processor: PixelProcessor, pixel_values: np.ndarray) -> dict[str, Any]:
     """Return what the page's scripts have to have in common with Python, ready for JSON."""
     return {
-        "classes": list(engine.expressions),
         "stages": len(engine(pixel_values[:1], attention=True).maps),
         "views": min(VIEWS, 2),
         "margin": mtcnn.MTCNNDetector.margin,

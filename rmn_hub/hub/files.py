@@ -5,11 +5,9 @@ An app that runs the ONNX file must start within a second: torch alone takes lon
 """
 
 import contextlib
-import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import (
     _CACHED_NO_EXIST,
@@ -29,14 +27,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..checkpoints import INDEX, WEIGHTS, has_weights
+from ..checkpoints import CONFIG, COPY, INDEX, WEIGHTS, failure, has_weights, read_json
 from ..engines.onnx import ONNX_FILE
 from ..errors import CheckpointError
 from ..images import is_folder, shown
 
-CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
-COPY = "Copy or download it again"
 # The form of an id on the Hub: anything else that is not a folder is a mistyped path.
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 # How long the Hub may take to respond for the first time.
@@ -83,11 +79,6 @@ def find(
     if not has_weights(folder):
         raise _no_weights(name, any(folder.glob("*.bin")))
     return folder
-
-
-def failure(name: str | os.PathLike[str], reason: str, remedy: str) -> CheckpointError:
-    """Return the error of a checkpoint that cannot be loaded, from a reason and a remedy without their full stops."""
-    return CheckpointError(f"The checkpoint {os.fspath(name)} cannot be loaded: {reason}. {remedy}.")
 
 
 def _no_weights(name: str, pickled: bool) -> CheckpointError:
@@ -249,28 +240,6 @@ def shards(name: str | os.PathLike[str], index: Path) -> list[str]:
     except (KeyError, TypeError, AttributeError):
         pass
     raise failure(name, f"its {INDEX} lists no files", COPY)
-
-
-def read_json(name: str | os.PathLike[str], path: Path) -> dict[str, Any]:
-    """
-    Return the dictionary in a JSON file of a checkpoint.
-
-    Args:
-        name: the checkpoint as the caller gave it.
-        path: the file.
-
-    Raises:
-        CheckpointError: the file cannot be read or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise failure(name, f"its {path.name} cannot be read ({error.strerror or error})", COPY) from error
-    except (ValueError, RecursionError) as error:
-        raise failure(name, f"its {path.name} is damaged", COPY) from error
-    if not isinstance(content, dict):
-        raise failure(name, f"its {path.name} is damaged", COPY)
-    return content
 
 
 __all__ = [

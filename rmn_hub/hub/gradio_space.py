@@ -126,7 +126,7 @@ def write_space(
     package = page_part("__init__.py").parent
     ignored = shutil.ignore_patterns("__pycache__", *parts)
     shutil.copytree(package, folder / package.name, ignore=ignored)
-    if weights_hash(loaded.folder) != weights_hash(Path(BUNDLED_CHECKPOINT)):
+    if not _is_bundled(loaded):
         _carry(loaded.folder, folder / CHECKPOINT)
     write_text(folder / "README.md", readme(page_part("README.md"), kind, model))
 
@@ -147,6 +147,16 @@ def readme(path: Path, kind: str, model: str | None) -> str:
     if kind == "zerogpu":
         data.suggested_hardware = "zero-a10g"
     return str(card).replace(MODEL, model or MODEL).rstrip() + "\n"
+
+
+def _is_bundled(loaded: checkpoints.LoadedCheckpoint) -> bool:
+    """Return whether a checkpoint is the one that the package brings along, its settings and classes too."""
+    bundled = checkpoints.load(BUNDLED_CHECKPOINT)
+    return (
+        weights_hash(loaded.folder) == weights_hash(bundled.folder)
+        and loaded.model.config.to_json_string() == bundled.model.config.to_json_string()
+        and loaded.processor.to_json_string() == bundled.processor.to_json_string()
+    )
 
 
 def _fetch_the_rest(repo_id: str, commit: str, token: str | bool | None) -> None:

@@ -5,8 +5,10 @@ import io
 import logging
 import signal
 import socket
+import sys
 import threading
 import time
+import traceback
 from contextlib import contextmanager
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -29,6 +31,15 @@ from rmn_space.guard import Guard
 from rmn_space.inputs import CameraInput, Photo
 from rmn_space.service import Service
 from rmn_space.sweeping import Sweeper
+
+
+def until(state):
+    """Wait for a state, which comes at once or never."""
+    end = time.monotonic() + 60
+    while not state():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
 
 ASTRONAUT = (EXAMPLES / "astronaut.jpg").read_bytes()
 
@@ -56,6 +67,35 @@ def test_a_decoder_returns_what_the_recognizer_sees():
         decoder.load(b"hello", "a.jpg", 10**6)
     with pytest.raises(InputError, match=r"smaller first$"):
         decoder.load(ASTRONAUT, "a.jpg", 1000)
+    decoder.close()
+
+
+def test_nothing_of_a_photo_stays_until_the_next_one():
+    """Neither in the process that has decoded it, nor in the thread that has read its pixels."""
+    import psutil
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (6000, 4000)).save(buffer, "PNG")
+    decoder = Decoder(processes=1)
+    decoder.load(ASTRONAUT, "a.jpg", 10**6)
+    worker = decoder._idle.get()
+    process = psutil.Process(worker.process.pid)
+    before = process.memory_info().rss
+    decoder._idle.put(worker)
+    pixels = len(decoder.load(buffer.getvalue(), "b.png", 10**8).image.tobytes())
+
+    def thread_holds():
+        frames = [frame for top in sys._current_frames().values() for frame, _ in traceback.walk_stack(top)]
+        values = [
+            value
+            for frame in frames
+            if frame.f_code.co_filename == decoding.__file__
+            for value in frame.f_locals.values()
+        ]
+        return any(isinstance(value, tuple) and len(value[1]) >= pixels for value in values if value)
+
+    until(lambda: process.memory_info().rss < before + pixels / 2)
+    until(lambda: not thread_holds())
     decoder.close()
 
 

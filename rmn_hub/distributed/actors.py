@@ -135,22 +135,34 @@ class RowActor(_Actor):
         self.image, self.name = image, name
 
     def __call__(self, batch: dict[str, Any]) -> Any:
-        """Return a pyarrow table with the rows of a batch."""
+        """
+        Return a pyarrow table with the rows of a batch.
+
+        Raises:
+            InputError: a column is missing.
+            RMNError: the recognizer could not be loaded.
+        """
         image = self.image or next((name for name in IMAGE_NAMES if name in batch), None)
         if image is None or image not in batch:
             raise InputError(f"image={image!r} must be a column of images: there are {', '.join(batch)}")
         cells = list(batch[image])
         name = self.name or ("path" if "path" in batch else None)
-        if name is not None:
-            names = [str(value) for value in batch[name]]
-        else:
-            names = [cell if isinstance(cell, str) else f"image {row}" for row, cell in enumerate(cells, start=1)]
+        if name is not None and name not in batch:
+            raise InputError(f"name={name!r} must be a column: there are {', '.join(batch)}")
+        names = list(map(_name_in, cells)) if name is None else [str(value) for value in batch[name]]
         where = Path.cwd()
         images = (
             opened(name, cell, where) if isinstance(cell, (str, bytes, dict)) else cell
             for name, cell in zip(names, cells)
         )
         return self.rows(images, names)
+
+
+def _name_in(cell: Any) -> str:
+    path = cell.get("path") if isinstance(cell, dict) else cell
+    if not isinstance(path, str):
+        raise InputError("name=None must be a column with names: there are images without a path")
+    return path
 
 
 def recognize(
@@ -175,7 +187,8 @@ def recognize(
         dataset: rows with an image each: the bytes of a file, `{"bytes", "path"}` as `datasets` writes it, a path, an
             address, or an array `H x W x 3`.
         image: its column; the first of `IMAGE_NAMES` that there is when not given.
-        name: the column with what `source` will be; `path` where there is one when not given.
+        name: the column with what `source` will be. When not given, that is the column `path` where there is one, else
+            the path in the image's own cell; images without either need a name.
         checkpoint: a folder or a Hub id, which every machine must reach; several are an ensemble.
         workers: number of actors; one for each core or GPU of the cluster when not given.
         device: `"cpu"` or `"cuda"`; the GPUs where the cluster has some when not given.
@@ -184,7 +197,8 @@ def recognize(
         **settings: of `ExpressionRecognizer.from_pretrained`.
 
     Raises:
-        InputError: a setting is out of range, or the checkpoint cannot be loaded.
+        InputError: a setting is out of range, or the checkpoint cannot be loaded. Ray raises its own error, with that
+            of the actor in it, where a column is missing.
         MissingPackageError: Ray is not installed.
     """
     require("ray", "datasets of Ray", extra="cluster")

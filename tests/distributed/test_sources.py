@@ -6,12 +6,13 @@ import tarfile
 from collections import Counter
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from rmn_hub import InputError, MissingPackageError
-from rmn_hub.distributed.actors import ShardActor
+from rmn_hub.distributed.actors import RowActor, ShardActor
 from rmn_hub.distributed.fetching import MANY
 from rmn_hub.distributed.output import ATTEMPTS, Output
 from rmn_hub.distributed.places import Place
@@ -369,3 +370,26 @@ def test_what_no_one_foresaw_in_a_worker_is_a_sentence(tmp_path, recognizer, mon
     actor = ShardActor(lambda: recognizer, faces_only=True, out=output.out)
     done = actor(pa.Table.from_pylist([Shard(4, "images", ("a.jpg",), images=1).to_dict()]))
     assert done == {"index": [4], "images": [0], "error": ["Shard 4 failed in a worker: ZeroDivisionError: by zero."]}
+
+
+@pytest.mark.parametrize(
+    ("batch", "name", "expected"),
+    [
+        ({"image": [{"bytes": b"x", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}]}, None, ["a.jpg", "b.jpg"]),
+        ({"bytes": [b"x", b"y"], "path": ["a.jpg", "b.jpg"]}, None, ["a.jpg", "b.jpg"]),
+        ({"image": [{"bytes": b"x", "path": "a.jpg"}], "id": [7]}, "id", ["7"]),
+        ({"image": ["a.jpg"]}, None, ["a.jpg"]),
+    ],
+)
+def test_rows_of_a_dataset_are_named(recognizer, batch, name, expected):
+    actor = RowActor(lambda: recognizer, faces_only=True, image=None, name=name)
+    assert actor(batch)["source"].to_pylist() == expected
+
+
+@pytest.mark.parametrize("cell", [{"bytes": b"x", "path": None}, b"x", np.zeros((20, 20, 3), np.uint8)])
+def test_images_of_a_dataset_without_a_path_need_names(recognizer, cell):
+    """A number would begin again in each batch."""
+    with pytest.raises(InputError, match="name=None"):
+        RowActor(lambda: recognizer, faces_only=True, image=None, name=None)({"image": [cell]})
+    with pytest.raises(InputError, match="name='other'"):
+        RowActor(lambda: recognizer, faces_only=True, image=None, name="other")({"image": [cell]})

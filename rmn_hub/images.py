@@ -91,7 +91,7 @@ def load_image(image: Any, name: str = "the image", *, max_pixels: int = MAX_PIX
     if isinstance(image, (str, os.PathLike)):
         return reader.read_path(Path(name))
     if isinstance(image, Image.Image):
-        whole = _undecoded(image) if image.width * image.height > max_pixels else None
+        whole = _undecoded(image, name) if image.width * image.height > max_pixels else None
         return reader.finish(image) if whole is None else reader.read(io.BytesIO(whole))
     if _is_array(image):
         return reader.finish(_from_array(_as_array(image), shown(name), max_pixels))
@@ -363,7 +363,7 @@ class _Reader:
         return LoadedImage(image, self.name, width, height, " ".join(sentences) or None)
 
 
-def _undecoded(image: Image.Image) -> bytes | None:
+def _undecoded(image: Image.Image, name: str) -> bytes | None:
     """
     Return the whole file of a caller's JPEG that is not decoded yet, for an image of our own: `draft` would leave the
     caller's at half its size. Of a decoded one it is `None`: no draft is possible.
@@ -371,8 +371,7 @@ def _undecoded(image: Image.Image) -> bytes | None:
     file = getattr(image, "fp", None)
     if file is None or image.format not in ("JPEG", "MPO") or not getattr(image, "tile", None) or image.tell():
         return None
-    file.seek(0)
-    return bytes(file.read())
+    return _read_all(file, name)
 
 
 def _read_all(file: Any, name: str) -> bytes:

@@ -316,6 +316,10 @@ def test_a_limit_can_be_raised_and_large_jpegs_are_halved(photo):
     assert np.asarray(lazy).shape == (480, 640, 3)  # the caller's stays whole
     with pytest.raises(InputError, match="max_pixels"):
         load_image(lazy, max_pixels=640 * 480 // 4)  # and now it is decoded
+    with io.BytesIO(encode(large, "JPEG")) as file:
+        closed = Image.open(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_image(closed, max_pixels=640 * 480 // 4)
     # Beyond Pillow's own limit for the whole process, too.
     wide = encode(Image.new("1", (20_000, 10_000)), "PNG")
     assert load_image(wide, max_pixels=200_000_000).width == 20_000

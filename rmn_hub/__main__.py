@@ -1,8 +1,9 @@
 """
 The start of the command line: `rmn-hub` and `python -m rmn_hub` (which `accelerate launch -m rmn_hub train` uses).
 
-What can go wrong around a command ends here, without a traceback: Ctrl-C before the command runs, a stop by SIGTERM, a
-reader that goes away (`| head`), a full disk behind stdout, a terminal whose encoding lacks a name's characters.
+What can go wrong around a command ends here, without a traceback: Ctrl-C before the command runs, a stop by SIGTERM or
+SIGHUP, a reader that goes away (`| head`), a full disk behind stdout, a terminal whose encoding lacks a name's
+characters.
 """
 
 import atexit
@@ -16,7 +17,8 @@ from typing import Any, TextIO
 
 # What writing to stdout or stderr fails with when there is no room left, or the reader has gone.
 _STREAM_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-_STOPPED = 128 + signal.SIGTERM  # what a shell shows for a process that SIGTERM has ended
+# The stops beside Ctrl-C; Windows has no SIGHUP, which comes when a terminal or a connection goes away.
+_STOPS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _RETRY_SECONDS = 0.05
 
 
@@ -24,7 +26,9 @@ def main() -> None:
     """Run the command line, and exit with its code."""
     code: int | str | None = 0
     try:
-        signal.signal(signal.SIGTERM, _stop)
+        for number in _STOPS:
+            if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it
+                signal.signal(number, _stop)
         sys.unraisablehook = _stop_again
         # A shell's `>&-` closes a stream, which Python then has as None.
         sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
@@ -70,9 +74,9 @@ def _nowhere() -> TextIO:
     return open(os.devnull, "w")  # noqa: PTH123 (a device, for as long as the process lasts)
 
 
-def _stop(*_: object) -> None:
-    """End as Ctrl-C does, so that nothing half-written stays."""
-    raise SystemExit(_STOPPED)
+def _stop(number: int, _: object) -> None:
+    """End as Ctrl-C does, so that nothing half-written stays, with the code that a shell shows for this signal."""
+    raise SystemExit(128 + number)
 
 
 def _stop_again(ignored: Any) -> None:
@@ -84,8 +88,8 @@ def _stop_again(ignored: Any) -> None:
     stop = ignored.exc_value
     if isinstance(stop, KeyboardInterrupt):
         number = signal.SIGINT
-    elif isinstance(stop, SystemExit) and stop.code == _STOPPED:
-        number = signal.SIGTERM
+    elif isinstance(stop, SystemExit) and stop.code in [128 + number for number in _STOPS]:
+        number = stop.code - 128
     else:
         return sys.__unraisablehook__(ignored)
     # Later: raised from here, it would be ignored again.

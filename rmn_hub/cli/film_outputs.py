@@ -122,7 +122,7 @@ class _CsvRows(CSVWriter):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and not self.begun:
+        if not (kind or self.early or self.begun):
             self._begin(csv_stdout())
 
     def write(self, result: "FrameResult") -> None:

@@ -236,11 +236,15 @@ def video(
         if run.bad == len(films):
             # Raised in here so that no empty table is left behind.
             raise typer.Exit(2)
+        stopped = stop.is_set() and not (window and window.closed)
+        for writer in opened:
+            writer.early = stopped
+        tables = [writer.path for writer in opened if writer.path != STDOUT and (writer.filled or not stopped)]
     written = [*run.written, *tables]
     seconds = time.monotonic() - run.started
     wrote = f"; wrote {', '.join(map(str, written))}" if written else ""
     warn(f"{run.frames} frames in {seconds:.1f} s ({run.frames / max(seconds, 1e-3):.1f} frames a second){wrote}")
-    if stop.is_set() and not (window and window.closed):
+    if stopped:
         raise typer.Exit(130)
     if run.bad:
         raise typer.Exit(1)
@@ -361,7 +365,10 @@ def _stoppable() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:  # as `nohup` has it
+        signals.append(hangup)
     before = [signal.signal(number, handle) for number in signals]
     try:
         yield stop

@@ -77,7 +77,9 @@ def to_df(
 
 class TableWriter:
     """
-    A file that grows frame by frame and appears when it is complete. Used as a context manager.
+    A file that grows frame by frame and appears in the end. Used as a context manager.
+
+    After an exception, or with `early` set, it appears with the rows so far; without any, what was there before stays.
 
     Args:
         path: of the new file.
@@ -89,6 +91,7 @@ class TableWriter:
 
     def __init__(self, path: str | os.PathLike[str], expressions: Sequence[str] = EXPRESSIONS) -> None:
         self.path = Path(path)
+        self.early = self.filled = False
         self._columns = columns_of(expressions)
         self._stack = contextlib.ExitStack()
 
@@ -96,7 +99,7 @@ class TableWriter:
         try:
             self._open(self._stack.enter_context(replacing(self.path)))
         except BaseException as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
+            self._drop(error)
             if isinstance(error, OSError):
                 raise self._failed(error) from error
             raise
@@ -107,10 +110,18 @@ class TableWriter:
     ) -> None:
         try:
             self._close()
-        except OSError as failure:
-            self._stack.__exit__(type(failure), failure, failure.__traceback__)
-            raise self._failed(failure) from failure
-        self._stack.__exit__(kind, error, trace)
+            if self.filled or not (kind or self.early):
+                self._stack.close()
+        except BaseException as failure:
+            self._drop(failure)
+            if isinstance(failure, OSError):
+                raise self._failed(failure) from failure
+            raise
+        self._drop(error or KeyboardInterrupt())
+
+    def _drop(self, error: BaseException) -> None:
+        """Remove the new file, unless it has appeared already."""
+        self._stack.__exit__(type(error), error, error.__traceback__)
 
     def write(self, result: FrameResult) -> None:
         """
@@ -120,7 +131,7 @@ class TableWriter:
             InputError: the file cannot be written.
         """
         try:
-            self._write(result)
+            self.filled = self._write(result) or self.filled
         except OSError as error:
             raise self._failed(error) from error
 
@@ -130,7 +141,8 @@ class TableWriter:
     def _open(self, path: Path) -> None:
         raise NotImplementedError
 
-    def _write(self, result: FrameResult) -> None:
+    def _write(self, result: FrameResult) -> bool:
+        """Write a frame; return whether there was a row to write."""
         raise NotImplementedError
 
     def _close(self) -> None:
@@ -148,8 +160,9 @@ class CSVWriter(TableWriter):
         self._rows = csv.DictWriter(file, self._columns)
         self._rows.writeheader()
 
-    def _write(self, result: FrameResult) -> None:
+    def _write(self, result: FrameResult) -> bool:
         self._rows.writerows(to_records(result))
+        return len(result) > 0
 
     def _close(self) -> None:
         self._file.close()
@@ -161,8 +174,9 @@ class JSONWriter(TableWriter):
     def _open(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8")
 
-    def _write(self, result: FrameResult) -> None:
+    def _write(self, result: FrameResult) -> bool:
         self._file.write(json.dumps(result.to_dict(), allow_nan=False) + "\n")
+        return True
 
     def _close(self) -> None:
         self._file.close()
@@ -184,10 +198,11 @@ class ParquetWriter(TableWriter):
         self._file = pyarrow.parquet.ParquetWriter(str(path), self._schema)
         self._waiting: list[dict[str, Any]] = []
 
-    def _write(self, result: FrameResult) -> None:
+    def _write(self, result: FrameResult) -> bool:
         self._waiting += to_records(result)
         if len(self._waiting) >= ROWS_TOGETHER:
             self._flush()
+        return len(result) > 0
 
     def _flush(self) -> None:
         self._file.write_table(self._table.from_pylist(self._waiting, self._schema))

@@ -106,12 +106,13 @@ def test_closed_streams(crops, tmp_path, words):
     assert "Traceback" not in stderr
 
 
-@pytest.mark.parametrize("interrupt", ["signal.SIGINT", "signal.SIGTERM"])
+@pytest.mark.parametrize("interrupt", ["signal.SIGINT", "signal.SIGTERM", "signal.SIGHUP"])
 def test_a_stop_while_it_starts(interrupt):
     # The command line is stopped by itself, in the middle of its imports.
     code = f"""
 import os, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 class Stop:
     def find_spec(self, name, path, target=None):
         if name == "rmn_hub.cli.predict":
@@ -121,6 +122,23 @@ runpy.run_module("rmn_hub", run_name="__main__")
 """
     status, _, stderr = ended(start(python=("-c", code)))
     assert (status, stderr) == (128 + eval(interrupt, {"signal": signal}), "")
+
+
+def test_a_hangup_that_is_ignored_stays_so():
+    """As `nohup` has it."""
+    code = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+class Hangup:
+    def find_spec(self, name, path, target=None):
+        if name == "rmn_hub.cli.predict":
+            os.kill(os.getpid(), signal.SIGHUP)
+sys.meta_path.insert(0, Hangup())
+sys.argv = ["rmn-hub", "--version"]
+runpy.run_module("rmn_hub", run_name="__main__")
+"""
+    status, stdout, stderr = ended(start(python=("-c", code)))
+    assert (status, stdout[:8], stderr) == (0, "rmn-hub ", "")
 
 
 @pytest.mark.parametrize("interrupt", ["signal.SIGINT", "signal.SIGTERM"])

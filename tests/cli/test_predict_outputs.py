@@ -180,8 +180,8 @@ def stopped(faces, tmp_path, number):
     process = start(
         *("predict", faces, "--faces-only", "--json", "--device", "cpu"),
         *("--batch-size", 1, "--annotate", tmp_path / "out", "--csv", tmp_path / "faces.csv"),
-        # What a shell runs in the background ignores SIGINT, and so would what these tests start there.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # What a shell runs in the background ignores SIGINT (and `nohup` SIGHUP), and so would what is started there.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     process.stdout.readline()
     process.send_signal(number)
@@ -189,7 +189,7 @@ def stopped(faces, tmp_path, number):
     return process.returncode, stderr.decode()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_whole_files_only(crops, tmp_path, number):
     folder = tmp_path / "faces"
     folder.mkdir()

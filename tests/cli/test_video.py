@@ -1,6 +1,7 @@
 """`rmn-hub video`: what comes out where, what is refused how, and that an early end keeps what is done."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -264,6 +265,41 @@ def test_an_interrupt_keeps_what_is_done(video, film, tmp_path, monkeypatch):
     assert len(frames_of(files[0])) == len(pandas.read_csv(files[1])) == len(pandas.read_parquet(files[2])) == 5
     assert files[3].is_file()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_stop_while_the_network_is_loaded_leaves_older_tables(video, film, tmp_path, monkeypatch):
+    from rmn_hub.recognizer import ExpressionRecognizer
+
+    load = ExpressionRecognizer.from_pretrained
+
+    def stopped(*arguments, **settings):
+        os.kill(os.getpid(), signal.SIGINT)
+        return load(*arguments, **settings)
+
+    monkeypatch.setattr(ExpressionRecognizer, "from_pretrained", stopped)
+    files = {f"--{kind}": tmp_path / f"v.{kind}" for kind in ("csv", "json", "parquet")}
+    for path in files.values():
+        path.write_text("of an earlier run")
+    result = video(film, *(word for option in files.items() for word in option))
+    assert result.exit_code == 130, result.output
+    assert [path.read_text() for path in files.values()] == 3 * ["of an earlier run"]
+    assert files_of(tmp_path) == ["v.csv", "v.json", "v.parquet"]
+    assert "wrote" not in result.stderr
+
+
+def test_rows_stay_when_another_output_fails(video, film, tmp_path, monkeypatch):
+    """As when the reader of `--json | head -2` goes away."""
+    written = []
+
+    def fail(writer, result):
+        written.append(result)
+        if len(written) == 3:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("rmn_hub.cli.outputs.JsonLines.__call__", fail)
+    assert video(film, "--csv", tmp_path / "x.csv", "--parquet", tmp_path / "x.parquet", "--json").exit_code == 1
+    assert len(pandas.read_csv(tmp_path / "x.csv")) == len(pandas.read_parquet(tmp_path / "x.parquet")) == 3
+    assert files_of(tmp_path) == ["x.csv", "x.parquet"]
 
 
 def test_a_film_without_faces_is_no_error(video, tmp_path):

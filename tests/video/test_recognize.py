@@ -1,5 +1,6 @@
 """A film with known faces: identities, times, the recognizer's own numbers, tables, timeline and summary."""
 
+import contextlib
 import json
 import weakref
 from dataclasses import replace
@@ -230,15 +231,32 @@ def test_a_table_appears_whole_or_not_at_all(tmp_path, results):
     for writer in (CSVWriter, ParquetWriter, JSONWriter):
         with pytest.raises(InputError, match="nowhere"):
             writer(tmp_path / "nowhere" / "film").__enter__()
-        with pytest.raises(KeyboardInterrupt):
-            _break_off(writer(tmp_path / "film"), results[0])
-    assert list(tmp_path.iterdir()) == []
+        assert list(tmp_path.iterdir()) == []
+        table = tmp_path / "film"
+        table.write_text("of an earlier run")
+        for result, kept in ((None, True), (results[0], False)):
+            for early in (True, False):
+                _break_off(writer(table), result, early)
+                assert [path.name for path in tmp_path.iterdir()] == ["film"]
+                assert (table.read_bytes() == b"of an earlier run") == kept
+        table.unlink()
 
 
-def _break_off(writer, result):
-    with writer as table:
-        table.write(result)
-        raise KeyboardInterrupt
+def _break_off(writer, result, early):
+    with contextlib.suppress(KeyboardInterrupt), writer as table:
+        if result is not None:
+            table.write(result)
+        table.early = early
+        if not early:
+            raise KeyboardInterrupt
+
+
+def test_a_table_without_rows_replaces_an_older_one_when_it_is_complete(tmp_path):
+    for writer in (CSVWriter, ParquetWriter, JSONWriter):
+        (tmp_path / "film").write_text("of an earlier run")
+        with writer(tmp_path / "film"):
+            pass
+        assert (tmp_path / "film").read_bytes() != b"of an earlier run"
 
 
 def test_the_summary_adds_up(results, film):

@@ -1,9 +1,11 @@
 """The protocol of every engine: pixel values in, logits and maps out, numpy on both sides."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from ..errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,4 +69,27 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
-__all__ = ["Engine", "EngineOutput", "has_features", "softmax"]
+def check_softmax(classes: int, problem_type: Any = None) -> None:
+    """
+    Check that a network's logits become probabilities by [`softmax`].
+
+    Args:
+        classes: the number of its logits.
+        problem_type: that of its configuration.
+
+    Raises:
+        InputError: they do not.
+    """
+    if problem_type not in (None, "single_label_classification"):
+        raise InputError(
+            f"problem_type={str(problem_type)[:80]!r} must be 'single_label_classification' or not set: each face is "
+            "given one expression. Call the network itself."
+        )
+    if classes < 2:
+        raise InputError(
+            "the network must have at least two classes: the probability of a single one would be 1 for each face. "
+            "Call the network itself."
+        )
+
+
+__all__ = ["Engine", "EngineOutput", "check_softmax", "has_features", "softmax"]

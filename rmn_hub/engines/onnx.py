@@ -2,15 +2,16 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..checkpoints import CONFIG, failure, has_weights, read_json, weights_hash
 from ..errors import CheckpointError, InputError
 from ..sessions import OnnxSession
-from .engine import EngineOutput
+from .engine import EngineOutput, check_softmax
 
 # Where a checkpoint has its ONNX file.
 ONNX_FILE = "onnx/model.onnx"
@@ -54,6 +55,7 @@ class OnnxEngine:
             self.has_features = "features" in self._session.outputs()
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be used: its metadata are not an RMN's. {_EXPORT}.") from error
+        check_softmax(len(self.expressions))
 
     @classmethod
     def from_checkpoint(
@@ -78,7 +80,8 @@ class OnnxEngine:
 
         Raises:
             CheckpointError: there is no such file, it cannot be used, or it is of other weights or classes.
-            InputError: `threads` is out of range, or a provider does not exist here.
+            InputError: `threads` is out of range, a provider does not exist here, or the network does not predict one
+                of several classes.
         """
         folder = Path(folder)
         engine = cls(folder / file, threads=threads, providers=providers)
@@ -88,7 +91,9 @@ class OnnxEngine:
                 "engine='torch'."
             )
         if (folder / CONFIG).is_file():
-            names = _class_names(folder)
+            settings = read_json(folder, folder / CONFIG)
+            check_softmax(len(engine.expressions), settings.get("problem_type"))
+            names = _class_names(folder, settings)
             if len(names or engine.expressions) != len(engine.expressions):
                 reason = f"its {CONFIG} names {len(names)} classes and its {file} has {len(engine.expressions)}"
                 raise failure(folder, reason, f"Give the {CONFIG} that belongs to the weights")
@@ -116,9 +121,9 @@ class OnnxEngine:
         return EngineOutput(logits, maps, before, after, rest[-1] if features else None)
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
+def _class_names(folder: Path, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the classes in a checkpoint's `config.json`, in their order; empty where it has none."""
-    id2label = read_json(folder, folder / CONFIG).get("id2label") or {}
+    id2label = settings.get("id2label") or {}
     try:
         numbered = {int(number): str(name) for number, name in id2label.items()}
         return tuple(numbered[number] for number in range(len(numbered)))

@@ -8,7 +8,7 @@ from ..baselines.networks import Network, for_inference, masking_blocks
 from ..devices import usable_device
 from ..errors import InputError
 from ..model.modeling_rmn import RMNModel
-from .engine import EngineOutput
+from .engine import EngineOutput, check_softmax
 
 
 class TorchEngine:
@@ -27,7 +27,7 @@ class TorchEngine:
         dtype: what it computes in, once it is folded; what the network is in when not given.
 
     Raises:
-        InputError: the device does not exist here.
+        InputError: the device does not exist here, or the network does not predict one of several classes.
     """
 
     name = "torch"
@@ -37,6 +37,7 @@ class TorchEngine:
     ) -> None:
         self.device = usable_device(device)
         labels = model.config.id2label
+        check_softmax(len(labels), model.config.problem_type)
         self.expressions: tuple[str, ...] = tuple(labels[index] for index in sorted(labels))
         self.image_size: int = model.config.image_size
         self.has_masks = len(masking_blocks(model)) > 0

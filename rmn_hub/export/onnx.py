@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import reduce_mask
-from ..engines.engine import softmax
+from ..engines.engine import check_softmax, softmax
 from ..errors import CheckpointError, InputError
 from ..files import replacing
 from ..model.modeling_rmn import RMNModel
@@ -111,10 +111,13 @@ def export(
         allow_loss: whether to write a file that is more than one point less accurate than torch.
 
     Raises:
-        InputError: the faces do not fit, a package is missing, or the form loses more than one point.
+        InputError: the faces do not fit, a package is missing, the form loses more than one point, or the network does
+            not predict one of several classes.
         CheckpointError: the file's outputs differ from torch's.
     """
     path = Path(path)
+    # The file is compared by its probabilities.
+    check_softmax(model.config.num_labels, model.config.problem_type)
     size = model.config.image_size
     if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, size, size) or len(pixel_values) < 1:
         raise InputError(

@@ -156,6 +156,29 @@ def test_classes_of_another_network_are_refused(id2label, tiny, tmp_path):
         OnnxEngine.from_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"problem_type": "multi_label_classification"}, "problem_type='multi_label_classification'"),
+        ({"problem_type": "regression"}, "problem_type='regression'"),
+        ({"num_labels": 1}, "two classes"),
+    ],
+)
+def test_networks_whose_probabilities_are_no_softmax_are_refused(changes, part, tiny, tmp_path):
+    folder = save_checkpoint(tmp_path / "network", **changes)
+    with pytest.raises(InputError, match=part):
+        ExpressionRecognizer.from_pretrained(folder, device="cpu")
+    model = checkpoints.load_model(folder)
+    with pytest.raises(InputError, match=part):
+        export(model, tmp_path / "model.onnx", np.zeros((1, 3, 32, 32), np.float32), weights_hash="")
+    if "problem_type" in changes:
+        # An ONNX file has no problem type.
+        copy = shutil.copytree(tiny, tmp_path / "copy")
+        shutil.copy(folder / "config.json", copy)
+        with pytest.raises(InputError, match=part):
+            ExpressionRecognizer.from_pretrained(copy, device="cpu")
+
+
 def test_files_that_are_not_of_the_export_are_refused(tiny, tmp_path):
     path = tmp_path / "onnx" / "model.onnx"
     with pytest.raises(CheckpointError, match=r"model\.onnx"):

@@ -74,6 +74,14 @@ def is_address(name: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*(://|::)", name, re.IGNORECASE) is not None
 
 
+def without_query(name: str) -> str:
+    """
+    Return an address at http or https without what follows its path (`?download=true`, a signature, a fragment), where
+    its suffix is; and any other name as it is, since files may have these marks in their names.
+    """
+    return re.split("[?#]", name, maxsplit=1)[0] if re.match("https?://", name) else name
+
+
 def place_of(name: str) -> Place:
     """
     Return where a path or an address leads.
@@ -113,4 +121,4 @@ def _reason(error: BaseException) -> str:
     return shown(text, 300)
 
 
-__all__ = ["Place", "failing_as", "is_address", "place_of"]
+__all__ = ["Place", "failing_as", "is_address", "place_of", "without_query"]

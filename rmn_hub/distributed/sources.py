@@ -21,7 +21,7 @@ from ..data.columns import IMAGE_COLUMNS, stored_image
 from ..errors import InputError
 from ..images import SUFFIXES, find_images, is_folder, shown
 from .fetching import Reading, Stores, fetch
-from .places import Place, failing_as, is_address, place_of
+from .places import Place, failing_as, is_address, place_of, without_query
 
 Kind: TypeAlias = Literal["images", "parquet", "tar"]
 
@@ -233,7 +233,7 @@ def _listed(source: str, out: str | None) -> list[str]:
 
 def _listed_at(source: str, out: str | None) -> list[str]:
     place = place_of(source)
-    if any(mark in source.partition("://")[2] for mark in "*["):
+    if any(mark in without_query(source).partition("://")[2] for mark in "*["):
         return _of_one_folder(place, place.glob(), source, out)
     if _ends(source, LIST_SUFFIXES):
         return _lines(source)
@@ -291,7 +291,7 @@ def _kind_of(name: str) -> Kind:
 
 
 def _ends(name: str, suffixes: tuple[str, ...]) -> bool:
-    return name.lower().endswith(suffixes)
+    return without_query(name).lower().endswith(suffixes)
 
 
 def _files(names: tuple[str, ...]) -> Iterator[Any]:

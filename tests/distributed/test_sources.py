@@ -197,6 +197,29 @@ def test_a_source_of_two_kinds_or_without_a_column_of_images_is_an_input_error(t
         find_source(str(tmp_path / "a.parquet"))
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_suffix_of_an_address_is_that_of_its_path(scheme, tmp_path, jpeg, monkeypatch):
+    where = f"{scheme}://host.invalid/set"
+    names = [f"{where}/a.jpg?size=[9]&sig=x.tar", f"{where}/b.JPG#part", f"{where}/image?id=1"]
+    files = {
+        "t.parquet?download=true": parquet_of([{"bytes": jpeg, "path": None}]),
+        "list.txt?token=a*b": "\n".join(names).encode(),
+    }
+    monkeypatch.setattr(Place, "open", lambda self: io.BytesIO(files[self.name.rpartition("/")[2]]))
+    monkeypatch.setattr(Place, "read", lambda self: files[self.name.rpartition("/")[2]])
+    for name, kind in [("t.parquet?download=true", "parquet"), ("p.tar?sig=a/b.jpg", "tar"), ("p.tgz?v=1", "tar")]:
+        found = find_source(f"{where}/{name}")
+        assert (found.kind, found.names) == (kind, (f"{where}/{name}",))
+    assert find_source(names[0]).names == (names[0],)
+    found = find_source(f"{where}/list.txt?token=a*b")
+    assert (found.kind, list(found.names)) == ("images", names)
+
+
+def test_a_mark_in_the_name_of_a_file_is_no_query(place, jpeg):
+    where = place(**{"a_parquet#1_jpg": jpeg})
+    assert find_source(where).names == (f"{where}/a.parquet#1.jpg",)
+
+
 def test_an_address_whose_package_is_missing(monkeypatch):
     def missing(*_, **__):
         raise ImportError("Install s3fs to access S3")

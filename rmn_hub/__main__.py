@@ -88,8 +88,8 @@ def _stop_again(ignored: Any) -> None:
     stop = ignored.exc_value
     if isinstance(stop, KeyboardInterrupt):
         number = signal.SIGINT
-    elif isinstance(stop, SystemExit) and stop.code in [128 + number for number in _STOPS]:
-        number = stop.code - 128
+    elif isinstance(stop, SystemExit) and isinstance(stop.code, int) and stop.code - 128 in _STOPS:
+        number = signal.Signals(stop.code - 128)
     else:
         return sys.__unraisablehook__(ignored)
     # Later: raised from here, it would be ignored again.

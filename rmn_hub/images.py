@@ -39,6 +39,8 @@ SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
     | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
+# What linked folders are counted as among the files that are left out: no suffix is so called.
+LINKED = "/"
 # How far outside 0..1 a float may lie: interpolation and a division by 255 overshoot by a rounding error.
 FLOAT_TOLERANCE = 1e-4
 # A progressive JPEG is decoded once per scan. Cameras and editors write about 10; 2,000 in 156 KB took 28 s.
@@ -164,17 +166,16 @@ def find_images(
     on_left_out: Callable[[Mapping[str, int]], object] | None = None,
 ) -> list[Path]:
     """
-    Return the images of a folder and of the folders in it, sorted by path. Hidden files and folders are left out, and
-    so are those whose names begin with two underscores (`__MACOSX`). A path that is not a folder is returned as it is,
-    whether it can be read or not.
+    Return the images of a folder and of the folders in it, sorted by path, without hidden files and folders, linked
+    folders, and those called `__...` (`__MACOSX`). A path that is not a folder is returned as it is, readable or not.
 
     Args:
         path: a file or a folder.
         skip: folders not to look into (those that outputs are written to).
         on_error: what to do with a folder in it that cannot be read; it is then left out. Without it, the error is
             raised.
-        on_left_out: called with the number of the other files by suffix (`{".mp4": 2}`), when there are any; hidden
-            ones are not counted. `left_out_sentence` makes a sentence of it.
+        on_left_out: called with the number of the other files by suffix (`{".mp4": 2}`), and of linked folders as
+            `LINKED`, when there are any; hidden ones are not counted. `left_out_sentence` makes a sentence of it.
 
     Raises:
         InputError: the folder cannot be read or holds no image.
@@ -186,15 +187,11 @@ def find_images(
     found: list[Path] = []
     others: Counter[str] = Counter()
     for folder, folders, files in os.walk(path, onerror=problems.append):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith((".", "__")) and os.path.realpath(Path(folder) / name) not in skipped
-        ]
-        for name in files:
-            if name.startswith("."):
-                continue
-            file = Path(folder) / name
+        inside = [Path(folder) / name for name in folders if not name.startswith((".", "__"))]
+        inside = [place for place in inside if os.path.realpath(place) not in skipped]
+        folders[:] = [place.name for place in inside]
+        others.update(LINKED for place in inside if place.is_symlink())
+        for file in (Path(folder) / name for name in files if not name.startswith(".")):
             suffix = file.suffix.lower()
             if suffix in SUFFIXES and (file.is_file() or not file.exists()):
                 found.append(file)  # a broken link is reported when it is opened; a pipe would never end
@@ -215,10 +212,16 @@ def find_images(
 
 def left_out_sentence(counts: Mapping[str, int]) -> str:
     """Return `find_images`'s counts of other files as a sentence: `3 files are not images: 2 .mp4, 1 .txt`."""
-    several = sum(counts.values())
-    parts = [f"{count} {shown(suffix, 20) or 'without a suffix'}" for suffix, count in list(counts.items())[:6]]
-    more = ", ..." if len(counts) > 6 else ""
-    return f"{several} {'file is not an image' if several == 1 else 'files are not images'}: {', '.join(parts)}{more}"
+    files = {suffix: count for suffix, count in counts.items() if suffix != LINKED}
+    parts = [f"{count} {shown(suffix, 20) or 'without a suffix'}" for suffix, count in list(files.items())[:6]]
+    which = "file is not an image" if sum(files.values()) == 1 else "files are not images"
+    sentences = (
+        [f"{sum(files.values())} {which}: {', '.join(parts)}{', ...' if len(files) > 6 else ''}"] if files else []
+    )
+    if linked := counts.get(LINKED):
+        which = "linked folder is" if linked == 1 else "linked folders are"
+        sentences.append(f"{linked} {which} left out (give what a link leads to)")
+    return "; ".join(sentences)
 
 
 @dataclass(frozen=True)
@@ -364,10 +367,7 @@ class _Reader:
 
 
 def _undecoded(image: Image.Image, name: str) -> bytes | None:
-    """
-    Return the whole file of a caller's JPEG that is not decoded yet, for an image of our own: `draft` would leave the
-    caller's at half its size. Of a decoded one it is `None`: no draft is possible.
-    """
+    """Return the file of a caller's JPEG that is not decoded, or `None`: a draft must leave the caller's whole."""
     file = getattr(image, "fp", None)
     if file is None or image.format not in ("JPEG", "MPO") or not getattr(image, "tile", None) or image.tell():
         return None

@@ -199,7 +199,7 @@ def video(
         folder = Path(source) if several else None
         folders = {"--summary": summary} | ({"--output": output, "--timeline": timeline} if several else {})
         skip = [path for path in folders.values() if path]
-        films = [Path(source)] if is_stream(source) else find_films(Path(source), skip)
+        films = [Path(source)] if is_stream(source) else find_films(Path(source), skip, warn)
         check_folders(folders)
         targets = targets_of(films, folder, output, timeline, summary)
         tables = [path for path in (csv, lines, parquet) if path and path != STDOUT]

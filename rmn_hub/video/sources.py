@@ -2,12 +2,12 @@
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..images import is_folder
+from ..images import LINKED, is_folder, left_out_sentence
 from ..packages import require
 
 if TYPE_CHECKING:
@@ -41,13 +41,17 @@ FORMATS = (
 PATIENCE = 15.0
 
 
-def find_films(path: Path, skip: Collection[Path] = ()) -> list[Path]:
+def find_films(
+    path: Path, skip: Collection[Path] = (), on_left_out: Callable[[str], object] = lambda _: None
+) -> list[Path]:
     """
     Return the films of a folder and of the folders in it, sorted by path; a path of a file is returned as it is.
 
     Args:
         path: a file or a folder.
         skip: folders in it not to look into (those that outputs are written to).
+        on_left_out: called with a sentence about linked folders, which are not looked into, and about each folder in it
+            that cannot be read.
 
     Raises:
         InputError: the folder holds no film.
@@ -55,17 +59,25 @@ def find_films(path: Path, skip: Collection[Path] = ()) -> list[Path]:
     if not is_folder(path):
         return [path]
     skipped = set(map(os.path.realpath, skip))
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        and skipped.isdisjoint(os.path.realpath(path / folder) for folder in file.relative_to(path).parents[:-1])
-        and file.is_file()
-    )
+    found: list[Path] = []
+    problems: list[OSError] = []
+    linked = 0
+    for folder, folders, files in os.walk(path, onerror=problems.append):
+        inside = [Path(folder) / name for name in folders if not name.startswith(".")]
+        inside = [place for place in inside if os.path.realpath(place) not in skipped]
+        linked += sum(place.is_symlink() for place in inside)
+        folders[:] = [place.name for place in inside]
+        films = (Path(folder) / name for name in files if not name.startswith("."))
+        found += [film for film in films if film.suffix.lower() in SUFFIXES and film.is_file()]
+    for problem in problems:
+        on_left_out(f"{problem.filename} cannot be read: {problem.strerror}")
+    left_out = left_out_sentence({LINKED: linked})
     if not found:
-        raise InputError(f"{path} is a folder without films. Give a film, or a folder that holds some.")
-    return found
+        reason = f" ({left_out})" if linked else ""
+        raise InputError(f"{path} is a folder without films{reason}. Give a film, or a folder that holds some.")
+    if linked:
+        on_left_out(f"in {path}, {left_out}")
+    return sorted(found)
 
 
 def is_stream(source: str | os.PathLike[str] | int) -> bool:

@@ -288,17 +288,22 @@ def check_choosing(argument: str, split: str, trained: str = "train") -> None:
     Args:
         argument: what the caller calls the split.
         split: its name.
-        trained: name of the split that is trained on.
+        trained: name of the split of the same set that is trained on.
 
     Raises:
-        InputError: the split is the one that is scored or the one that is trained on, or holds both.
+        InputError: the split is the one that is scored or the one that is trained on, holds both, or is a part of it.
     """
     role, choose = split_role(split), f"{argument}={split!r} must not be"
     if role == "private_test":
         raise InputError(f"{choose} the one that is scored once, at the end: give public_test")
     if squash(split) == "all" or (role or squash(split)) in ("train", split_role(trained) or squash(trained)):
         raise InputError(
-            f"{choose} one with faces that a network was trained on, which it knows by heart: give public_test"
+            f"{choose} one with faces that a network was trained on, which it knows by heart: give "
+            f"{'another' if role == 'public_test' else 'public_test'}"
+        )
+    if squash(trained) == "all":
+        raise InputError(
+            f"{choose} a part of what a network is trained on, {trained!r}: train on train, or take other data"
         )
 
 

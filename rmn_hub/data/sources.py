@@ -97,9 +97,11 @@ class OpenedSet:
         """
         return cls(Path(data), _parts_of(Path(data)))
 
-    def has(self, role: str) -> bool:
-        """Return whether the set has a split of its own for a role (`"train"`, `"public_test"`, `"private_test"`)."""
-        return _find(self.parts, role) is not None
+    def has(self, name: str) -> bool:
+        """Return whether the set has a split of its own of a name or for its role; `"all"` every set has."""
+        role = split_role(name)
+        own = {squash(part) for part in self.parts if part} | {ALL}
+        return squash(name) in own or (role is not None and _find(self.parts, role) is not None)
 
     def split(self, name: str) -> FaceImages:
         """

@@ -32,6 +32,7 @@ from ..files import replacing, write_json
 from ..hub import checkpoint as checkpoints
 from ..hub.card import CALIBRATION
 from ..hub.checkpoint import WEIGHTS
+from ..hub.records import trained_split
 from ..images import is_folder
 from ..progress import Progress, silent
 from .evaluate import predict
@@ -113,7 +114,7 @@ def calibrate(
     if isinstance(views, bool) or views not in (1, 2):
         raise InputError(f"views={views!r} must be 1 or 2")
     folder = own_folder(checkpoint)
-    check_choosing("split", split)
+    check_choosing("split", split, trained_split(folder, data))
     faces = load_face_images(data, split)
     loaded = checkpoints.load(folder, expressions=EXPRESSIONS, rmn_only=True)
     engine = TorchEngine(loaded.model, device)

@@ -28,9 +28,9 @@ from ..files import write_json, write_text
 from ..hub import checkpoint as checkpoints
 from ..hub.card import METRICS, training_time
 from ..hub.checkpoint import weights_hash
+from ..hub.records import public_name
 from ..progress import Progress, silent
 from ..training.recipe import Recipe
-from ..training.run_folder import public_name
 from ..training.train import train
 from .benchmark import multiply_adds
 from .evaluate import Predictions, device_name, predict

@@ -2,11 +2,12 @@
 Cross-validation: `rmn-hub cross-validate`. What a checkpoint is worth on somebody's own small set after it has been
 fine-tuned there, as in the paper's table 1.3 (VEMO), and what it is worth without.
 
-Each face is scored once, by a network that was neither trained nor chosen on it. `crossvalidation.json` in the run's
-folder holds `command`, `date`, `versions`, `data` (`faces`, `per_expression`, `folds`, `seed`), `recipe`, `start_from`
-with its `sha256`, and, for `before` and `after` the fine-tuning, what an entry of `eval.json` has: `single_view`,
-`flip_averaged`, `per_expression`, `mean_recall`, `mean_f1`, `confusion_matrix` and `right`. `difference` compares the
-two face by face, and `folds` lists each fold's epochs and accuracies.
+Each face is scored once, by a network that was neither trained nor chosen on it, unless the checkpoint was: the notes
+state where its `run.json` names the set. `crossvalidation.json` in the run's folder holds `command`, `date`,
+`versions`, `data` (`faces`, `per_expression`, `folds`, `seed`, `notes`), `recipe`, `start_from` with its `sha256`, and,
+for `before` and `after` the fine-tuning, what an entry of `eval.json` has: `single_view`, `flip_averaged`,
+`per_expression`, `mean_recall`, `mean_f1`, `confusion_matrix` and `right`. `difference` compares the two face by face,
+and `folds` lists each fold's epochs and accuracies.
 """
 
 from dataclasses import dataclass
@@ -25,10 +26,10 @@ from ..expressions import EXPRESSIONS
 from ..files import write_json
 from ..hub import checkpoint as checkpoints
 from ..hub.checkpoint import weights_hash
+from ..hub.records import public_name, trained_on
 from ..progress import Progress, silent
 from ..training.loop import TrainingResult
 from ..training.recipe import Recipe
-from ..training.run_folder import public_name
 from ..training.train import train
 from .evaluate import Predictions, predict
 from .metrics import paired_difference, per_expression, scores
@@ -95,6 +96,14 @@ def cross_validate(
     start = checkpoints.find(checkpoint)
     untouched = _network(start, device)
     opened = OpenedSet.open(data)
+    notes = []
+    if trained_on(start)[0] == public_name(data):
+        notes.append(
+            f"{public_name(checkpoint)} was trained on a set of this name, {public_name(data)}: if it is this one, its "
+            "network has seen the faces that are scored, before and after. Start from one that has not."
+        )
+        if console is not None:
+            console.print(f"note: {notes[0]}", markup=False, highlight=False, soft_wrap=True)
     parts = folds(opened, number, seed)
     best: list[TrainingResult] = []
     before: list[_Scored] = []
@@ -137,6 +146,7 @@ def cross_validate(
             "per_expression": dict(zip(EXPRESSIONS, np.bincount(labels, minlength=len(EXPRESSIONS)).tolist())),
             "folds": number,
             "seed": seed,
+            "notes": notes,
         },
         "recipe": recipe.to_dict(),
         "start_from": public_name(checkpoint),
@@ -159,6 +169,7 @@ def summary(document: dict[str, Any]) -> str:
     """Return the main numbers of a `crossvalidation.json` in a few lines, for people."""
     data = document["data"]
     lines = [f"{data['name']}: {data['faces']:,} faces in {data['folds']} folds"]
+    lines += [f"  note: {note}" for note in data["notes"]]
     for when in ("before", "after"):
         for view in ("single_view", "flip_averaged"):
             numbers = document[when][view]

@@ -19,7 +19,16 @@ import numpy as np
 import torch
 
 from ..baselines.networks import masking_blocks, name_of
-from ..data.faces import UNSPLIT, FaceImages, FaceSet, duplicates_of, looks_like_fer2013, split_role
+from ..data.faces import (
+    UNSPLIT,
+    FaceImages,
+    FaceSet,
+    concatenate,
+    duplicates_of,
+    looks_like_fer2013,
+    split_role,
+    squash,
+)
 from ..data.sources import OpenedSet
 from ..devices import usable_device
 from ..engines.engine import Engine
@@ -33,7 +42,7 @@ from ..expressions import EXPRESSIONS
 from ..files import file_hash, write_json
 from ..hub import checkpoint as checkpoints
 from ..hub.checkpoint import LoadedCheckpoint, weights_hash, weights_megabytes
-from ..hub.records import is_fer2013
+from ..hub.records import is_fer2013, public_name, trained_on
 from ..model.modeling_rmn import RMNModel
 from ..progress import Progress, silent
 from .batches import pixel_batches
@@ -170,7 +179,8 @@ def evaluate(
         name: name of the set in the result; else `public_test` and so on for FER2013's whole splits, and the names of
             data and split for others.
         training_data: set whose training split is searched for the faces that are scored; `data` itself when it has a
-            training split, its own or one that was made for it. With neither, duplicates are not looked for.
+            training split, its own or one that was made for it. With neither, duplicates are not looked for. The
+            training split of a set that a checkpoint's `run.json` names is the one that stands there.
         json_file: file to write the result to, beside what it holds about other sets of the same weights.
         figures: folder for the confusion matrix, the reliability diagram, coverage and failure cases, as PNG.
         with_faithfulness: whether to measure the faithfulness of the attention maps too, which takes longer.
@@ -195,6 +205,7 @@ def evaluate(
     if figures is not None and Path(figures).exists() and not Path(figures).is_dir():
         raise InputError(f"figures={str(figures)!r} must be a folder")
     place = usable_device(device)
+    folders = []
     if peer:
         subject, place = _peer(peer), torch.device("cpu")  # its runtime's only one
         document = read_results(json_file, subject.sha256)
@@ -254,7 +265,7 @@ def evaluate(
         "milliseconds_per_face": milliseconds(engine, place, processor, faces),
         "faithfulness": None,
     }
-    training = _training_faces(opened, training_data, split, progress)
+    training = _training_faces(folders, opened, training_data, split, progress)
     if training is not None:
         kept = ~duplicates_of(training, scored)
         numbers["without_duplicates"] = {
@@ -333,17 +344,28 @@ def _described(names: Sequence[str | Path], members: Sequence[LoadedCheckpoint])
 
 
 def _training_faces(
-    opened: OpenedSet, training_data: str | Path | None, split: str, progress: Progress
+    folders: Sequence[Path], opened: OpenedSet, training_data: str | Path | None, split: str, progress: Progress
 ) -> FaceSet | None:
     """Return the faces among which duplicates of the scored ones are looked for, or `None` without any."""
+    where = public_name(opened.where if training_data is None else training_data)
+    trained = set() if folders else {"train"}
+    for folder in folders:
+        name, own = trained_on(folder)
+        if training_data is None and name != where and split_role(own) != "train":
+            return None  # the set has no split of that kind, or one of other faces
+        trained.add(split_role(own) or squash(own) if name == where else "train")
     if training_data is not None:
         opened = OpenedSet.open(training_data)
-    elif opened.has("train"):
-        if split_role(split) == "train":
-            return None
-    elif UNSPLIT not in opened.parts or split_role(split) not in ("public_test", "private_test"):
+    elif (split_role(split) or squash(split)) in trained:
+        return None  # a split is not searched for its own faces
+    elif not all(opened.has(name) or _is_made(opened, name, split) for name in trained):
         return None
-    return opened.split("train").reduced(progress=progress)
+    return concatenate([opened.split(name) for name in sorted(trained)]).reduced(progress=progress)
+
+
+def _is_made(opened: OpenedSet, trained: str, split: str) -> bool:
+    """Return whether a set without splits is cut into one to train on and the one that is scored."""
+    return trained == "train" and UNSPLIT in opened.parts and split_role(split) is not None
 
 
 def _tensors(

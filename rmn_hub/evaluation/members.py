@@ -23,7 +23,7 @@ from ..files import naming_failures, replacing
 from ..hub import checkpoint as checkpoints
 from ..hub.card import METRICS, RUN, read_json, training_time
 from ..hub.checkpoint import weights_hash
-from ..hub.records import run_name
+from ..hub.records import run_name, trained_split
 from ..progress import Progress, silent
 from .benchmark import multiply_adds
 from .evaluate import Predictions, predict
@@ -85,8 +85,9 @@ def write_members(
     Raises:
         InputError: there are no networks, two have one name, or checkpoint, data or output cannot be used.
     """
-    check_choosing("split", split)
     folders = [checkpoints.find(checkpoint) for checkpoint in checkpoints_]
+    for folder in folders:
+        check_choosing("split", split, trained_split(folder, data))
     names = [run_name(folder) for folder in folders]
     if not folders or len(set(names)) < len(names):
         raise InputError(f"checkpoints={names} must be folders whose names differ, at least one")

@@ -41,6 +41,27 @@ def run_name(folder: Path) -> str:
     return folder.parent.name if folder.name == BEST else folder.name
 
 
+def public_name(path: str | Path) -> str:
+    """
+    Return a local path's last part (of a run's `best`, the run's name), and a Hub id as it is: a record goes out with
+    its checkpoint.
+    """
+    return run_name(Path(path)) if Path(path).exists() else str(path)
+
+
+def trained_on(checkpoint: Path) -> tuple[str | None, str]:
+    """Return the set's name and the split that a checkpoint's `run.json` has; `(None, "train")` without one."""
+    data = (read_json(checkpoint / RUN) or {}).get("data")
+    known = data if isinstance(data, dict) else {}
+    return known.get("name"), str(known.get("split", "train"))
+
+
+def trained_split(checkpoint: Path, data: str | Path) -> str:
+    """Return the split of a set that a checkpoint's run trained on, as its `run.json` has it for a set of this name."""
+    name, split = trained_on(checkpoint)
+    return split if name == public_name(data) else "train"
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """
     Read the object of a JSON file; `None` without a file.
@@ -147,10 +168,13 @@ __all__ = [
     "is_fer2013",
     "main_set",
     "percent",
+    "public_name",
     "read_json",
     "run_name",
     "title",
     "titles",
     "train_command",
+    "trained_on",
+    "trained_split",
     "training_time",
 ]

@@ -25,7 +25,7 @@ from ..baselines.networks import Network
 from ..errors import InputError
 from ..files import naming_failures, replacing
 from ..hub.checkpoint import CONFIG, WEIGHTS
-from ..hub.records import BEST, run_name
+from ..hub.records import BEST
 from ..model.configuration_rmn import AUTO_MAP
 from ..model.image_processing_rmn import RMNImageProcessor
 from ..model.modeling_rmn import RMNModel
@@ -234,14 +234,6 @@ def command_line(program: str, recipe: Recipe, options: Mapping[str, Any]) -> st
     return " ".join(words)
 
 
-def public_name(path: str | Path) -> str:
-    """
-    Return a local path's last part (of a run's `best`, the run's name), and a Hub id as it is: a record goes out with
-    its checkpoint.
-    """
-    return run_name(Path(path)) if Path(path).exists() else str(path)
-
-
 def _shown(value: Any) -> str:
     if isinstance(value, str) and len(value) == 64:  # a hash
         return value[:12]
@@ -254,4 +246,4 @@ def _shapes(tensors: Any) -> dict[str, torch.Size] | None:
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-__all__ = ["METRICS", "RunFolder", "changed_settings", "command_line", "public_name"]
+__all__ = ["METRICS", "RunFolder", "changed_settings", "command_line"]

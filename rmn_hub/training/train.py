@@ -20,7 +20,7 @@ from ..engines.pixels import PixelProcessor
 from ..errors import InputError, TrainingError
 from ..expressions import EXPRESSIONS
 from ..hub import checkpoint
-from ..hub.records import BEST
+from ..hub.records import BEST, public_name
 from ..model.configuration_rmn import RMNConfig
 from ..model.modeling_rmn import RMNModel
 from ..progress import Progress, silent
@@ -28,7 +28,7 @@ from .feeding import Source, faces_for_training, share_of, size_for_training
 from .loop import Budget, TrainingResult, TrainingRun
 from .optimisation import precision_of
 from .recipe import Recipe
-from .run_folder import command_line, public_name
+from .run_folder import command_line
 
 
 def train(

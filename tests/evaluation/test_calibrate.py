@@ -140,6 +140,20 @@ def test_splits_that_must_not_be_fitted_on(world, split, sentence):
     assert not (world["checkpoint"] / "calibration.json").exists()
 
 
+@pytest.mark.parametrize("trained", ["public_test", "all"])
+def test_a_split_that_its_run_trained_on_is_not_fitted_on(world, tmp_path, trained):
+    def record(name):
+        (world["checkpoint"] / "run.json").write_text(json.dumps({"data": {"name": name, "split": trained}}))
+
+    record(world["data"].name)
+    with pytest.raises(InputError, match="split='public_test'"):
+        calibrate(world["checkpoint"], world["data"])
+    words = ("members", world["checkpoint"], "--data", world["data"], "--output", tmp_path / "members.md")
+    assert run(*words).exit_code == 2
+    record("another")
+    calibrate(world["checkpoint"], world["data"])
+
+
 def test_a_network_that_predicts_at_random_is_refused(world, tmp_path):
     labels = (world["logits"].argmax(1) + 1 + np.arange(COUNT) % 6) % 7
     write_set(tmp_path / "wrong" / "public_test.parquet", world["pictures"], labels)

@@ -1,6 +1,7 @@
 """`rmn-hub cross-validate`: folds, and each face scored by a network that was not trained or chosen on it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -79,6 +80,18 @@ def test_the_command_goes_on_and_its_numbers_add_up(world):
     again = json.loads((root / "runs" / RESULTS).read_text())
     assert {path: path.stat().st_mtime_ns for path in states} == states  # nothing was trained again
     assert again["after"] == document["after"]
+
+
+def test_a_start_that_was_trained_on_the_set_is_noted(world, tmp_path):
+    _, checkpoint, data = world
+    start = shutil.copytree(checkpoint, tmp_path / "start")
+    words = ("--data", data, "--folds", "3", "--epochs", "1", "--output")
+    for name, notes in ((data.name, 1), ("another", 0)):
+        (start / "run.json").write_text(json.dumps({"data": {"name": name, "split": "train"}}))
+        result = run("cross-validate", start, *words, tmp_path / name)
+        assert result.exit_code == 0
+        assert len(json.loads((tmp_path / name / RESULTS).read_text())["data"]["notes"]) == notes
+        assert ("note: start was trained on" in result.stdout) == bool(notes)
 
 
 def test_too_few_faces_for_a_batch(world):

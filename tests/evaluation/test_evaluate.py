@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -114,6 +115,43 @@ def test_duplicates_in_a_set_without_splits(world, tmp_path):
     assert numbers["without_duplicates"]["duplicates"] >= len(train & test)
     (numbers,) = evaluate(world["checkpoint"], tmp_path / "twice.parquet", "all")["sets"].values()
     assert numbers["without_duplicates"] is None
+
+
+@pytest.fixture
+def trained_on(world, tmp_path):
+    """The checkpoint with a `run.json` that names a set and a split."""
+    folder = shutil.copytree(world["checkpoint"], tmp_path / "trained")
+
+    def record(name, split):
+        (folder / "run.json").write_text(json.dumps({"data": {"name": name, "split": split}}))
+        return folder
+
+    return record
+
+
+@pytest.mark.parametrize(
+    ("name", "trained", "scored", "duplicates"),
+    [
+        ("d", "Training", "public_test", 0),
+        ("d", "all", "public_test", 7),
+        ("d", "mine", "public_test", 2),
+        ("d", "mine", "train", 1),
+        ("d", "mine", "Mine", None),
+        ("d", "gone", "public_test", None),
+        ("elsewhere", "train", "public_test", 0),
+        ("elsewhere", "all", "public_test", None),
+    ],
+)
+def test_duplicates_are_those_of_the_split_that_the_run_trained_on(
+    trained_on, tmp_path, name, trained, scored, duplicates
+):
+    pictures = faces(28, seed=4)
+    write_set(tmp_path / "d" / "train.parquet", pictures[:14], np.arange(14) % 7)
+    write_set(tmp_path / "d" / "public_test.parquet", pictures[14:21], np.arange(7))
+    write_set(tmp_path / "d" / "mine.parquet", [pictures[0], *pictures[19:]], np.arange(10) % 7)
+    (numbers,) = evaluate(trained_on(name, trained), tmp_path / "d", scored)["sets"].values()
+    found = numbers["without_duplicates"]
+    assert (found and found["duplicates"]) == duplicates
 
 
 def test_all_faces_duplicates(world, tmp_path):

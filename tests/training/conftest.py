@@ -6,8 +6,8 @@ from made_faces import write
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """A set of 280 faces to train on and 70 to choose on."""
-    return write(tmp_path_factory.mktemp("made"), {"train": 40, "val": 10})
+    """A set of 280 faces to train on, 70 to choose on, and 70 to score on."""
+    return write(tmp_path_factory.mktemp("made"), {"train": 40, "val": 10, "test": 10})
 
 
 @pytest.fixture(autouse=True)

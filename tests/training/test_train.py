@@ -371,7 +371,7 @@ def test_a_loss_that_is_not_a_number_stops_with_a_sentence(made, tmp_path):
         ({}, {"augmentation": Augmentation(mixup=0.5)}, "augmentation.mixup"),
         ({}, {"model": {**TINY, "embedding_size": 16}}, "model.embedding_size"),
         ({"epochs": None, "minutes": 1}, {}, "budget"),
-        ({"train_split": "all"}, {}, "data"),
+        ({"train_split": "test"}, {}, "data"),
         ({"start_from": "checkpoint"}, {}, "start_from"),
     ],
 )
@@ -443,6 +443,8 @@ def test_a_state_of_something_else_is_refused(made, tmp_path, good_state, change
         ({"validation_split": "All"}, "validation_split"),
         ({"validation_split": "training"}, "validation_split"),
         ({"validation_split": "val", "train_split": "public_test"}, "validation_split"),
+        ({"train_split": "all"}, "validation_split='public_test' must not be a part of"),
+        ({"validation_split": "more", "train_split": "All"}, "validation_split='more' must not be a part of"),
         ({"minutes": 1, "epochs": 1}, "minutes"),
         ({"minutes": float("nan")}, "minutes"),
         ({"epochs": 0}, "epochs"),

@@ -260,6 +260,7 @@ def _process(run: _Run, source: "str | Path", target: "Target") -> None:
 
     timeline = Timeline()
     result: FrameResult | None = None
+    before: float | None = None
     with contextlib.ExitStack() as stack:
         film = stack.enter_context(
             Film(
@@ -287,6 +288,9 @@ def _process(run: _Run, source: "str | Path", target: "Target") -> None:
                     writer.write(drawn, frame.time)
                 if run.window:
                     run.window.show(drawn, run.stop)
+            # Each frame lasts as long as the one before it.
+            timeline.end = frame.time + (0.0 if before is None else frame.time - before)
+            before = frame.time
             progress(frame.time - film.start)
             if run.stop.is_set():
                 break

@@ -28,7 +28,7 @@ LASTING = 0.5
 ROWS = 24
 # The figure's width in inches, and where its time begins and ends, in parts of the width: what a click on it needs.
 WIDTH, LEFT, RIGHT = 11.0, 0.16, 0.97
-# Seconds of the longest pause in which a track's strip is not interrupted.
+# Seconds of the longest pause in which a track's strip is not interrupted, where frames are not further apart.
 _PAUSE = 1.0
 
 
@@ -85,7 +85,8 @@ class TrackSummary:
 class Timeline:
     """
     The tracks of a film, gathered frame by frame in memory that hardly grows: probabilities in at most `MOMENTS`
-    moments, and a few small crops of each track.
+    moments, and a few small crops of each track. Where only some frames of a film are added, `end` may be set to the
+    seconds at which it ends: the last one does not last longer.
 
     Example:
         >>> timeline = Timeline()
@@ -100,6 +101,8 @@ class Timeline:
         self._begin: float | None = None
         self._last: FrameResult | None = None
         self._step = 0.0
+        self._frames = 0
+        self.end: float | None = None
 
     def add(self, result: FrameResult, image: Image.Image | None = None) -> None:
         """
@@ -116,6 +119,7 @@ class Timeline:
             self._step = max(0.0, result.time - self._last.time)
             self._count(self._last, self._step)
         self._last = result
+        self._frames += 1
         while (result.time - self._begin) / self._width >= MOMENTS:
             self._width *= 2
             for track in self._tracks.values():
@@ -132,17 +136,23 @@ class Timeline:
                 self._tracks[face.track_id].count(face, seconds)
 
     @property
+    def _lasting(self) -> float:
+        """Seconds that the last frame lasts: as long as the one before, at most until the film's end."""
+        rest = math.inf if self.end is None or self._last is None else max(0.0, self.end - self._last.time)
+        return min(self._step, rest)
+
+    @property
     def tracks(self) -> tuple[TrackSummary, ...]:
         """The summaries of all tracks, by id: in the order in which they appeared."""
         last = {face.track_id: face for face in self._last} if self._last else {}
-        return tuple(self._tracks[key].summary(last.get(key), self._step) for key in sorted(self._tracks))
+        return tuple(self._tracks[key].summary(last.get(key), self._lasting) for key in sorted(self._tracks))
 
     @property
     def span(self) -> tuple[float, float]:
         """The times in seconds at which the film begins and ends."""
         if self._last is None or self._begin is None:
             return 0.0, 0.0
-        return self._begin, self._last.time + self._step
+        return self._begin, self._last.time + self._lasting
 
     def strip(self, track_id: int) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -152,7 +162,9 @@ class Timeline:
             The times of `M` moments in seconds, and their mean probabilities `(M, N)` in the order of the expressions;
             NaN marks a pause.
         """
-        return self._tracks[track_id].strip(self._begin or 0.0, self._width)
+        usual = (self._last.time - (self._begin or 0.0)) / max(1, self._frames - 1) if self._last else 0.0
+        pause = max(_PAUSE, 1.5 * usual, 3 * self._width)
+        return self._tracks[track_id].strip(self._begin or 0.0, self._width, pause)
 
     def figure(self, theme: str = "light", title: str | None = None) -> "Figure":
         """
@@ -253,13 +265,13 @@ class _Gathered:
             changes=[(when, expression, _opened(data)) for when, expression, data in self.changes],
         )
 
-    def strip(self, begin: float, width: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return times and mean probabilities, with NaN where the track pauses."""
+    def strip(self, begin: float, width: float, pause: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return times and mean probabilities, with NaN where the track is not seen for longer than `pause` seconds."""
         times: list[float] = []
         rows: list[np.ndarray] = []
         for moment in sorted(self.moments):
             time = begin + (moment + 0.5) * width
-            if times and time - times[-1] > max(_PAUSE, 3 * width):
+            if times and time - times[-1] > pause:
                 times.append((times[-1] + time) / 2)
                 rows.append(np.full_like(rows[-1], np.nan))
             values = self.moments[moment]
@@ -312,7 +324,7 @@ def _draw(timeline: Timeline, theme: str, title: str | None) -> "Figure":
         names = list(track.probabilities)
         # A track of one moment has a width, too, and what a frame shows lasts until the next one.
         half = max((end - begin) / 500, 1e-4)
-        times = np.concatenate([[times[0] - half], times, [max(times[-1] + half, track.last + timeline._step)]])
+        times = np.concatenate([[times[0] - half], times, [max(times[-1] + half, track.last + timeline._lasting)]])
         values = np.concatenate([values[:1], values, values[-1:]])
         axes.stackplot(times, values.T, colors=[color_of(name) for name in names], linewidth=0)
         axes.set(xlim=(begin, end), ylim=(0, 1))

@@ -76,6 +76,14 @@ def test_the_box_is_drawn_on_every_frame(video, film, tmp_path):
         assert sum(value > 40 for value in pixels) > 500
 
 
+def test_the_last_frame_taken_lasts_until_the_end(video, film, tmp_path):
+    result = video(film, "--every", 5, "--summary", tmp_path)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["end"] == pytest.approx(0.48)
+    assert [sum(track["seconds"].values()) for track in summary["tracks"]] == pytest.approx([0.48])
+
+
 def test_json_alone_goes_to_stdout(video, film):
     result = video(film, "--start", 0.2, "--end", 0.4, "--every", 2, "--json")
     assert result.exit_code == 0, result.output

@@ -294,6 +294,20 @@ def test_changes_that_last_are_kept(results, film):
     assert [time for time, _, _ in track.changes] == pytest.approx([0, (2 * RATE + 2) / RATE])
 
 
+def test_frames_that_are_seconds_apart_are_drawn_and_end_with_the_film(results):
+    timeline = Timeline()
+    track = results[0].faces[0].track_id
+    for number in (0, 1, 2, 5):  # there is a pause before the last one
+        timeline.add(replace(results[0], time=2.0 * number, index=10 * number))
+    timeline.end = 10.4
+    times, values = timeline.strip(track)
+    assert times == pytest.approx([0, 2, 4, 7, 10], abs=0.05)
+    assert np.isnan(values).all(axis=1).tolist() == [False, False, False, True, False]
+    assert timeline.span == (0, 10.4)
+    [seconds] = [sum(one.seconds.values()) for one in timeline.tracks if one.id == track]
+    assert seconds == pytest.approx(10.4)
+
+
 def test_the_timeline_shows_a_row_for_each_track(results):
     timeline = Timeline()
     for result in results:

@@ -1,5 +1,6 @@
 """The checkpoint that the package brings along, and what every checkpoint is identified by: its weights' hash."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -24,13 +25,36 @@ def has_weights(folder: Path) -> bool:
 
 def weights_hash(folder: Path) -> str:
     """
-    Return the SHA-256 of a checkpoint's weights, or of their index where they are in several files.
+    Return the SHA-256 of a checkpoint's weights; where they are in several files, that of the files' hashes in order.
 
     Raises:
         OSError: there are no weights, or they cannot be read.
+        CheckpointError: a file of several is missing, or their index is damaged.
     """
-    weights = folder / WEIGHTS
-    return file_hash(weights if weights.is_file() else folder / INDEX)
+    files = weight_files(folder)
+    if files == [WEIGHTS]:
+        return file_hash(folder / WEIGHTS)
+    # Not of the index, which other weights of the same shapes leave as it is.
+    try:
+        hashes = [file_hash(folder / file) for file in files]
+    except OSError as error:
+        raise failure(folder, f"its weights cannot be read ({error})", COPY) from error
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def weight_files(folder: Path, name: str | os.PathLike[str] | None = None) -> list[str]:
+    """
+    Return the names of the files of a checkpoint's weights.
+
+    Args:
+        folder: where they are.
+        name: the checkpoint as the caller gave it; the folder when not given.
+
+    Raises:
+        CheckpointError: their index is damaged.
+    """
+    several = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
+    return shards(name or folder, folder / INDEX) if several else [WEIGHTS]
 
 
 def failure(name: str | os.PathLike[str], reason: str, remedy: str) -> CheckpointError:
@@ -60,6 +84,23 @@ def read_json(name: str | os.PathLike[str], path: Path) -> dict[str, Any]:
     return content
 
 
+def shards(name: str | os.PathLike[str], index: Path) -> list[str]:
+    """
+    Return the names of the weights' files that an index lists.
+
+    Raises:
+        CheckpointError: it lists none, or files in other folders.
+    """
+    try:
+        names = sorted(set(read_json(name, index)["weight_map"].values()))
+        # Files beside the index only: a name with a path in it could lead anywhere.
+        if names and all(Path(shard).name == shard for shard in names):
+            return names
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise failure(name, f"its {INDEX} lists no files", COPY)
+
+
 __all__ = [
     "BUNDLED_CHECKPOINT",
     "CONFIG",
@@ -69,5 +110,7 @@ __all__ = [
     "failure",
     "has_weights",
     "read_json",
+    "shards",
+    "weight_files",
     "weights_hash",
 ]

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
+from ..checkpoints import weight_files
 from ..data.faces import check_choosing
 from ..data.sources import load_face_images
 from ..engines.pixels import PixelProcessor
@@ -109,12 +110,15 @@ def calibrate(
         calibration), scores before and after, the weights' hash before and after, data, command, versions, date.
 
     Raises:
-        InputError: checkpoint, data or split cannot be used; a split that was trained on or that is for scoring.
+        InputError: checkpoint, data or split cannot be used; a split that was trained on or that is for scoring;
+            weights in several files.
     """
     if isinstance(views, bool) or views not in (1, 2):
         raise InputError(f"views={views!r} must be 1 or 2")
     folder = own_folder(checkpoint)
     check_choosing("split", split, trained_split(folder, data))
+    if weight_files(folder) != [WEIGHTS]:
+        raise InputError(f"checkpoint={str(checkpoint)!r} must have its weights in one file, {WEIGHTS}: save it anew")
     faces = load_face_images(data, split)
     loaded = checkpoints.load(folder, expressions=EXPRESSIONS, rmn_only=True)
     engine = TorchEngine(loaded.model, device)

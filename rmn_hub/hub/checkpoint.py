@@ -28,13 +28,13 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ..baselines.networks import MODEL_TYPES, Network, from_config, read_config
-from ..checkpoints import INDEX, WEIGHTS, weights_hash
+from ..checkpoints import WEIGHTS, weight_files, weights_hash
 from ..devices import usable_device
 from ..errors import MissingPackageError
 from ..images import shown
 from ..model.configuration_rmn import RMNConfig
 from ..model.image_processing_rmn import RMNImageProcessor
-from .files import CONFIG, COPY, PROCESSOR, failure, find, one_line, read_json, shards
+from .files import CONFIG, COPY, PROCESSOR, failure, find, one_line, read_json
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,7 @@ def load_model(
 
 def weights_megabytes(folder: Path) -> float:
     """Return the size of a checkpoint's weights in megabytes (1e6 bytes)."""
-    files = [WEIGHTS] if (folder / WEIGHTS).is_file() else shards(folder, folder / INDEX)
-    return sum((folder / file).stat().st_size for file in files) / 1e6
+    return sum((folder / file).stat().st_size for file in weight_files(folder)) / 1e6
 
 
 def _class_names(config: PreTrainedConfig) -> tuple[str, ...]:
@@ -165,9 +164,8 @@ def _fits(tensor: Tensor, expected: Tensor) -> bool:
 
 
 def _tensors(name: str | os.PathLike[str], folder: Path) -> dict[str, Tensor]:
-    files = [WEIGHTS] if (folder / WEIGHTS).is_file() else shards(name, folder / INDEX)
     tensors: dict[str, Tensor] = {}
-    for file in files:
+    for file in weight_files(folder, name):
         try:
             # Read, not mapped: Windows does not replace a file that is, and what is copied over it would change the
             # network.

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..checkpoints import CONFIG, COPY, INDEX, WEIGHTS, failure, has_weights, read_json
+from ..checkpoints import CONFIG, COPY, INDEX, WEIGHTS, failure, has_weights, read_json, shards
 from ..engines.onnx import ONNX_FILE
 from ..errors import CheckpointError
 from ..images import is_folder, shown
@@ -119,6 +119,19 @@ def _download(
         )
         return Path(path)
 
+    def fetch_weights(commit: str) -> None:
+        try:
+            fetch(WEIGHTS, commit)
+        except EntryNotFoundError as missing:
+            try:
+                index = fetch(INDEX, commit)
+            except EntryNotFoundError:
+                if isinstance(missing, LocalEntryNotFoundError):
+                    raise missing from None
+                raise _no_weights(repo_id, pickled=True) from missing
+            for shard in shards(repo_id, index):
+                fetch(shard, commit)
+
     try:
         if not local_files_only:
             check_reachable(repo_id, CONFIG, revision, cache_dir, token)
@@ -140,9 +153,9 @@ def _download(
                 exported = fetch(ONNX_FILE, commit)
             except EntryNotFoundError:
                 return folder
-            if unchecked and not local_files_only and _has_other_weights(repo_id, exported, commit, token):
+            if unchecked and not local_files_only and _may_have_other_weights(repo_id, exported, commit, token):
                 # transformers' `push_to_hub` replaces the weights alone. The engine compares what lies in a folder.
-                fetch(WEIGHTS, commit)
+                fetch_weights(commit)
             try:
                 fetch(PROCESSOR, commit)
             except LocalEntryNotFoundError:
@@ -150,17 +163,7 @@ def _download(
             except EntryNotFoundError as error:
                 raise failure(repo_id, f"it has no {PROCESSOR}", "Save its RMNImageProcessor there") from error
             return folder
-        try:
-            fetch(WEIGHTS, commit)
-        except EntryNotFoundError as missing:
-            try:
-                index = fetch(INDEX, commit)
-            except EntryNotFoundError:
-                if isinstance(missing, LocalEntryNotFoundError):
-                    raise missing from None
-                raise _no_weights(repo_id, pickled=True) from missing
-            for shard in shards(repo_id, index):
-                fetch(shard, commit)
+        fetch_weights(commit)
         with contextlib.suppress(EntryNotFoundError):  # some callers do without; `load` reports it
             fetch(PROCESSOR, commit)
         return folder
@@ -170,12 +173,20 @@ def _download(
         raise failure(repo_id, *explain_download(error, revision)) from error
 
 
-def _has_other_weights(repo_id: str, exported: Path, commit: str, token: str | bool | None) -> bool:
-    """Return whether an ONNX file lacks the hash of the repository's weights, as far as the Hub has it: of one file."""
+def _may_have_other_weights(repo_id: str, exported: Path, commit: str, token: str | bool | None) -> bool:
+    """
+    Return whether an ONNX file lacks the hash of the repository's weights, as far as the Hub has it.
+
+    The Hub has none of weights in several files: those are compared once they are here.
+    """
     try:
         etag = get_hf_file_metadata(hf_hub_url(repo_id, WEIGHTS, revision=commit), token=token).etag
     except EntryNotFoundError:
-        return False
+        try:
+            get_hf_file_metadata(hf_hub_url(repo_id, INDEX, revision=commit), token=token)
+        except EntryNotFoundError:
+            return False
+        return True
     return re.fullmatch("[0-9a-f]{64}", etag or "") is not None and str(etag).encode() not in exported.read_bytes()
 
 
@@ -223,23 +234,6 @@ def explain_download(error: Exception, revision: str) -> tuple[str, str]:
     if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
         return f"the Hub cannot be reached and {revision} is not in the cache", "Go online, or give a folder"
     return f"it could not be downloaded ({one_line(error)})", "Try again"
-
-
-def shards(name: str | os.PathLike[str], index: Path) -> list[str]:
-    """
-    Return the names of the weights' files that an index lists.
-
-    Raises:
-        CheckpointError: it lists none, or files in other folders.
-    """
-    try:
-        names = sorted(set(read_json(name, index)["weight_map"].values()))
-        # Files beside the index only: a name with a path in it could lead anywhere.
-        if names and all(Path(shard).name == shard for shard in names):
-            return names
-    except (KeyError, TypeError, AttributeError):
-        pass
-    raise failure(name, f"its {INDEX} lists no files", COPY)
 
 
 __all__ = [

@@ -16,6 +16,7 @@ from evaluation_helpers import faces, save_checkpoint
 
 from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, ExpressionRecognizer, MTCNNDetector, RMNModel
 from rmn_hub.attention import reduce_mask
+from rmn_hub.checkpoints import weights_hash
 from rmn_hub.engines.engine import Engine
 from rmn_hub.engines.onnx import OnnxEngine
 from rmn_hub.errors import CheckpointError, InputError
@@ -153,6 +154,28 @@ def test_classes_of_another_network_are_refused(id2label, tiny, tmp_path):
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, "id2label": id2label}))
     with pytest.raises(CheckpointError, match=r"config\.json"):
+        OnnxEngine.from_checkpoint(folder)
+
+
+def test_other_weights_in_several_files_are_refused(tmp_path):
+    folder = save_checkpoint(tmp_path / "shards")
+    model = RMNModel.from_pretrained(folder)
+
+    def save():
+        model.save_pretrained(folder, max_shard_size="20KB")
+        (folder / "model.safetensors").unlink(missing_ok=True)
+        return (folder / "model.safetensors.index.json").read_bytes()
+
+    index, before = save(), weights_hash(folder)
+    values = np.zeros((1, 3, 32, 32), np.float32)
+    export(model, folder / "onnx" / "model.onnx", values, weights_hash=before)
+    assert OnnxEngine.from_checkpoint(folder).weights_hash == before
+    torch.nn.init.ones_(model.classifier.bias)
+    assert save() == index
+    with pytest.raises(CheckpointError, match="not of the weights"):
+        OnnxEngine.from_checkpoint(folder)
+    max(folder.glob("*.safetensors")).unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
         OnnxEngine.from_checkpoint(folder)
 
 

@@ -207,6 +207,14 @@ def test_only_a_folder_is_changed(world):
             calibrate(name, world["data"])
 
 
+def test_weights_in_several_files_are_refused(world):
+    model = RMNModel.from_pretrained(world["checkpoint"])
+    (world["checkpoint"] / "model.safetensors").unlink()
+    model.save_pretrained(world["checkpoint"], max_shard_size="20KB")
+    with pytest.raises(InputError, match=r"one file, model\.safetensors"):
+        calibrate(world["checkpoint"], world["data"])
+
+
 def test_a_record_edited_by_hand_is_refused(world):
     (world["checkpoint"] / "calibration.json").write_text('{"temperatures": [1, 2]}')
     with pytest.raises(InputError, match=r"calibration\.json"):

@@ -68,6 +68,7 @@ def hub(checkpoint):
     repository("org/onnx", **bundled)
     # As transformers' `push_to_hub` leaves it: new weights beside the ONNX file of the old ones.
     repository("org/pushed-over", **{**bundled, "model.safetensors": weights})
+    repository("org/pushed-over-in-shards", **{**bundled, "model.safetensors": None}, **_in_shards(checkpoint))
     repository("org/interrupted", **{**bundled, "model.safetensors": weights})
     repository("org/onnx-alone", **bundled, model__safetensors=None)
     repository("org/onnx-without-processor", **{**bundled, PROCESSOR: None})
@@ -174,6 +175,7 @@ def recognized(hub, home):
             "onnx alone": ("recognize", {"checkpoint": "org/onnx-alone", "engine": "onnx"}),
             "onnx of old weights": ("recognize", {"checkpoint": "org/pushed-over"}),
             "onnx of old weights again": ("recognize", {"checkpoint": "org/pushed-over"}),
+            "onnx of old shards": ("recognize", {"checkpoint": "org/pushed-over-in-shards"}),
             "check breaks off": ("recognize", {"checkpoint": "org/interrupted"}),
             "check local files only": ("recognize", {"checkpoint": "org/interrupted", "local_files_only": True}),
             "check after it broke off": ("recognize", {"checkpoint": "org/interrupted"}),
@@ -296,7 +298,7 @@ def test_the_onnx_file_is_downloaded_instead_of_the_weights(recognized, hub):
     asked = [
         line for step in ("onnx cold", "onnx alone") for line in requests(hub, step) if "model.safetensors" in line
     ]
-    assert [line.split()[0] for line in asked] == ["HEAD", "HEAD"]
+    assert [line.split()[0] for line in asked] == ["HEAD"] * 3  # of one alone, the index as well
     assert len(requests(hub, "onnx warm")) == 1  # for the newest commit
     for step in ("onnx pinned", "onnx local files only", "check local files only"):
         assert requests(hub, step) == []
@@ -332,6 +334,7 @@ def test_a_repository_without_an_onnx_file_runs_in_torch(recognized, hub):
     [
         ("onnx of old weights", "model.onnx .*not of the weights"),
         ("onnx of old weights again", "model.onnx .*not of the weights"),
+        ("onnx of old shards", "model.onnx .*not of the weights"),
         ("check breaks off", "org/interrupted .*download"),
         ("check local files only", "org/interrupted .*not in the cache"),
         ("check after it broke off", "model.onnx .*not of the weights"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..progress import Progress
+from .inputs import left_out_of
 from .options import (
     BatchSize,
     Checkpoints,
@@ -126,6 +127,7 @@ def batch(
                     device=device,
                     faces_only=faces_only,
                     progress=progress,
+                    on_left_out=lambda counts: warn(left_out_of(source, counts)),
                     **{name: value for name, value in settings.items() if value is not None},
                 )
         except (KeyboardInterrupt, SystemExit):

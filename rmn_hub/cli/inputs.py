@@ -84,7 +84,7 @@ def find_inputs(
         on_error: called for each word that cannot be used.
         on_left_out: called with a sentence about the files of a folder that are not images.
     """
-    from ..images import find_images, is_folder, left_out_sentence
+    from ..images import find_images, is_folder
 
     found: dict[str, Input] = {}
     for word in dict.fromkeys(words):
@@ -100,8 +100,7 @@ def find_inputs(
                 others: list[Mapping[str, int]] = []
                 files = find_images(path, skip=outputs, on_error=on_error, on_left_out=others.append)
                 for counts in others:
-                    videos = "; give videos to `rmn-hub video`" if VIDEO_SUFFIXES & set(counts) else ""
-                    on_left_out(f"in {word}, {left_out_sentence(counts)}{videos}")
+                    on_left_out(left_out_of(word, counts))
         except InputError as error:
             on_error(error)
             continue
@@ -109,6 +108,14 @@ def find_inputs(
             output = Path("stdin") if word == STDIN else Path(file.name)
             found.setdefault(str(file), Input(str(file), file.relative_to(path) if is_folder(path) else output))
     return found
+
+
+def left_out_of(word: str, counts: Mapping[str, int]) -> str:
+    """Return the sentence on what was left out of a folder, of which `find_images` has given the counts."""
+    from ..images import left_out_sentence
+
+    videos = "; give videos to `rmn-hub video`" if VIDEO_SUFFIXES & set(counts) else ""
+    return f"in {word}, {left_out_sentence(counts)}{videos}"
 
 
 def _check_kind(word: str) -> None:

@@ -6,6 +6,7 @@ in any way goes on with the shards that have no file, and no row is ever there t
 """
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def recognize_batch(
     device: str | None = None,
     faces_only: bool = False,
     progress: Progress = silent,
+    on_left_out: Callable[[Mapping[str, int]], object] | None = None,
     **settings: Any,
 ) -> Summary:
     """
@@ -62,6 +64,8 @@ def recognize_batch(
         faces_only: every image is a face already.
         progress: called with the images of every shard that is finished, and first with those that were there before;
             for tars, whose images nobody has counted, with the number of tars.
+        on_left_out: called, as `images.find_images` calls it, with the number of files by suffix that the source has
+            beside images, and of linked folders, when there are any.
         **settings: of `ExpressionRecognizer.from_pretrained`.
 
     Returns:
@@ -80,6 +84,8 @@ def recognize_batch(
     if begun is None and not output.is_empty():
         raise InputError(f"out={shown(output.out)!r} must be empty, or hold a batch that was begun: it has no {RUN}")
     found = find_source(os.fspath(source), output.out)
+    if found.left_out and on_left_out is not None:
+        on_left_out(found.left_out)
     loading = _loading(names_of(checkpoint), settings)
     if shard_size is None:
         shard_size = begun.get("shard_size") if begun else SHARD_SIZE

@@ -11,15 +11,15 @@ import contextlib
 import hashlib
 import os
 import tarfile
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
 from ..data.columns import IMAGE_COLUMNS, stored_image
 from ..errors import InputError
-from ..images import SUFFIXES, find_images, is_folder, shown
+from ..images import LINKED, SUFFIXES, find_images, is_folder, shown
 from .fetching import Reading, Stores, fetch
 from .places import Place, failing_as, is_address, place_of, without_query
 
@@ -78,11 +78,13 @@ class Source:
         kind: what they are.
         names: their paths, which are absolute, or addresses.
         rows: for parquet files, the number of rows of each.
+        left_out: the other files where images were found, and linked folders, as `find_images` counts them.
     """
 
     kind: Kind
     names: tuple[str, ...]
     rows: tuple[int, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def images(self) -> int | None:
@@ -128,7 +130,8 @@ def find_source(source: str, out: str | None = None) -> Source:
     """
     if not source:
         raise InputError(f"source={source!r} must be {FORMS}")
-    names = _listed(source, out)
+    left_out: Counter[str] = Counter()
+    names = _listed(source, out, left_out)
     kinds = {_kind_of(name) for name in names}
     if len(kinds) > 1:
         raise InputError(
@@ -139,7 +142,7 @@ def find_source(source: str, out: str | None = None) -> Source:
     if kind == "parquet":
         with concurrent.futures.ThreadPoolExecutor(AHEAD) as pool:
             rows = tuple(pool.map(_row_count, names))
-    found = Source(kind, tuple(names), rows)
+    found = Source(kind, tuple(names), rows, dict(left_out.most_common()))
     if found.images == 0:
         raise InputError(f"source={shown(source)!r} must hold at least one image")
     return found
@@ -214,16 +217,16 @@ def opened(name: str, value: Any, where: Path, stores: Stores | None = None) -> 
     return Stored(name, image) if isinstance(image, bytes) else image
 
 
-def _listed(source: str, out: str | None) -> list[str]:
-    """Return the files of a source, each once, sorted unless the user listed them."""
+def _listed(source: str, out: str | None, left_out: Counter[str]) -> list[str]:
+    """Return the files of a source, each once, sorted unless the user listed them, and count those left out."""
     if is_address(source):
-        return _listed_at(source, out)
+        return _listed_at(source, out, left_out)
     path = Path(source)
     if is_folder(path):
-        return _in_folder(path, out)
+        return _in_folder(path, out, left_out)
     if not os.path.lexists(source) and any(mark in source for mark in "*?["):
         place = place_of(os.path.abspath(source))  # noqa: PTH100 - a glob is no path
-        return _of_one_folder(place, place.glob(), source, out)
+        return _of_one_folder(place, place.glob(), source, out, left_out)
     if not os.path.lexists(source):
         raise InputError(f"source={shown(source)!r} must exist: give {FORMS}")
     if _ends(source, LIST_SUFFIXES):
@@ -231,37 +234,42 @@ def _listed(source: str, out: str | None) -> list[str]:
     return [str(path.absolute())]
 
 
-def _listed_at(source: str, out: str | None) -> list[str]:
+def _listed_at(source: str, out: str | None, left_out: Counter[str]) -> list[str]:
     place = place_of(source)
     if any(mark in without_query(source).partition("://")[2] for mark in "*["):
-        return _of_one_folder(place, place.glob(), source, out)
+        return _of_one_folder(place, place.glob(), source, out, left_out)
     if _ends(source, LIST_SUFFIXES):
         return _lines(source)
     if _ends(source, (*PARQUET_SUFFIXES, *TAR_SUFFIXES, *SUFFIXES)):
         return [source]
-    return _of_one_folder(place, place.find(), source, out)
+    return _of_one_folder(place, place.find(), source, out, left_out)
 
 
-def _in_folder(folder: Path, out: str | None) -> list[str]:
+def _in_folder(folder: Path, out: str | None, left_out: Counter[str]) -> list[str]:
     """Return the images of a local folder; where it has none, its parquet files or tars."""
     try:
-        return [str(path) for path in find_images(folder.absolute())]
+        skip = [] if out is None or is_address(out) else [Path(out)]
+        found = find_images(folder.absolute(), skip, on_left_out=left_out.update)
+        return [str(path) for path in found]
     except InputError as error:
         if isinstance(error.__cause__, OSError):
             raise
         place = place_of(str(folder.absolute()))
         try:
-            return _of_one_folder(place, place.find(), str(folder), out)
+            return _of_one_folder(place, place.find(), str(folder), out, left_out)
         except InputError:
             raise error from None
 
 
-def _of_one_folder(place: Place, found: Iterable[str], source: str, out: str | None) -> list[str]:
+def _of_one_folder(
+    place: Place, found: Iterable[str], source: str, out: str | None, left_out: Counter[str]
+) -> list[str]:
     """
     Return the images among the files that were found; where there are none, the parquet files or the tars. Hidden
     files, and those in hidden folders, are left out: of a glob, where a wildcard stands for such a name.
     """
     files: dict[Kind, list[str]] = {"images": [], "parquet": [], "tar": []}
+    others: list[str] = []
     # The batch's own files are parquet files of numbers, which a start that goes on would find.
     own = None if out is None else place_of(out)
     for name in found:
@@ -271,6 +279,13 @@ def _of_one_folder(place: Place, found: Iterable[str], source: str, out: str | N
         kind = _kind_of(name)
         if kind != "images" or _ends(name, tuple(SUFFIXES)):
             files[kind].append(name)
+        else:
+            others.append(name)
+    linked = {name for name in others if place.is_local and is_folder(Path(name))}
+    left_out.update(LINKED for _ in linked)
+    if files["images"]:
+        others = [*(name for name in others if name not in linked), *files["parquet"], *files["tar"]]
+        left_out.update(PurePosixPath(without_query(name)).suffix.lower() for name in others)
     for names in files.values():
         if names:
             return sorted(names)

@@ -149,3 +149,16 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(words, tmp_path, monkeypatc
     assert done.stderr.startswith("rmn-hub: ")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_left_out_of_a_folder_is_told(tmp_path, astronaut):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    astronaut.crop((100, 0, 400, 300)).save(folder / "a.jpg")
+    for name in ("b.mp4", "c.mp4"):
+        (folder / name).write_bytes(b"")
+    # It ends before Ray is started.
+    done = run("batch", folder, tmp_path / "out", "--checkpoint", "missing/none/such")
+    left_out, _ = done.stderr.splitlines()
+    assert "2 .mp4" in left_out
+    assert "rmn-hub video" in left_out

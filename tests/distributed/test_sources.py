@@ -19,6 +19,7 @@ from rmn_hub.distributed.places import Place
 from rmn_hub.distributed.rows import table
 from rmn_hub.distributed.sources import Shard, Stored, find_source, read_shard
 from rmn_hub.distributed.summary import kind_of_failure, summarize
+from rmn_hub.images import LINKED
 
 MEMORY = fsspec.filesystem("memory")
 
@@ -79,8 +80,10 @@ def test_a_folder_and_a_glob_are_sorted_and_hold_images_only(place, jpeg, recogn
     where = place(b_jpg=jpeg, a_jpg=jpeg, more__c_jpg=jpeg[:2000], notes_txt=b"x", _hidden_jpg=jpeg)
     found = find_source(where)
     assert [name.removeprefix(where) for name in found.names] == ["/a.jpg", "/b.jpg", "/more/c.jpg"]
+    assert found.left_out == {".txt": 1}
     assert [shard.images for shard in found.shards(2)] == [2, 1]
     assert find_source(f"{where}/*.jpg").names == found.names[:2]
+    assert not find_source(f"{where}/*.jpg").left_out
     results = results_of(recognizer, found)
     assert [result.source for result in results] == list(found.names)
     assert [len(result) for result in results] == [1, 1, 0]
@@ -150,6 +153,22 @@ def test_a_batch_that_writes_into_its_source_does_not_find_its_own_files(place, 
     assert find_source(where).kind == "parquet"
     for out in (f"{where}/faces", f"{where}/faces".replace("memory:///", "memory://")):
         assert find_source(where, out).names == (f"{where}/a.tar",)
+
+
+def test_what_a_batch_has_written_into_its_source_is_not_left_out(place, jpeg):
+    where = place(a_jpg=jpeg, b_tar=tar_of(), c_mp4=b"x", d_mp4=b"x", faces__shard_parquet=b"x")
+    assert find_source(where, f"{where}/faces").left_out == {".mp4": 2, ".tar": 1}
+
+
+@pytest.mark.parametrize(("name", "which"), [("a.jpg", ""), ("a.jpg", "*"), ("a.tar", "")])
+def test_linked_folders_are_counted_as_left_out(tmp_path, name, which):
+    folder, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    for place in (folder, elsewhere):
+        place.mkdir()
+        (place / name).write_bytes(b"x")
+    (folder / "linked").symlink_to(elsewhere)
+    found = find_source(str(folder / which))
+    assert (found.names, found.left_out) == ((str(folder / name),), {LINKED: 1})
 
 
 def test_hidden_is_what_lies_below_the_source(place, jpeg, monkeypatch):

@@ -1,6 +1,8 @@
 """What `video` writes: tables, and for each film an annotated one, a timeline and a summary."""
 
+import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ class Target:
             save_image(timeline.draw(title=printable(Path(name).name)), self.timeline)
         if self.summary:
             begin, end = timeline.span
+            older = _crops_in(self.summary)
             tracks = []
             for track in timeline.tracks:
                 crop = f"track-{track.id}.jpg" if track.best else None
@@ -42,7 +45,19 @@ class Target:
                 tracks.append({**track.to_dict(), "crop": crop})
             line = {"source": printable(name), "start": begin, "end": end, "tracks": tracks}
             write_json(self.summary / "summary.json", line)
+            for name in older - {track["crop"] for track in tracks}:
+                (self.summary / name).unlink(missing_ok=True)
         return [path for path in (self.timeline, self.summary) if path]
+
+
+def _crops_in(summary: Path) -> set[str]:
+    """Return the crops that an earlier summary names: of faces that the film may not have any more."""
+    try:
+        tracks = json.loads((summary / "summary.json").read_text(encoding="utf-8"))["tracks"]
+        names = {str(track["crop"]) for track in tracks}
+    except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is another program's
+        return set()
+    return {name for name in names if re.fullmatch(r"track-\d+\.jpg", name)}
 
 
 def targets_of(

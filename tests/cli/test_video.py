@@ -201,6 +201,17 @@ def test_films_written_before_are_no_inputs(video, film, tmp_path):
     assert [name for name in files_of(folder) if name.endswith(".mp4")] == ["a.mp4", "out/drawn/a.mp4"]
 
 
+def test_crops_of_an_earlier_summary_are_removed(video, film, tmp_path):
+    (tmp_path / "track-7.jpg").write_text("kept")  # nothing names it
+    for expected in (["summary.json", "track-1.jpg", "track-7.jpg"], ["summary.json", "track-7.jpg"]):
+        assert video(film, "--summary", tmp_path, "--end", 0.2).exit_code == 0
+        assert files_of(tmp_path) == expected
+        film = write_film(tmp_path.parent / "faceless.mp4", map(marked, range(6)))
+    (tmp_path / "summary.json").write_text('{"tracks": [{"crop": "../faceless.mp4"}]}')
+    assert video(film, "--summary", tmp_path).exit_code == 0
+    assert film.exists()
+
+
 def test_settings_and_an_ensemble_reach_the_recognizer(video, film, tiny_checkpoint, tmp_path):
     other = save_checkpoint(tmp_path / "other", sharpness=2.0)
     words = ("--no-upright", "--margin", 0.5, "--views", 1, "--engine", "torch", "--min-confidence", 1)

@@ -34,6 +34,8 @@ def convert(
     ] = None,
 ) -> None:
     """Turn weights of the original network, a pickle, into a checkpoint of safetensors. Run no code of the pickle."""
+    if revision is not None and Path(source).exists():
+        fail(f"--revision {revision} must come with a Hub id: {source} is on this disk")
     with failing_on_bad_input():
         if trunk:
             from ..hub.trunk import convert_trunk

@@ -1,6 +1,7 @@
 """The recognizer's settings as options, for the commands that take images or films: `predict`, `batch` and `video`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,10 +73,21 @@ BatchSize = Annotated[int | None, typer.Option(min=1, rich_help_panel=NETWORK, h
 def load(
     checkpoint: Sequence[str] | None, revision: str | None, local_files_only: bool, settings: dict[str, Any]
 ) -> "ExpressionRecognizer":
-    """Return the recognizer; settings that are not given are the library's."""
+    """
+    Return the recognizer; settings that are not given are the library's.
+
+    Raises:
+        InputError: a checkpoint cannot be loaded, a setting is out of range, or there is no Hub id for `revision`.
+    """
     from .. import BUNDLED_CHECKPOINT
+    from ..errors import InputError
+    from ..images import is_folder
     from ..recognizer import ExpressionRecognizer
 
+    if revision is not None and all(is_folder(Path(name)) for name in checkpoint or ()):
+        raise InputError(
+            f"revision={revision!r} must come with a Hub id: a folder and the bundled checkpoint have none"
+        )
     return ExpressionRecognizer.from_pretrained(
         checkpoint or BUNDLED_CHECKPOINT,
         revision=revision,

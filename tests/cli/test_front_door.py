@@ -268,6 +268,18 @@ def test_an_output_that_cannot_be_written_is_noticed_before_the_work(tmp_path, m
     assert (tmp_path / "notes").read_text() == "kept"
 
 
+@pytest.mark.parametrize("words", ["predict a.jpg --checkpoint a", "predict a.jpg", "video a.mp4", "convert a.jpg out"])
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(crops, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    for name in ("a.jpg", "a.mp4"):
+        crops[0].save(tmp_path / name, "JPEG")
+    result = run(*words.split(), "--revision", "nonsense")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--revision nonsense must come with a Hub id" in result.stderr
+    assert files_of(tmp_path) == ["a.jpg", "a.mp4"]
+
+
 def test_without_optional_packages_every_command_names_what_it_lacks(crops, tmp_path):
     crops[0].save(tmp_path / "face.png")
     commands = [

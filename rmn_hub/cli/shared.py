@@ -141,9 +141,11 @@ def in_options(sentence: str) -> str:
     callbacks = [command.callback for command in main.registered_commands if command.callback]
     parameters = [item for callback in callbacks for item in inspect.signature(callback).parameters.values()]
     names = {item.name for item in parameters if not _is_argument(item)}
-    # Not in the middle of a path.
+    # Not in the middle of a path, nor before the suffix of a file.
     return re.sub(
-        r"(?<![\w/\\.=-])(?P<name>[a-z]+(?:_[a-z]+)*)(?:=(?P<value>'[^']*'|[^\s,;:)]+))?(?![\w/\\=])", option, sentence
+        r"(?<![\w/\\.=-])(?P<name>[a-z]+(?:_[a-z]+)*)(?:=(?P<value>'[^']*'|[^\s,;:)]+))?(?![\w/\\=-]|\.\w)",
+        option,
+        sentence,
     )
 
 

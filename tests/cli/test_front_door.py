@@ -193,6 +193,9 @@ def test_sentences_of_the_library_name_options():
         ("the device has a margin", "the device has a margin"),
         ("/tmp/min_face/a.jpg is empty", "/tmp/min_face/a.jpg is empty"),
         ("id2label=3 is odd", "id2label=3 is odd"),
+        ("max_faces.gif has several frames", "max_faces.gif has several frames"),
+        ("min_face-1.png is empty", "min_face-1.png is empty"),
+        ("look for smaller ones (min_face=20).", "look for smaller ones (--min-face 20)."),
     ):
         assert in_options(sentence) == expected
 

@@ -156,10 +156,18 @@ def _downloaded(address: str) -> bytes:
         InputError: the server cannot be reached, refuses, or breaks off.
     """
     from http.client import HTTPException
+    from string import punctuation
+    from urllib.parse import quote, urlsplit
     from urllib.request import Request, urlopen
 
     try:
-        with urlopen(Request(address, headers={"User-Agent": "rmn-hub"}), timeout=PATIENCE) as response:
+        parts = urlsplit(address)
+        # What is quoted already stays so; the host has its own form for other characters.
+        path, query = (quote(part, safe=punctuation) for part in (parts.path, parts.query))
+        with urlopen(
+            Request(parts._replace(path=path, query=query).geturl(), headers={"User-Agent": "rmn-hub"}),
+            timeout=PATIENCE,
+        ) as response:
             return response.read(MAX_PIPE_BYTES + 1)
     except (OSError, ValueError, HTTPException) as error:
         reason = str(getattr(error, "reason", None) or error)

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -393,6 +394,10 @@ def test_addresses_are_opened_where_they_are_given(predict, photos, tmp_path):
         assert lines_of(result) == [{**expected, "source": f"{server}/a.jpg"}]
         assert missing in result.stderr
         assert files_of(tmp_path / "out") == ["a.jpg"]
+        # The server has files under the names that it is asked for.
+        (photos / quote("größe 1.jpg")).write_bytes((photos / "a.jpg").read_bytes())
+        for name in ("größe 1.jpg", quote("größe 1.jpg")):
+            assert lines_of(predict(f"{server}/{name}", "--json")) == [{**expected, "source": f"{server}/{name}"}]
         assert predict(address, missing, "--json").exit_code == 2  # the server has no file of the first name
     result = predict(f"{server}/a.jpg")  # which has ended
     assert result.exit_code == 2

@@ -4,7 +4,9 @@ import contextlib
 import io
 import os
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
@@ -120,11 +122,20 @@ def save_image(image: Any, path: Path) -> None:
 
 
 def shortened(text: str, width: int) -> str:
-    """Return a text of at most `width` characters, with its middle left out: the end of a path names the file."""
-    if len(text) <= width:
+    """
+    Return a text that takes at most `width` cells of a terminal (a Chinese character takes two), with its middle left
+    out: the end of a path names the file.
+    """
+    from rich.cells import cell_len
+
+    def beginning(characters: str, cells: int) -> str:
+        taken = list(accumulate(map(cell_len, characters)))
+        return characters[: bisect_right(taken, cells)]
+
+    if cell_len(text) <= width:
         return text
     tail = (width - 1) * 2 // 3
-    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
+    return f"{beginning(text, width - 1 - tail)}…{beginning(text[::-1], tail)[::-1]}"
 
 
 # Each writer takes one result after the other.
@@ -227,7 +238,9 @@ class Parquet:
     def __call__(self, result: "ImageResult") -> None:
         from dataclasses import replace
 
-        self.results.append(replace(result, image=None))
+        # No pixels: the crop and the maps of a face take a hundred times what its row takes.
+        faces = tuple(replace(face, attention=None, features=None) for face in result.faces)
+        self.results.append(replace(result, image=None, faces=faces))
 
     def close(self) -> None:
         """Write the file, unless there is nothing to write."""
@@ -253,14 +266,15 @@ class Table:
     """
 
     def __init__(self, names: Sequence[str], expressions: Sequence[str], uncertain: bool) -> None:
+        from rich.cells import cell_len
         from rich.console import Console
 
         self.console = Console(highlight=False)
-        lengths = sorted(map(len, [*expressions, ""]))
+        lengths = sorted(map(cell_len, [*expressions, ""]))
         longest_label = sum(lengths[-2:]) + len(" or ?") if uncertain else lengths[-1]
         self.label_width = max(len("Expression"), longest_label)
         rest = _OTHER_COLUMNS + self.label_width
-        longest = max(len(printable(name)) for name in names)
+        longest = max(cell_len(printable(name)) for name in names)
         if self.console.is_terminal:
             self.name_width = max(12, min(longest, self.console.width - rest))
         else:

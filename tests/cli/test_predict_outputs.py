@@ -12,6 +12,7 @@ import pytest
 from cli_helpers import files_of, lines_of, rows_of, start
 from evaluation_helpers import save_checkpoint
 from PIL import Image
+from rich.cells import cell_len
 
 from rmn_hub import EXPRESSIONS, InputError
 from rmn_hub.cli import outputs
@@ -173,6 +174,24 @@ def test_names_are_shortened_in_the_middle():
     assert shortened("short.jpg", 12) == "short.jpg"
     assert shortened("a/very/long/path/photo.jpg", 12) == "a/ve…oto.jpg"
     assert all(len(shortened("x" * 50, width)) == width for width in range(3, 50))
+    assert all(cell_len(shortened("写真" * 20, width)) in (width - 2, width - 1, width) for width in range(7, 80))
+
+
+def test_names_of_two_cells_a_character_stay_on_one_line(capsys):
+    name = "写真/" + "夏休みの思い出" * 5 + ".jpg"
+    table = outputs.Table([name], ["嬉しい" * 5], uncertain=False)
+    table(ImageResult(name, 30, 40))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["Image", name]
+
+
+def test_a_table_of_parquet_keeps_no_pixels(recognizer, crops):
+    table = outputs.Parquet(EXPRESSIONS)
+    result = recognizer(crops[0], faces_only=True, attention=True)
+    table(result)
+    [kept] = table.results
+    assert (kept.image, kept[0].attention) == (None, None)
+    assert kept[0].probabilities == result[0].probabilities
 
 
 def stopped(faces, tmp_path, number):

@@ -14,8 +14,10 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
+from ..checkpoints import INDEX, WEIGHTS, read_json, weight_files
 from ..engines.onnx import ONNX_FILE, OnnxEngine
 from ..errors import InputError
+from ..files import write_json
 from . import card as cards
 from . import checkpoint as checkpoints
 from . import records
@@ -34,8 +36,9 @@ FOLDERS = ("onnx", FIGURES)
 # The card's Python, which the Hub opens in a notebook service under this name.
 NOTEBOOK = "notebook.ipynb"
 # What of an earlier upload goes where a new one does not have it: it is of the earlier weights. A CPU that loads from
-# the Hub runs the ONNX file and never sees the weights.
+# the Hub runs the ONNX file and never sees the weights. Those in one file are read rather than those in several.
 OF_EARLIER = (
+    *(WEIGHTS, INDEX, "model-*-of-*.safetensors"),
     *(f"{name}/*" for name in FOLDERS),
     *(cards.PAGE, NOTEBOOK, records.EVALUATION, records.CALIBRATION, records.ABLATION, records.PEERS),
     *(records.RUN, records.METRICS, records.SOURCE),
@@ -172,6 +175,18 @@ def write_repository(checkpoint: str | Path, folder: str | Path, repo_id: str, d
     # Both carry their code.
     loaded.model.save_pretrained(folder)
     loaded.processor.save_pretrained(folder)
+    _keep_weights(checkpoint, folder)
+
+
+def _keep_weights(checkpoint: Path, folder: Path) -> None:
+    """Put a checkpoint's own weights where they were saved anew: its ONNX file and its numbers belong to their hash."""
+    (folder / WEIGHTS).unlink()
+    for name in weight_files(checkpoint):
+        shutil.copyfile(checkpoint / name, folder / name)
+    # They were saved in float32, whatever they are in.
+    own, saved = (read_json(checkpoint, each / checkpoints.CONFIG) for each in (checkpoint, folder))
+    dtype = own.get("dtype", own.get("torch_dtype"))
+    write_json(folder / checkpoints.CONFIG, {**saved, "dtype": dtype})
 
 
 def _notebook(card: str) -> dict[str, Any]:

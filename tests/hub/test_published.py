@@ -9,22 +9,27 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from environments import fresh_environment
 from evaluation_helpers import faces, save_checkpoint, write_set
 from hub_helpers import TESTS, run
 from hub_server import Hub, serving
 from packaging.requirements import Requirement
+from safetensors.torch import load_file, save_file
 
 from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, RMNImageProcessor, RMNModel
+from rmn_hub.checkpoints import weights_hash
+from rmn_hub.engines.onnx import OnnxEngine
 from rmn_hub.errors import CheckpointError
 from rmn_hub.evaluation import evaluate as evaluation
 from rmn_hub.evaluation.calibrate import fold_temperatures
 from rmn_hub.export.onnx import export
-from rmn_hub.files import file_hash
+from rmn_hub.hub import checkpoint as checkpoints
 from rmn_hub.hub.card import write_card
 from rmn_hub.hub.publish import write_repository
 
 ASTRONAUT = TESTS.parent / "space" / "examples" / "astronaut.jpg"
+MODEL = TESTS.parent / "rmn_hub" / "model"
 ID = "org/mine"
 
 
@@ -53,8 +58,7 @@ def published(client, tmp_path_factory):
     folder = save_checkpoint(root / "tiny")
     model, processor = RMNModel.from_pretrained(folder), RMNImageProcessor.from_pretrained(folder)
     pixel_values = processor(faces(4), return_tensors="np")["pixel_values"]
-    weights_hash = file_hash(folder / "model.safetensors")
-    export(model, folder / "onnx" / "model.onnx", pixel_values, weights_hash=weights_hash)
+    export(model, folder / "onnx" / "model.onnx", pixel_values, weights_hash=weights_hash(folder))
     write_set(root / "photos.parquet", faces(14), [index % 7 for index in range(14)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "TIMING_SECONDS", 0.0)
@@ -94,13 +98,16 @@ def test_what_an_earlier_upload_had_of_its_weights_goes(published, client, tmp_p
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# By hand\n")
     hub, repo = client.hub, "org/versions"
     hub.create(repo)
-    hub.commit(repo, "main", {**published[1], ".gitattributes": b"*", "notes.txt": b"mine", "README.md": b"former"})
+    several = {"model-00001-of-00002.safetensors": b"former", "model.safetensors.index.json": b"former"}
+    former = {**several, "README.md": b"former"}
+    hub.commit(repo, "main", {**published[1], **former, ".gitattributes": b"*", "notes.txt": b"mine"})
     client({"publish": ("publish", {"checkpoint": str(folder), "repo_id": repo})})
     files = hub.repos[repo]["commits"][hub.resolve(repo, "main")]
     gone = set(published[1]) - set(files)
     others = {name for name in gone if not name.startswith("figures/")}
     assert others == {"onnx/model.onnx", "eval.json", "evaluation.md", "notebook.ipynb"}
     assert gone > others
+    assert not set(several) & set(files)
     assert {".gitattributes", "notes.txt", "model.safetensors", "config.json"} <= set(files)
     assert files["README.md"] == (folder / "README.md").read_bytes()
 
@@ -113,6 +120,37 @@ def test_an_onnx_file_of_other_weights_is_not_published(published, tmp_path):
     with pytest.raises(CheckpointError, match=r"onnx/model_fp16\.onnx.* weights .*rmn-hub export"):
         write_repository(folder, tmp_path / "never", ID)
     assert not (tmp_path / "never").exists()
+
+
+def _in_bfloat16(folder):
+    RMNModel.from_pretrained(folder).to(torch.bfloat16).save_pretrained(folder)
+
+
+def _without_metadata(folder):
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")
+
+
+def _in_shards(folder):
+    model = RMNModel.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+
+
+@pytest.mark.parametrize("change", [_in_bfloat16, _without_metadata, _in_shards])
+def test_the_weights_are_published_as_they_are(change, tmp_path):
+    folder = save_checkpoint(tmp_path / "own")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# By hand\n")
+    change(folder)
+    loaded = checkpoints.load(folder)
+    pixel_values = loaded.processor(faces(4), return_tensors="np")["pixel_values"]
+    export(loaded.model, folder / "onnx" / "model.onnx", pixel_values, weights_hash=weights_hash(folder))
+    write_repository(folder, tmp_path / "repository", ID)
+    assert OnnxEngine.from_checkpoint(tmp_path / "repository").weights_hash == weights_hash(folder)
+    own, published, code = ({path.name for path in each.iterdir()} for each in (folder, tmp_path / "repository", MODEL))
+    assert published - own <= code
+    expected, found = (RMNModel.from_pretrained(each) for each in (folder, tmp_path / "repository"))
+    assert found.dtype == expected.dtype == (torch.bfloat16 if change is _in_bfloat16 else torch.float32)
+    assert torch.equal(found.classifier.weight, expected.classifier.weight)
 
 
 def blocks(card):

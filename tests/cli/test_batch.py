@@ -151,7 +151,7 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(words, tmp_path, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_left_out_of_a_folder_is_told(tmp_path, astronaut):
+def test_what_is_left_out_of_a_folder_is_reported(tmp_path, astronaut):
     folder = tmp_path / "set"
     folder.mkdir()
     astronaut.crop((100, 0, 400, 300)).save(folder / "a.jpg")

@@ -247,6 +247,7 @@ def evaluate(
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "versions": versions(),
         "data": {
+            "name": public_name(opened.where),
             "split": split,
             "faces": len(faces),
             "per_expression": scored.counts,

@@ -9,8 +9,8 @@ The form of `eval.json`, what a terminal shows of it, and its figures.
   each, with its `name`;
 * `sets`: by name of the set
     * `command`, `date` and `versions`, which make the numbers again;
-    * `data`: `split`, number of `faces`, `per_expression`, `sha256` of images and labels, `ferplus_agreement` (0..1 or
-      null) and `notes`;
+    * `data`: `name` of the file or folder (earlier ones lack it), `split`, number of `faces`, `per_expression`,
+      `sha256` of images and labels, `ferplus_agreement` (0..1 or null) and `notes`;
     * `single_view` and `flip_averaged`: `accuracy` (0..1) with its 95% `interval`, `correct`, `faces`,
       `negative_log_likelihood` in nats and `expected_calibration_error`; and of the single view `per_expression`,
       `mean_recall`, `mean_f1`, `confusion_matrix` (rows are labels), `calibration`, `coverage` (see

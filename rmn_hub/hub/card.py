@@ -38,6 +38,7 @@ from .records import (
     in_words,
     is_fer2013,
     main_set,
+    origin,
     percent,
     read_json,
     run_name,
@@ -77,7 +78,8 @@ def write_card(
         repo_id: as [`make_card`] takes it.
         licence: as [`make_card`] takes it.
         demo: as [`make_card`] takes it.
-        peers: files of `rmn-hub evaluate --json` about other networks, which stay in the checkpoint's `peers.json`.
+        peers: files of `rmn-hub evaluate --json` about other networks, which join those in the checkpoint's
+            `peers.json` and stay there.
         folder: where both go; beside the checkpoint when not given.
 
     Returns:
@@ -264,6 +266,7 @@ class _Material:
         """Return what the card's template asks for, in words and rounded numbers."""
         sets, model = self.document["sets"], self.document["checkpoint"]
         names, main = titles(sets), main_set(sets)
+        own = {self._data().get("name"), origin(main, sets[main])}
         speed = sets[main]["milliseconds_per_face"]
         config = read_json(self.folder / CONFIG) or {}
         processor = read_json(self.folder / PROCESSOR) or {}
@@ -307,7 +310,7 @@ class _Material:
                     "two_views": accuracy(numbers["flip_averaged"]),
                 }
                 for name, numbers in sets.items()
-                if name not in (main, "private_test", "public_test", "train")
+                if name not in (main, "private_test", "public_test", "train") and origin(name, numbers) not in own
             ],
         }
 
@@ -393,8 +396,9 @@ def _converted(origin: dict[str, Any]) -> str:
 
 
 def _write_peers(checkpoint: str | Path, files: Sequence[str | Path]) -> None:
-    """Keep what other networks scored in the checkpoint's `peers.json`."""
-    networks = []
+    """Keep what other networks scored in the checkpoint's `peers.json`, beside what it holds of further ones."""
+    kept = find(checkpoint) / PEERS
+    networks = list((read_json(kept) or {}).get("networks", ()))
     for path in map(Path, files):
         document = read_json(path)
         try:
@@ -407,8 +411,11 @@ def _write_peers(checkpoint: str | Path, files: Sequence[str | Path]) -> None:
             sets = {title: {key: numbers[key] for key in keys} for title, numbers in document["sets"].items()}
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} lacks {error}: make it with rmn-hub evaluate --json") from error
+        for earlier in [own for own in networks if own.get("sha256") == described["sha256"]]:
+            networks.remove(earlier)
+            sets = {**earlier["sets"], **sets}
         networks.append({"name": name, "sha256": described["sha256"], "sets": sets})
-    write_json(find(checkpoint) / PEERS, {"networks": networks})
+    write_json(kept, {"networks": networks})
 
 
 def _peer_rows(sets: dict[str, Any], peers: dict[str, Any]) -> list[dict[str, str]]:

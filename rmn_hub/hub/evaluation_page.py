@@ -4,7 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from ..expressions import EXPRESSIONS
-from .records import METRICS, accuracy, duration, in_words, main_set, percent, titles, train_command, training_time
+from .records import (
+    METRICS,
+    accuracy,
+    duration,
+    in_words,
+    main_set,
+    percent,
+    title,
+    titles,
+    train_command,
+    training_time,
+)
 
 FIGURES = "figures"
 _COVERAGE = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -50,7 +61,7 @@ def evaluation_values(
             {"title": names[name], "note": note} for name, numbers in sets.items() for note in numbers["data"]["notes"]
         ],
         "recipe": _recipe(folder, run),
-        "calibration": _calibration(calibration, names),
+        "calibration": _calibration(calibration),
         "ablation": _ablation(ablation, model["sha256"]),
         "faithfulness": _faithfulness(names[faithful], sets[faithful]["faithfulness"]) if faithful else None,
         "figures": [
@@ -153,13 +164,13 @@ def _main(shown: str, numbers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _calibration(record: dict[str, Any] | None, names: dict[str, str]) -> dict[str, Any] | None:
+def _calibration(record: dict[str, Any] | None) -> dict[str, Any] | None:
     if record is None:
         return None
     return {
         "temperatures": ", ".join(f"{name} {value:.3f}" for name, value in record["temperatures"].items()),
         "faces": f"{record['faces']:,}",
-        "split": names.get(record["split"], record["split"]),
+        "split": title(record["split"], record["faces"]),
         # Records of earlier versions do not have it.
         "views": "one view" if record.get("views", 1) == 1 else f"{record['views']} views",
         "before": f"{record['before']['expected_calibration_error']:.3f}",

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..data.faces import split_role
 from ..errors import InputError
 
 EVALUATION = "eval.json"
@@ -114,7 +115,13 @@ def titles(sets: dict[str, Any]) -> dict[str, str]:
 
 def main_set(sets: dict[str, Any]) -> str:
     """Return the name of the set that most of a text is about: the one that is scored once, where it is there."""
-    return next((name for name in ("private_test", "public_test") if name in sets), next(iter(sets)))
+    scored_once = (name for name, numbers in sets.items() if split_role(numbers["data"]["split"]) == "private_test")
+    return next((name for name in ("private_test", *scored_once, "public_test") if name in sets), next(iter(sets)))
+
+
+def origin(name: str, numbers: dict[str, Any]) -> str:
+    """Return the name of the data that a set of an `eval.json` is of: of earlier ones, which lack it, the set's own."""
+    return str(numbers["data"].get("name", name))
 
 
 def percent(value: float | None) -> str:
@@ -167,6 +174,7 @@ __all__ = [
     "in_words",
     "is_fer2013",
     "main_set",
+    "origin",
     "percent",
     "public_name",
     "read_json",

@@ -1,5 +1,6 @@
 """The model card: it says what the files of numbers say, and the one in the repository is up to date."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -169,6 +170,46 @@ def test_missing_parts_are_not_claimed(tmp_path):
     assert (data.license, data.datasets, data.base_model) == (None, None, None)
     assert not re.search(r"FER2013|fer2013|bundled|from_pretrained\(\)|random weights|calibrated", card)
     assert "not recorded" in card
+
+
+def test_sets_of_one_origin_are_told_by_their_data_not_by_their_names(tmp_path):
+    folder = save_checkpoint(tmp_path / "own")
+    pictures = faces(60, seed=6)
+    labels = labels_for(answers_of(folder, pictures), 4)
+    write_set(tmp_path / "mine" / "public_test.parquet", pictures, labels)
+    write_set(tmp_path / "mine" / "private_test.parquet", pictures[::-1], labels[::-1])
+    write_set(tmp_path / "wild.parquet", faces(14, seed=3), [index % 7 for index in range(14)])
+    data = {"name": "mine", "split": "train", "faces": 99, "validation_split": "public_test"}
+    (folder / "run.json").write_text(json.dumps({"recipe": RECIPE, "command": "rmn-hub train", "data": data}))
+    calibrate(folder, tmp_path / "mine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "TIMING_SECONDS", 0.0)
+        for data, split in (("mine", "public_test"), ("mine", "private_test"), ("wild.parquet", "all")):
+            evaluate(folder, tmp_path / data, split, json_file=folder / "eval.json")
+    # Another set's PublicTest: not the one that the temperatures were fitted on.
+    document = json.loads((folder / "eval.json").read_text())
+    fer2013 = copy.deepcopy(document["sets"]["mine_public_test"])
+    fer2013["data"] |= {"name": "fer2013", "faces": 3589}
+    document["sets"]["public_test"] = fer2013
+    (folder / "eval.json").write_text(json.dumps(document))
+    card, page = page_of(folder)
+    assert re.findall(r"On faces of another origin \((\w+),", card) == ["wild"]
+    assert re.search(r"least are .* on mine_private_test\.", card)
+    assert "mine_private_test, one view, in percent" in page
+    assert "60 faces (public_test, 2 views)" in page
+
+
+def test_peers_join_those_that_are_there(checkpoint, tmp_path):
+    (checkpoint / "peers.json").unlink(missing_ok=True)
+    for name, sha256 in (("first", "1"), ("second", "2"), ("third", "1")):
+        document = json.loads((checkpoint.parent / "off" / "eval.json").read_text())
+        document["checkpoint"] |= {"name": name, "sha256": sha256}
+        (tmp_path / "peer.json").write_text(json.dumps(document))
+        write_card(checkpoint, peers=[tmp_path / "peer.json"])
+    card, page = page_of(checkpoint)
+    (checkpoint / "peers.json").unlink()
+    for name, count in (("first", 0), ("second", 1), ("third", 1)):  # the last numbers of a network hold
+        assert card.count(f"| {name} |") == page.count(f"| {name} |") == count
 
 
 @pytest.fixture

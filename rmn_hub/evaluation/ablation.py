@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import InputError
 from ..files import write_json
 from ..hub.card import ABLATION, CALIBRATION, METRICS, RUN, read_json, training_time
+from ..hub.records import public_command
 from .calibrate import own_folder
 from .metrics import paired_difference
 
@@ -78,13 +79,15 @@ def _run(path: Path) -> dict[str, Any]:
             title: {key: numbers[key] for key in ("command", "data", "single_view", "flip_averaged", "right")}
             for title, numbers in document["sets"].items()
         }
+        for numbers in sets.values():  # of earlier versions they have whole paths
+            numbers["command"] = public_command(numbers["command"])
         calibration = read_json(path.with_name(CALIBRATION)) or {}
         return {
             "name": WITH if document["checkpoint"]["masks"] else WITHOUT,
             "checkpoint": document["checkpoint"],
             "run": read_json(path.with_name(RUN)),
             "trained": training_time(path.with_name(METRICS)),
-            "calibration": calibration.get("command"),
+            "calibration": public_command(calibration["command"]) if "command" in calibration else None,
             "sets": sets,
         }
     except (KeyError, TypeError, AttributeError) as error:

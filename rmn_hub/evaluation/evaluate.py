@@ -42,7 +42,7 @@ from ..expressions import EXPRESSIONS
 from ..files import file_hash, write_json
 from ..hub import checkpoint as checkpoints
 from ..hub.checkpoint import LoadedCheckpoint, weights_hash, weights_megabytes
-from ..hub.records import is_fer2013, public_name, trained_on
+from ..hub.records import is_fer2013, public_name, public_word, trained_on
 from ..model.modeling_rmn import RMNModel
 from ..progress import Progress, silent
 from .batches import pixel_batches
@@ -338,7 +338,7 @@ def _described(names: Sequence[str | Path], members: Sequence[LoadedCheckpoint])
     }
     described |= {"image_size": max(block["image_size"] for block in blocks), "masks": False}
     described["members"] = [
-        {"name": str(name), "sha256": weights_hash(member.folder), **block}
+        {"name": public_word(name), "sha256": weights_hash(member.folder), **block}
         for name, member, block in zip(names, members, blocks)
     ]
     return described

@@ -37,6 +37,7 @@ from .. import __version__
 from ..data.faces import FaceImages
 from ..errors import InputError
 from ..files import replacing
+from ..hub.records import public_word
 from ..results import MIN_CONFIDENCE
 
 FAILURES = 24
@@ -48,11 +49,12 @@ def command_line(
 ) -> str:
     """
     Return the command line that does it again: `rmn-hub COMMAND CHECKPOINT...` and the options that are not `None`.
+    Of paths that are not relative to the present folder it has the last part: it goes out with the checkpoint.
     """
-    words = ["rmn-hub", command, *map(str, checkpoints)]
+    words: list[object] = ["rmn-hub", command, *checkpoints]
     for option, value in options.items():
-        words += [option, str(value)] if value is not None else []
-    return shlex.join([*words, *flags])
+        words += [option, value] if value is not None else []
+    return shlex.join([*map(public_word, words), *flags])
 
 
 def versions() -> dict[str, str]:

@@ -40,6 +40,7 @@ from .records import (
     main_set,
     origin,
     percent,
+    public_command,
     read_json,
     run_name,
     titles,
@@ -409,6 +410,8 @@ def _write_peers(checkpoint: str | Path, files: Sequence[str | Path]) -> None:
             name = f"{len(members)} networks together" if members else described.get("name", described.get("network"))
             keys = ("command", "data", "single_view", "flip_averaged")
             sets = {title: {key: numbers[key] for key in keys} for title, numbers in document["sets"].items()}
+            for numbers in sets.values():  # of earlier versions they have whole paths
+                numbers["command"] = public_command(numbers["command"])
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} lacks {error}: make it with rmn-hub evaluate --json") from error
         for earlier in [own for own in networks if own.get("sha256") == described["sha256"]]:

@@ -78,7 +78,7 @@ def publish(
 
     Raises:
         CheckpointError: the folder holds no checkpoint that can be loaded, or an ONNX file that is not of its weights.
-        InputError: it has no card, or the Hub refuses the upload.
+        InputError: it has no card, or one that was written by hand and `demo`, or the Hub refuses the upload.
     """
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "checkpoint"
@@ -152,12 +152,18 @@ def write_repository(checkpoint: str | Path, folder: str | Path, repo_id: str, d
 
     Raises:
         CheckpointError: `checkpoint` holds no checkpoint that can be loaded, or an ONNX file of other weights.
-        InputError: it has no card or no image processor.
+        InputError: it has no card or no image processor, or `demo` is given and its card was written by hand.
     """
     checkpoint, folder = Path(checkpoint), Path(folder)
     for name, remedy in NEEDED.items():
         if not (checkpoint / name).is_file():
             raise InputError(f"{checkpoint} cannot be published: it has no {name}. {remedy}.")
+    ours = cards.is_ours(checkpoint / cards.CARD)
+    if demo is not None and not ours:
+        raise InputError(
+            f"demo={demo!r} must be left out: {checkpoint / cards.CARD} was written by hand. Put the link into it, or "
+            "write the card with rmn-hub card"
+        )
     loaded = checkpoints.load(checkpoint, rmn_only=True)
     for path in (checkpoint / ONNX_FILE).parent.glob("*.onnx"):
         OnnxEngine.from_checkpoint(checkpoint, file=path.relative_to(checkpoint).as_posix(), threads=1)
@@ -168,7 +174,7 @@ def write_repository(checkpoint: str | Path, folder: str | Path, repo_id: str, d
     for name in FOLDERS:
         if (checkpoint / name).is_dir():
             shutil.copytree(checkpoint / name, folder / name)
-    if cards.is_ours(checkpoint / cards.CARD):
+    if ours:
         cards.write_card(checkpoint, repo_id=repo_id, demo=demo, folder=folder)
         text = (folder / cards.CARD).read_text(encoding="utf-8")
         (folder / NOTEBOOK).write_text(json.dumps(_notebook(text), indent=1) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ of `rmn-hub convert`.
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,20 @@ def public_name(path: str | Path) -> str:
     its checkpoint.
     """
     return run_name(Path(path)) if Path(path).exists() else str(path)
+
+
+def public_word(word: object) -> str:
+    """
+    Return a word of a recorded command: of a path that is absolute, or begins outside of the present folder, its last
+    part as [`public_name`] has it; any other word as it is.
+    """
+    path = Path(str(word))
+    return run_name(path) if path.is_absolute() or ".." in path.parts else str(word)
+
+
+def public_command(command: str) -> str:
+    """Return a command whose words are [`public_word`]s: it goes out with its checkpoint."""
+    return shlex.join(map(public_word, shlex.split(command)))
 
 
 def trained_on(checkpoint: Path) -> tuple[str | None, str]:
@@ -176,7 +191,9 @@ __all__ = [
     "main_set",
     "origin",
     "percent",
+    "public_command",
     "public_name",
+    "public_word",
     "read_json",
     "run_name",
     "title",

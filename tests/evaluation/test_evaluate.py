@@ -4,6 +4,7 @@ import hashlib
 import json
 import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,7 +195,8 @@ def test_votes_agreement(numbers):
 
 def test_every_number_has_its_origin(world, numbers):
     words = shlex.split(numbers["command"])
-    assert words[:3] == ["rmn-hub", "evaluate", str(world["checkpoint"])]
+    # A folder's place on a disk is nobody else's business.
+    assert words[:5] == ["rmn-hub", "evaluate", "checkpoint", "--data", "data"]
     assert words[words.index("--split") + 1] == "public_test"
     assert {"rmn-hub", "torch", "transformers", "python", "scikit-learn"} <= set(numbers["versions"])
     assert numbers["data"]["faces"] == COUNT
@@ -276,9 +278,10 @@ def test_faithfulness(world, tmp_path):
         evaluate(plain, world["data"], with_faithfulness=True)
 
 
-def test_command(world, tmp_path):
-    file = tmp_path / "eval.json"
-    result = run("evaluate", world["checkpoint"], "--data", world["data"], "--json", file, "--split", "public_test")
+def test_command(world, monkeypatch):
+    monkeypatch.chdir(world["data"].parent)
+    file = Path("numbers", "eval.json")
+    result = run("evaluate", "checkpoint", "--data", "data", "--json", file, "--split", "public_test")
     assert result.exit_code == 0
     assert "data_public_test: 60 faces" in result.stdout
     assert "single view without duplicates" in result.stdout
@@ -389,11 +392,12 @@ def test_an_ensemble(world, document, other, tmp_path):
         own = probabilities[np.arange(COUNT), world["labels"]]
         assert numbers[view]["negative_log_likelihood"] == pytest.approx(-np.log(own).mean(), rel=1e-3)
     assert set(numbers) == set(document["sets"]["data_public_test"])
-    assert shlex.split(numbers["command"])[:4] == ["rmn-hub", "evaluate", str(world["checkpoint"]), str(other)]
+    assert shlex.split(numbers["command"])[:4] == ["rmn-hub", "evaluate", world["checkpoint"].name, other.name]
+    assert str(tmp_path) not in file.read_text()
 
     described = found["checkpoint"]
     alone = document["checkpoint"]
-    assert described["members"][0] == {"name": str(world["checkpoint"]), **alone}
+    assert described["members"][0] == {"name": world["checkpoint"].name, **alone}
     assert described["members"][1]["sha256"] == hashlib.sha256((other / "model.safetensors").read_bytes()).hexdigest()
     for key in ("parameters", "multiply_adds", "megabytes"):
         assert described[key] == sum(member[key] for member in described["members"]) > alone[key]

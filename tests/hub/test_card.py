@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,27 @@ def test_sets_of_one_origin_are_told_by_their_data_not_by_their_names(tmp_path):
     assert re.search(r"least are .* on mine_private_test\.", card)
     assert "mine_private_test, one view, in percent" in page
     assert "60 faces (public_test, 2 views)" in page
+
+
+def test_no_file_beside_the_weights_has_the_place_of_a_folder(checkpoint, tmp_path):
+    peer, on = checkpoint.parent / "off" / "eval.json", checkpoint.parent / "on"
+    write_card(checkpoint, peers=[peer])
+    for name in ("eval.json", "calibration.json", "ablation.json", "peers.json", "evaluation.md"):
+        assert str(checkpoint.parent) not in (checkpoint / name).read_text(), name
+    # Those of earlier versions have it.
+    document = json.loads(peer.read_text())
+    document["sets"]["public_test"]["command"] = f"rmn-hub evaluate {checkpoint} --data ../faces --json '/a b/c.json'"
+    for name, content in (("off", document), ("on", json.loads((on / "eval.json").read_text()))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "eval.json").write_text(json.dumps(content))
+    (tmp_path / "off" / "calibration.json").write_text(json.dumps({"command": f"rmn-hub calibrate {checkpoint}"}))
+    copied = shutil.copytree(checkpoint, tmp_path / "copied")
+    write_card(copied, peers=[tmp_path / "off" / "eval.json"])
+    write_ablation(copied, [tmp_path / name / "eval.json" for name in ("on", "off")])
+    for name in ("ablation.json", "peers.json"):
+        text = (copied / name).read_text()
+        assert str(checkpoint.parent) not in text
+        assert f"rmn-hub evaluate {checkpoint.name} --data faces --json c.json" in text
 
 
 def test_peers_join_those_that_are_there(checkpoint, tmp_path):

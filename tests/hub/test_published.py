@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from rmn_hub import BUNDLED_CHECKPOINT, EXPRESSIONS, RMNImageProcessor, RMNModel
 from rmn_hub.checkpoints import weights_hash
 from rmn_hub.engines.onnx import OnnxEngine
-from rmn_hub.errors import CheckpointError
+from rmn_hub.errors import CheckpointError, InputError
 from rmn_hub.evaluation import evaluate as evaluation
 from rmn_hub.evaluation.calibrate import fold_temperatures
 from rmn_hub.export.onnx import export
@@ -110,6 +110,15 @@ def test_what_an_earlier_upload_had_of_its_weights_goes(published, client, tmp_p
     assert not set(several) & set(files)
     assert {".gitattributes", "notes.txt", "model.safetensors", "config.json"} <= set(files)
     assert files["README.md"] == (folder / "README.md").read_bytes()
+
+
+def test_a_demo_for_a_card_that_was_written_by_hand_is_refused(tmp_path):
+    folder = save_checkpoint(tmp_path / "tiny")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# By hand\n")
+    with pytest.raises(InputError, match="demo='org/page'"):
+        write_repository(folder, tmp_path / "repository", ID, demo="org/page")
+    assert not (tmp_path / "repository").exists()
+    write_repository(folder, tmp_path / "repository", ID)
 
 
 def test_an_onnx_file_of_other_weights_is_not_published(published, tmp_path):

@@ -16,7 +16,7 @@ from .about import faithfulness
 from .inputs import FacesOutput, Photo, PhotoInput
 from .requests import not_a_tool, visitor_stays
 from .safety import MAX_BYTES, MAX_PIXELS, REDUCED_PIXELS, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit, visitor_of
-from .service import Service
+from .service import LEAST_FACE, USUAL_FACE, Service, smallest_face
 from .turns import PHOTO
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,6 @@ EXAMPLES = tuple(
     if "only" not in each
 )
 FILES = [each.file for each in EXAMPLES]
-DEFAULT_MIN_FACE = 40
 INPUT_HEIGHT = 124
 # Percent. On FER2013's PrivateTest the bundled network is right on 78% of the faces above it and on 41% of those below.
 DEFAULT_CONFIDENCE = 50
@@ -124,13 +123,13 @@ def build(service: Service, rate: RateLimit, first_sight: str) -> None:
     )
     with gr.Accordion("Settings", open=False, elem_id="settings"), gr.Row():
         min_face = gr.Slider(
-            20,
+            LEAST_FACE,
             200,
-            DEFAULT_MIN_FACE,
+            USUAL_FACE,
             step=10,
             precision=0,
             label="Smallest face",
-            info="In pixels. Smaller takes longer.",
+            info=f"In pixels. Smaller takes longer. From {USUAL_FACE} on, at least a 64th of a photo's longer side.",
         )
         min_confidence = gr.Slider(
             0,
@@ -174,7 +173,7 @@ def html_of(service: Service, photo: Photo, min_face: int, min_confidence: float
     try:
         result, image = service.recognize(
             photo,
-            min_face=None if min_face == DEFAULT_MIN_FACE else min_face,
+            min_face=min_face,
             min_confidence=min_confidence,
             attention=True,
             between=2,
@@ -187,7 +186,8 @@ def html_of(service: Service, photo: Photo, min_face: int, min_confidence: float
     except Exception:
         log.exception("a photo could not be classified")
         return render.message("This did not work", UNEXPECTED, kind="error")
-    return render.result(result, image, note, faithfulness(service.results))
+    found = smallest_face(min_face, image, result.width), smallest_face(LEAST_FACE, image, result.width)
+    return render.result(result, image, note, faithfulness(service.results), smaller=found[0] != found[1])
 
 
 def welcome(service: Service) -> tuple[str, ImageResult]:

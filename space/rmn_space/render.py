@@ -23,10 +23,11 @@ GLOW_SIZE = 48
 # One of several faces that is narrower than this share of the photo is labelled with its number only.
 NARROW = 0.2
 
-NO_FACE = (
-    "The detector finds no face in this photo. A larger or less turned face helps, and so does a smaller “Smallest "
-    "face” under Settings."
-)
+# What a result's message has where there is no face, and what the page shows then.
+NOTHING = "No face was found."
+NO_FACE = "The detector finds no face in this photo."
+HELPS = "A larger or less turned face helps{}."
+SMALLER = ", and so does a smaller “Smallest face” under Settings"
 # Each with the key that does the same.
 ZOOM = (
     '<div class="rmn-zoom-buttons" role="group" aria-label="Zoom">'
@@ -38,7 +39,7 @@ ZOOM = (
 FORMULA = "features &times; (1 + mask)"
 
 
-def result(result: ImageResult, image: Image.Image, note: str = "", measured: str = "") -> str:
+def result(result: ImageResult, image: Image.Image, note: str = "", measured: str = "", smaller: bool = True) -> str:
     """
     Return everything about one photo; the browser chooses which face and which stage is shown, without asking again.
 
@@ -47,19 +48,22 @@ def result(result: ImageResult, image: Image.Image, note: str = "", measured: st
         image: the upright photo.
         note: a line below the photo, as plain text.
         measured: a sentence about how faithful the maps are, as plain text.
+        smaller: whether smaller faces could be looked for.
     """
-    if not result.faces:
-        return message("No face found", NO_FACE, image=_shown(image))
     note = " ".join(part for part in (note, result.message or "") if part)
+    if not result.faces:
+        note = note.replace(NOTHING, "").strip()
+        sentence = f"{NO_FACE} {HELPS.format(SMALLER if smaller else '')}"
+        return message("No face found", sentence, image=_shown(image), note=note, source=result.source)
     several = len(result) > 1
     panels = "".join(_chart_panel(face, len(result)) for face in result)
-    caption = f'<p class="rmn-note">{escape(note)}</p>' if note else _legend(result)
     return f"""
 <section class="rmn-result{" rmn-several" if several else ""}" aria-label="Result" data-say="{escape(_spoken(result))}"
   data-source="{escape(result.source)}">
   <div class="rmn-top">
     <div class="rmn-card rmn-hero">{photo(result, image)}
-      <div class="rmn-under">{caption}{ZOOM}</div>{_chooser(result)}</div>
+      <div class="rmn-under"><div class="rmn-lines">{_note(note)}{_legend(result)}</div>{ZOOM}</div>
+      {_chooser(result)}</div>
     <div class="rmn-card rmn-side"><div>{panels}</div>{_downloads(result, image)}</div>
   </div>{_attention_card(result, measured)}
 </section>"""
@@ -116,7 +120,9 @@ def heading(face: FaceExpression) -> str:
     return f"{escape(words)} <span>{escape(shares)}</span>"
 
 
-def message(title: str, sentence: str, image: str | None = None, kind: str = "info") -> str:
+def message(
+    title: str, sentence: str, image: str | None = None, kind: str = "info", note: str = "", source: str = ""
+) -> str:
     """
     Return a state of the page without a result: empty, nothing found, or an error.
 
@@ -125,11 +131,15 @@ def message(title: str, sentence: str, image: str | None = None, kind: str = "in
         sentence: what happened, and what to do.
         image: a `data:` URL to show beside it.
         kind: `"info"` or `"error"`.
+        note: a line below the sentence.
+        source: the photo's name.
     """
     shown = f'<img src="{image}" alt="The photo">' if image else f'<span class="rmn-icon">{ICONS[kind]}</span>'
     role = "alert" if kind == "error" else "status"
-    return f"""<section class="rmn-card rmn-message rmn-{kind}" role="{role}">{shown}
-<div><h2>{escape(title)}</h2><p>{escape(sentence)}{"" if sentence.endswith(".") else "."}</p></div></section>"""
+    named = f' data-source="{escape(source)}"' if source else ""
+    end = "" if sentence.endswith(".") else "."
+    return f"""<section class="rmn-card rmn-message rmn-{kind}" role="{role}"{named}>{shown}
+<div><h2>{escape(title)}</h2><p>{escape(sentence)}{end}</p>{_note(note)}</div></section>"""
 
 
 def percentages(probabilities: Mapping[str, float]) -> dict[str, float]:
@@ -195,6 +205,10 @@ def _shown(image: Image.Image) -> str:
 
 def _ratio(result: ImageResult) -> str:
     return f"{result.width / result.height:.4f}"
+
+
+def _note(note: str) -> str:
+    return f'<p class="rmn-note">{escape(note)}</p>' if note else ""
 
 
 def _spoken(result: ImageResult) -> str:

@@ -14,15 +14,20 @@ from typing import Any
 from PIL import Image
 
 from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer, ImageResult, InputError, MTCNNDetector
+from rmn_hub.detection import mtcnn
 from rmn_hub.evaluation.measured import read_measured
 
 from .decoding import VISITOR_LEFT, Decoder
 from .inputs import Photo
+from .render import NOTHING
 from .safety import MAX_FACES, MAX_PIXELS, MAX_PLACES
 
 log = logging.getLogger(__name__)
 # Smallest face of the live tab: whoever looks into a camera is nearer than people on photos.
 LIVE_MIN_FACE = 48
+# Least and usual smallest face of a photo: from the usual one on, no smaller ones are looked for in a large photo than
+# the detector itself chooses.
+LEAST_FACE, USUAL_FACE = 20, 40
 # Where networks live whose GPU is lent by the call (ZeroGPU).
 LENT_DEVICE = "cuda"
 NO_GPU = "No GPU was free, so this photo ran on the CPU."
@@ -35,6 +40,30 @@ def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
     except ImportError:
         return function
     return spaces.GPU(duration=20)(function)
+
+
+def usual_face(image: Image.Image) -> float:
+    """Return the smallest face in pixels that the detector looks for by itself."""
+    numbers = mtcnn.numbers()
+    return max(numbers["minFace"], max(image.size) * numbers["minSeen"] / numbers["maxSize"])
+
+
+def smallest_face(asked: int, image: Image.Image, width: int) -> int | None:
+    """
+    Return the smallest face to look for, in pixels of an image, or `None` for the detector's own choice.
+
+    Args:
+        asked: smallest face in pixels of the photo: `USUAL_FACE` and more do not go below the detector's own choice.
+        image: the photo, perhaps read smaller than it is.
+        width: of the photo.
+    """
+    wanted = asked * image.width / width
+    if asked >= USUAL_FACE and wanted <= usual_face(image):
+        return None
+    wanted = max(LEAST_FACE, round(wanted))
+    # The cascade's cost grows with the pixels and the inverse square.
+    affordable = math.ceil(math.sqrt(image.width * image.height / MAX_PLACES))
+    return wanted if affordable <= wanted else -(-affordable // 10) * 10
 
 
 class Cores:
@@ -120,7 +149,7 @@ class Service:
 
         Args:
             photo: what a visitor sent.
-            min_face: smallest face in pixels; the recognizer's own choice when `None`.
+            min_face: as `smallest_face` takes it; the recognizer's own choice when `None`.
             min_confidence: probability below which a face is marked uncertain; the recognizer's own when `None`.
             attention: whether to add attention maps, where the checkpoint has masks.
             between: requests to share the cores with at least (see `Cores`). With 1, a request that is alone runs as
@@ -137,15 +166,17 @@ class Service:
         loaded = self.decoder.load(photo.data, photo.name, MAX_PIXELS, wanted)
         if not wanted():
             raise InputError(VISITOR_LEFT)
-        smallest = None if min_face is None else self._affordable(min_face, loaded.image)
+        smallest = None if min_face is None else smallest_face(min_face, loaded.image, loaded.width)
         settings = (loaded.image, smallest, min_confidence, attention and self.has_masks)
         with self.cores.shared(between):
             result, refused = self._recognize_anywhere(settings, on_cpu)
-        sentences = [loaded.message, result.message if result.faces else "No face was found.", refused]
+        sentences = [loaded.message, result.message if result.faces else NOTHING, refused]
         if len(result) == MAX_FACES:
             sentences.append(f"Only the {MAX_FACES} largest faces are shown.")
-        if smallest is not None and smallest != min_face:
-            sentences.append(f"Only faces of at least {smallest} pixels were looked for: the photo is large.")
+        least = round((smallest or usual_face(loaded.image)) * loaded.width / loaded.image.width)
+        # What the detector chooses is usual: it is of interest where nothing was found.
+        if min_face is not None and least > min_face and not (smallest is None and result.faces):
+            sentences.append(f"Only faces of at least {least} pixels were looked for: the photo is large.")
         message = " ".join(sentence for sentence in sentences if sentence) or None
         result = replace(result, source=loaded.source, message=message)
         if (loaded.width, loaded.height) != loaded.image.size:
@@ -155,12 +186,6 @@ class Service:
     def close(self) -> None:
         """Stop the processes that decode."""
         self.decoder.close()
-
-    @staticmethod
-    def _affordable(min_face: int, image: Image.Image) -> int:
-        """Return the smallest face to look for: the cascade's cost grows with the pixels and the inverse square."""
-        least = math.ceil(math.sqrt(image.width * image.height / MAX_PLACES))
-        return max(min_face, -(-least // 10) * 10 if least > min_face else 0)
 
     def _recognizer_for(self, min_face: int, on_cpu: bool) -> ExpressionRecognizer:
         chosen = self.live_recognizer if on_cpu else self.recognizer

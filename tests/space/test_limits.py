@@ -29,7 +29,7 @@ from rmn_space import decoding, page, requests, safety, turns
 from rmn_space.decoding import Decoder
 from rmn_space.guard import Guard
 from rmn_space.inputs import CameraInput, Photo
-from rmn_space.service import Service
+from rmn_space.service import Service, smallest_face, usual_face
 from rmn_space.sweeping import Sweeper
 
 
@@ -158,10 +158,27 @@ def test_few_detectors_are_kept_whatever_sizes_are_asked_for(service):
 
 @pytest.mark.parametrize(
     ("size", "asked", "searched"),
-    [((1280, 960), 20, 20), ((4000, 3000), 20, 30), ((5800, 4200), 20, 40), ((5800, 4200), 60, 60)],
+    [
+        ((1280, 960), 20, 20),
+        ((1280, 960), 40, None),
+        ((1280, 960), 50, 50),
+        ((4000, 3000), 20, 30),
+        ((4000, 3000), 60, None),
+        ((4000, 3000), 70, 70),
+        ((5800, 4200), 20, 40),
+        ((5800, 4200), 100, 100),
+    ],
 )
-def test_the_smallest_face_grows_with_the_photo(service, size, asked, searched):
-    assert service._affordable(asked, Image.new("1", size)) == searched
+def test_the_smallest_face_grows_with_the_photo(size, asked, searched):
+    assert smallest_face(asked, Image.new("1", size), size[0]) == searched
+
+
+@pytest.mark.parametrize(("size", "width"), [((640, 480), 640), ((4000, 3000), 4000), ((3000, 3000), 6000)])
+def test_a_larger_smallest_face_never_finds_smaller_ones(size, width):
+    image = Image.new("1", size)
+    searched = [smallest_face(asked, image, width) or usual_face(image) for asked in range(20, 201, 10)]
+    assert searched == sorted(searched)
+    assert searched[-1] * width / size[0] == 200
 
 
 def test_a_phones_photo_fits_and_a_larger_jpeg_is_read_at_half_its_size(service):

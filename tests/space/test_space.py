@@ -79,6 +79,26 @@ def test_the_legend_says_what_dashes_mean_where_a_face_is_uncertain():
         assert legend.endswith("uncertain</span></p>") == uncertain
 
 
+def test_a_photo_without_a_face_keeps_its_notes_and_gets_advice_that_helps(service):
+    buffer = io.BytesIO()
+    Image.new("RGB", (4000, 3000), "grey").save(buffer, "PNG")
+    given = Photo("a <b>.png", buffer.getvalue())
+    asked = {size: photo.html_of(service, given, size, 0.0, "A note.") for size in (20, 40)}
+    for size, looked_for in ((20, 30), (40, 62)):
+        assert "No face found" in asked[size]
+        assert f"at least {looked_for} pixels" in asked[size]
+        assert "A note." in asked[size]
+        assert 'data-source="a &lt;b&gt;.png"' in asked[size]
+    assert ["Smallest face" in html for html in asked.values()] == [False, True]
+
+
+def test_a_group_with_a_note_keeps_its_legend():
+    result = ImageResult("a.jpg", 100, 100, (a_face(), a_face(index=2)))
+    html = render.result(result, Image.new("RGB", (100, 100)), "A note.")
+    assert "rmn-legend" in html
+    assert ">A note.<" in html
+
+
 def test_the_photo_to_download_is_the_shown_one_with_its_boxes(service):
     result, image = service.recognize(Photo("astronaut.jpg", ASTRONAUT.read_bytes()))
     large = image.resize((3000, 3000))
@@ -188,8 +208,8 @@ def test_who_is_too_fast_gets_a_sentence(service):
     assert predict(given, anna)["faces"]
     with pytest.raises(gradio.Error, match="Please wait a few seconds"):
         predict(given, anna)
-    assert safety.TOO_FAST in show(given, None, photo.DEFAULT_MIN_FACE, 0, anna)
-    assert "rmn-chart" in show(given, None, photo.DEFAULT_MIN_FACE, 0, bert)
+    assert safety.TOO_FAST in show(given, None, photo.USUAL_FACE, 0, anna)
+    assert "rmn-chart" in show(given, None, photo.USUAL_FACE, 0, bert)
 
 
 def test_no_component_fetches_an_address(service):
@@ -208,7 +228,7 @@ def test_what_nobody_thought_of_gets_a_sentence(service, monkeypatch):
 
     monkeypatch.setattr(service, "_recognize", broken)
     given = Photo("astronaut.jpg", ASTRONAUT.read_bytes())
-    html = photo.html_of(service, given, photo.DEFAULT_MIN_FACE, 0.0)
+    html = photo.html_of(service, given, photo.USUAL_FACE, 0.0)
     assert safety.UNEXPECTED in html
     assert "/a/path" not in html
 
@@ -236,7 +256,7 @@ def test_settings_reach_the_answer(service):
     assert 0 < len(large) < 8
     assert [face.uncertain for face in large] == [face.probability < 0.99 for face in large]
     assert large[0].landmarks is not None
-    html = photo.html_of(service, given, min_face=photo.DEFAULT_MIN_FACE, min_confidence=0.9)
+    html = photo.html_of(service, given, min_face=photo.USUAL_FACE, min_confidence=0.9)
     assert html.count('class="rmn-doubt"') == sum(face.probability < 0.9 for face in everyone)
 
 
@@ -247,7 +267,7 @@ def test_more_faces_than_the_limit_are_said(service, monkeypatch):
     result, _ = service.recognize(given)
     assert len(result) == 3
     assert "3 largest faces" in result.message
-    html = photo.html_of(service, given, photo.DEFAULT_MIN_FACE, 0.0)
+    html = photo.html_of(service, given, photo.USUAL_FACE, 0.0)
     assert result.message in html
     assert html.count('class="rmn-pill') == 3
 

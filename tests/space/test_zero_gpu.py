@@ -63,4 +63,4 @@ def test_a_photo_runs_on_the_lent_gpu_or_on_the_cpu_with_a_sentence(service, len
     assert services.NO_GPU not in (granted.message or "")
     assert services.NO_GPU in refused.message
     assert [face.expression for face in refused] == [face.expression for face in granted]
-    assert services.NO_GPU in photo.html_of(service, given, photo.DEFAULT_MIN_FACE, 0.0)
+    assert services.NO_GPU in photo.html_of(service, given, photo.USUAL_FACE, 0.0)

@@ -45,9 +45,10 @@ const PATHS = {
  * Return a state of the page without a result.
  * @param {string} title
  * @param {string} sentence
- * @param {{kind?: 'info' | 'error', image?: string, progress?: number, action?: Node}} [more] `progress` in 0..1
+ * @param {{kind?: 'info' | 'error', image?: string, note?: string, progress?: number, action?: Node}} [more] `progress` in
+ *   0..1
  */
-export function message(title, sentence, { kind = 'info', image, progress, action } = {}) {
+export function message(title, sentence, { kind = 'info', image, note, progress, action } = {}) {
   return el(
     'section',
     { class: `rmn-card rmn-message rmn-${kind}`, role: kind === 'error' ? 'alert' : 'status' },
@@ -57,6 +58,7 @@ export function message(title, sentence, { kind = 'info', image, progress, actio
       {},
       el('h2', {}, title),
       el('p', {}, sentence),
+      note && el('p', { class: 'rmn-note' }, note),
       progress !== undefined && el('progress', { max: 1, value: progress, 'aria-label': title }),
       action,
     ),

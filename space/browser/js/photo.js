@@ -7,7 +7,7 @@ import { turnedSentence } from './save.js';
 import settings from './settings.js';
 import zoom from './zoom.js';
 
-const USUAL_MIN_FACE = 40;
+const { minFace: USUAL_FACE, minSeen: LEAST_FACE, maxSize: SEEN } = settings.detector;
 // A canvas of more pixels is refused by phones; the photo is then looked at in a smaller size.
 const MOST_PIXELS = 16_000_000;
 const LEAST_SIDE = 10;
@@ -71,7 +71,12 @@ export class PhotoTab {
     else if (!byId('result').firstChild) show(message('One moment', 'The network looks for faces.'));
     try {
       const { image, scale, width, height } = await decoded(photo.blob, photo.name);
-      const options = { minFace: minFace === USUAL_MIN_FACE ? undefined : minFace * scale, minConfidence: percent / 100 };
+      const reduced = `${image.width} × ${image.height}`; // the image goes to the worker
+      // From the usual one on, no smaller faces are looked for in a large photo than the detector itself chooses.
+      const usual = Math.max(USUAL_FACE, (Math.max(width, height) * LEAST_FACE) / SEEN);
+      const chosen = minFace < USUAL_FACE || minFace > usual ? Math.max(LEAST_FACE, minFace * scale) : undefined;
+      const least = Math.round(chosen === undefined ? usual : chosen / scale);
+      const options = { minFace: chosen, minConfidence: percent / 100 };
       const result = await this.engine.photo(image, options);
       if (asked !== this.asked) return;
       const faces = result.faces.map(face => ({
@@ -80,11 +85,15 @@ export class PhotoTab {
         landmarks: face.landmarks.map(point => point.map(value => value / scale)),
       }));
       const { turned } = result;
-      const note = [photo.note, turned && turnedSentence(turned)].filter(Boolean).join(' ');
+      const smaller = scale < 1 && `Its faces were looked for in ${reduced} pixels: boxes count those of the photo.`;
+      const large = least > minFace && (chosen !== undefined || !faces.length);
+      const only = large && `Only faces of at least ${least} pixels were looked for: the photo is large.`;
+      const note = [photo.note, smaller, turned && turnedSentence(turned), only].filter(Boolean).join(' ');
       if (faces.length) show(view({ width, height, faces, turned }, { ...photo, note }));
       else {
-        const remedy = 'A larger or less turned face helps, and so does a smaller “Smallest face” under Settings.';
-        show(message('No face found', `The detector finds no face in this photo. ${remedy}`, { image: photo.url }));
+        const remedy = chosen === LEAST_FACE ? '.' : ', and so does a smaller “Smallest face” under Settings.';
+        const text = `The detector finds no face in this photo. A larger or less turned face helps${remedy}`;
+        show(message('No face found', text, { image: photo.url, note }));
       }
     } catch (error) {
       if (asked !== this.asked) return;

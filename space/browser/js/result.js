@@ -89,7 +89,12 @@ export function view(result, photo) {
         'div',
         { class: 'rmn-card rmn-hero' },
         zoomable(result, el('img', { src: photo.url, draggable: 'false', alt: `The photo with ${several ? `${faces.length} faces` : 'one face'}` }), buttons),
-        el('div', { class: 'rmn-under' }, photo.note ? el('p', { class: 'rmn-note' }, photo.note) : several && legend(faces), zoomButtons()),
+        el(
+          'div',
+          { class: 'rmn-under' },
+          el('div', { class: 'rmn-lines' }, photo.note && el('p', { class: 'rmn-note' }, photo.note), several && legend(faces)),
+          zoomButtons(),
+        ),
         several && el('div', { class: 'rmn-chooser', role: 'group', 'aria-label': 'Choose a face' }, ...pills),
       ),
       el(

@@ -84,13 +84,12 @@ document.addEventListener('drop', event => {
 }, true);
 
 watch('value', () => {
-  const sentence = sentences.get(element.querySelector('[data-source]')?.dataset.source);
+  const section = element.querySelector('[data-source]');
+  const sentence = sentences.get(section?.dataset.source);
   if (!sentence) return;
-  let note = element.querySelector('.rmn-under .rmn-note');
-  if (!note) {
-    note = document.createElement('p');
-    note.className = 'rmn-note';
-    element.querySelector('.rmn-under')?.prepend(note);
-  }
-  note.textContent = [sentence, note.textContent].filter(Boolean).join(' ');
+  const note = document.createElement('p');
+  note.className = 'rmn-note';
+  note.textContent = sentence;
+  // Below a photo with faces, or beside one without.
+  section.querySelector('.rmn-lines, :scope > div:has(> h2)').append(note);
 });

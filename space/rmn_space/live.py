@@ -200,7 +200,7 @@ def build(service: Service) -> None:
 def waiting(title: str, sentence: str) -> str:
     """Return a state without a face."""
     return (
-        f'<div class="rmn-card rmn-message rmn-info" role="status"><span class="rmn-icon">{render.ICONS["info"]}</span>'
+        f'<div class="rmn-card rmn-message rmn-info"><span class="rmn-icon">{render.ICONS["info"]}</span>'
         f"<div><h2>{escape(title)}</h2><p>{escape(sentence)}</p></div></div>"
     )
 

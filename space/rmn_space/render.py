@@ -135,10 +135,11 @@ def message(
         source: the photo's name.
     """
     shown = f'<img src="{image}" alt="The photo">' if image else f'<span class="rmn-icon">{ICONS[kind]}</span>'
-    role = "alert" if kind == "error" else "status"
-    named = f' data-source="{escape(source)}"' if source else ""
     end = "" if sentence.endswith(".") else "."
-    return f"""<section class="rmn-card rmn-message rmn-{kind}" role="{role}"{named}>{shown}
+    # What is not an error is read out from a line of its own (say.js): one that comes with its text may not be.
+    more = 'role="alert"' if kind == "error" else f'data-say="{escape(f"{title}. {sentence}{end}")}"'
+    more += f' data-source="{escape(source)}"' if source else ""
+    return f"""<section class="rmn-card rmn-message rmn-{kind}" {more}>{shown}
 <div><h2>{escape(title)}</h2><p>{escape(sentence)}{end}</p>{_note(note)}</div></section>"""
 
 

@@ -164,12 +164,24 @@ def test_settings_change_the_answer(visit):
             assert shown(visit, ".rmn-doubt").count() == shown(visit, ".rmn-unsure").count() == 1
             dashed = visit.locator(".rmn-face.rmn-doubtful").all()
             assert [int(face.get_attribute("data-face")) for face in dashed] == doubtful
+            # What was chosen stays chosen.
+            last = visit.locator(".rmn-pill").last
+            last.click()
+            visit.locator("[data-mix]").fill("90")
+            number.fill("0")
+            number.blur()
+            visit.wait_for_function("!document.querySelector('.rmn-face.rmn-doubtful')")
+            assert last.get_attribute("aria-pressed") == "true"
+            assert visit.locator("[data-mix]").input_value() == "90"
     visit.wait_for_function("document.querySelectorAll('.rmn-face').length < 8")
 
 
 def test_states_without_a_result(visit, tmp_path):
     upload(visit, EXAMPLES / "coffee.jpg", ".rmn-message")
     assert "No face found" in visit.locator("#result").inner_text()
+    visit.wait_for_function(
+        "[...document.querySelectorAll('[role=status]')].some(p => p.textContent.includes('No face found'))"
+    )
     width = "document.querySelector('.gradio-container').getBoundingClientRect().width"
     before = visit.evaluate(width)
     broken, large = tmp_path / "broken.jpg", tmp_path / "large.jpg"

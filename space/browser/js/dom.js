@@ -42,7 +42,8 @@ const PATHS = {
 };
 
 /**
- * Return a state of the page without a result.
+ * Return a state of the page without a result; `data-say` has what screen readers are to read, for `say`: an element that
+ * comes with its text may not be read, and errors are alerts.
  * @param {string} title
  * @param {string} sentence
  * @param {{kind?: 'info' | 'error', image?: string, note?: string, progress?: number, action?: Node}} [more] `progress` in
@@ -51,7 +52,7 @@ const PATHS = {
 export function message(title, sentence, { kind = 'info', image, note, progress, action } = {}) {
   return el(
     'section',
-    { class: `rmn-card rmn-message rmn-${kind}`, role: kind === 'error' ? 'alert' : 'status' },
+    { class: `rmn-card rmn-message rmn-${kind}`, ...(kind === 'error' ? { role: 'alert' } : { 'data-say': `${title}. ${sentence}` }) },
     image ? el('img', { src: image, alt: 'The photo' }) : el('span', { class: 'rmn-icon' }, icon(kind)),
     el(
       'div',

@@ -71,12 +71,14 @@ export class LiveTab {
    */
   async start(camera = this.camera) {
     const run = ++this.run;
-    const failed = error => run === this.run && this.#fail(error);
+    const failed = (error, title) => run === this.run && this.#fail(error, title);
+    let opened = false;
     for (const id of ['switch', 'flip', 'keep']) byId(id).disabled = true;
     this.#clear();
     try {
       const mirrored = await openCamera(this.video, camera, { width: 640, height: 480 }, () => run === this.run, failed);
       if (run !== this.run) return;
+      opened = true;
       this.camera = camera;
       this.mirrored = mirrored;
       this.running = true;
@@ -88,7 +90,7 @@ export class LiveTab {
       byId('flip').hidden = this.cameras.length < 2;
       while (run === this.run) await this.#next(run);
     } catch (error) {
-      failed(error);
+      failed(error, opened ? 'This did not work' : undefined);
     } finally {
       byId('switch').disabled = false;
     }
@@ -103,12 +105,17 @@ export class LiveTab {
     this.#controls();
     this.#clear();
     this.#panel(message('Your camera is off', 'Press Start camera to go on.'));
+    say('Your camera is off');
   }
 
-  /** @param {any} error */
-  #fail(error) {
+  /**
+   * @param {any} error
+   * @param {string} [title]
+   */
+  #fail(error, title = 'No camera') {
     this.stop();
-    this.#panel(message('No camera', cameraProblem(error), { kind: 'error' }));
+    say('');
+    this.#panel(message(title, cameraProblem(error), { kind: 'error' }));
   }
 
   /** @param {number} run */
@@ -203,7 +210,6 @@ export class LiveTab {
       if (!byId('live-panel').querySelector('.web-no-face')) {
         const none = message('No face in view', 'Look into the camera, a little closer perhaps.');
         none.classList.add('web-no-face');
-        none.removeAttribute('role');
         this.#panel(none, this.status);
       }
       return;

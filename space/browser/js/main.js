@@ -1,6 +1,6 @@
 /** The page: its tabs, its worker, and what it keeps for the next visit. */
 
-import { byId, el, message } from './dom.js';
+import { byId, el, message, say } from './dom.js';
 import { Engine } from './engine.js';
 import { LiveTab } from './live.js';
 import { PhotoTab } from './photo.js';
@@ -56,6 +56,7 @@ function progress(bytes, total) {
     bar.parentElement.querySelector('p').textContent = sentence;
   } else if (!byId('result').querySelector('.rmn-result, .rmn-error')) {
     byId('result').replaceChildren(message('Loading the network', sentence, { progress: bytes / total }));
+    say('Loading the network'); // once, and not with every chunk
   }
 }
 

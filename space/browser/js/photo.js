@@ -1,7 +1,7 @@
 /** The photo tab: a photo from a file, the clipboard, the camera or the examples, and its result. */
 
 import { openCamera, cameraProblem, stopCamera } from './camera.js';
-import { byId, el, message } from './dom.js';
+import { byId, el, message, say } from './dom.js';
 import { view } from './result.js';
 import { turnedSentence } from './save.js';
 import settings from './settings.js';
@@ -21,7 +21,7 @@ export class PhotoTab {
   constructor(engine, reveal) {
     this.engine = engine;
     this.reveal = reveal;
-    /** @type {{blob: Blob, name: string, url: string, note?: string} | undefined} */
+    /** @type {{blob: Blob, name: string, url: string, note?: string, choice: import('./result.js').Choice} | undefined} */
     this.photo = undefined;
     /** The photo that was asked for last, and the recognition; what comes late of earlier ones is void. */
     this.given = 0;
@@ -56,7 +56,7 @@ export class PhotoTab {
   async open(blob, name, note) {
     this.given++;
     if (this.photo) URL.revokeObjectURL(this.photo.url);
-    this.photo = { blob, name, note, url: URL.createObjectURL(blob) };
+    this.photo = { blob, name, note, url: URL.createObjectURL(blob), choice: { stage: 1, mix: 60 } };
     await this.recognize();
     if (window.innerWidth < 768 && !note) byId('result').scrollIntoView({ block: 'start' });
   }
@@ -250,10 +250,14 @@ async function decoded(blob, name) {
   return { image, scale, width, height };
 }
 
-/** @param {Node} node */
+/**
+ * Show what there is to see, and have it read out.
+ * @param {HTMLElement} node
+ */
 function show(node) {
   byId('result').classList.remove('web-busy');
   byId('result').replaceChildren(node);
+  say(node.dataset.say ?? '');
 }
 
 /** @param {any} error */

@@ -14,6 +14,12 @@ import { annotated, json } from './save.js';
  * @property {string} name of its file
  * @property {string} url of its pixels
  * @property {string} [note] a line below it
+ * @property {Choice} choice what is shown of it
+ *
+ * @typedef {object} Choice
+ * @property {number[]} [box] of the face
+ * @property {number} stage from 1
+ * @property {number} mix of face and map, 0..100
  */
 
 // One of several faces that is narrower than this share of the photo is labelled with its number only.
@@ -43,13 +49,14 @@ export function view(result, photo) {
   const chart = new Chart();
   const doubt = el('p', { class: 'rmn-doubt', hidden: true });
   const attention = el('div');
-  let stage = 1;
+  const { choice } = photo;
 
   const buttons = faces.map(face => faceButton(face, result, () => choose(face)));
   const pills = faces.map(face => pill(face, () => choose(face)));
 
   /** @param {FaceExpression} face */
   function show(face) {
+    choice.box = face.box;
     chart.show(face, several ? `Face ${face.index} of ${faces.length}` : 'The face');
     doubt.hidden = !face.uncertain;
     doubt.textContent =
@@ -72,16 +79,16 @@ export function view(result, photo) {
       return;
     }
     const focused = attention.contains(document.activeElement);
-    attention.replaceChildren(maps(face.attention, stage, chosen => {
-      stage = chosen;
+    attention.replaceChildren(maps(face.attention, choice.stage, chosen => {
+      choice.stage = chosen;
       showMaps(face);
     }));
-    if (focused) attention.querySelector(`[data-stage="${stage}"]`)?.focus();
+    if (focused) attention.querySelector(`[data-stage="${choice.stage}"]`)?.focus();
   }
 
   const section = el(
     'section',
-    { class: `rmn-result${several ? ' rmn-several' : ''}`, 'aria-label': 'Result', style: { '--mix': '0.6' } },
+    { class: `rmn-result${several ? ' rmn-several' : ''}`, 'aria-label': 'Result', 'data-say': spoken(faces), style: { '--mix': String(choice.mix / 100) } },
     el(
       'div',
       { class: 'rmn-top' },
@@ -126,8 +133,11 @@ export function view(result, photo) {
           { class: 'rmn-slider' },
           el('span', {}, 'Face'),
           el('input', {
-            type: 'range', min: 0, max: 100, value: 60, 'aria-label': 'How strongly the maps cover the face, in percent',
-            input: event => section.style.setProperty('--mix', String(event.target.value / 100)),
+            type: 'range', min: 0, max: 100, value: choice.mix, 'aria-label': 'How strongly the maps cover the face, in percent',
+            input: event => {
+              choice.mix = Number(event.target.value);
+              section.style.setProperty('--mix', String(choice.mix / 100));
+            },
           }),
           el('span', {}, 'Map'),
         ),
@@ -135,9 +145,19 @@ export function view(result, photo) {
       attention,
     ),
   );
-  show(faces[0]);
-  say(spoken(faces));
+  // Other settings leave the choice as it is, where the face is still there; its number may be another one.
+  show(faces.find(face => choice.box && liesIn(choice.box, face.box)) ?? faces[0]);
   return section;
+}
+
+/**
+ * Return whether the middle of a box lies in another one.
+ * @param {number[]} box
+ * @param {number[]} other
+ */
+function liesIn([x0, y0, x1, y1], [left, top, right, bottom]) {
+  const [x, y] = [(x0 + x1) / 2, (y0 + y1) / 2];
+  return left < x && x < right && top < y && y < bottom;
 }
 
 /**

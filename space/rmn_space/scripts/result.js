@@ -1,7 +1,15 @@
-// Which face and which map are shown is kept in the page; every new result begins anew.
-let face = 1, stage = 1, mix = 60;
+// Which face and which map are shown is kept in the page. Every new photo begins anew; other settings leave the choice as
+// it is, where the face is still there: its number may be another one.
+let face = 1, stage = 1, mix = 60, place = null, photo = null;
+
+const places = () => [...element.querySelectorAll('.rmn-face')].map(({dataset, style}) => {
+  const [left, top, width, height] = ['left', 'top', 'width', 'height'].map(side => parseFloat(style[side]));
+  return {face: Number(dataset.face), x: left + width / 2, y: top + height / 2, width, height};
+});
+const photoOf = () => element.querySelector('.rmn-photo > img, .rmn-message > img')?.src;
 
 const apply = () => {
+  place = places().find(each => each.face === face) ?? place;
   const show = (name, value, attribute) => element.querySelectorAll(`[data-${name}]`).forEach(item => {
     const chosen = Number(item.dataset[name]) === value;
     if (attribute === 'hidden') item.hidden = !chosen; else item.setAttribute(attribute, chosen);
@@ -34,11 +42,16 @@ element.addEventListener('input', event => {
 });
 
 watch('value', () => {
-  [face, stage, mix] = [1, 1, 60];
+  const same = photoOf() !== undefined && photoOf() === photo;
+  photo = photoOf();
+  if (!same) [stage, mix, place] = [1, 60, null];
+  const isThere = each => Math.abs(each.x - place.x) < each.width / 2 && Math.abs(each.y - place.y) < each.height / 2;
+  face = (place && places().find(isThere)?.face) ?? 1;
   apply();
   // On a narrow page the result lies below.
-  if (window.innerWidth < 768) {
+  if (window.innerWidth < 768 && !same) {
     element.querySelector('section')?.scrollIntoView({behavior: 'smooth', block: 'start'});
   }
 });
+photo = photoOf();
 apply();

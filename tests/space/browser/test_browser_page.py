@@ -192,7 +192,7 @@ def test_a_group_by_keyboard_alone(visit):
         expect(visit.locator(f"#{name}")).to_be_visible()
 
 
-def test_settings_and_states_without_a_result(visit):
+def test_settings_and_states_without_a_result(visit, tmp_path):
     visit.locator("#settings summary").click()
     visit.get_by_label("Uncertain below").fill("90")
     visit.set_input_files("#file", EXAMPLES / "officer.jpg")
@@ -201,11 +201,57 @@ def test_settings_and_states_without_a_result(visit):
     visit.get_by_label("Uncertain below").fill("0")
     expect(visit.locator(".rmn-face:not(.rmn-doubtful)")).to_have_count(1)
     visit.locator("[data-example='coffee.jpg']").click()
-    expect(visit.locator("#result [role=status]")).to_contain_text("No face found")
+    expect(visit.locator("#result .rmn-message")).to_contain_text("No face found")
+    expect(visit.locator("#spoken")).to_contain_text("No face found")
     visit.set_input_files("#file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
     expect(visit.locator("#result [role=alert]")).to_contain_text("notes.txt")
-    visit.set_input_files("#file", EXAMPLES / "officer.jpg")
+    expect(visit.locator("#spoken")).to_be_empty()
+    # In a large photo, 40 is the detector's own choice, and less is what it says.
+    photo = Image.new("RGB", (4800, 3600), "grey")
+    photo.paste(Image.open(EXAMPLES / "astronaut.jpg").convert("RGB").resize((150, 150)), (2000, 1500))
+    photo.save(tmp_path / "large.jpg", quality=95)
+    visit.set_input_files("#file", tmp_path / "large.jpg")
+    expect(visit.locator("#result .rmn-note")).to_contain_text("at least 75 pixels")
+    expect(visit.locator("#result .rmn-note")).to_contain_text("in 4619 \N{MULTIPLICATION SIGN} 3464 pixels")
+    visit.get_by_label("Smallest face").fill("30")
     expect(visit.locator(".rmn-face")).to_have_count(1)
+    visit.set_input_files("#file", EXAMPLES / "officer.jpg")
+    expect(visit.locator("#result .rmn-note")).to_have_count(0)
+
+
+def test_the_choice_outlives_other_settings(visit):
+    visit.locator("#settings summary").click()
+    visit.locator("[data-example='collage.jpg']").click()
+    visit.locator(".rmn-pill").last.click()
+    visit.locator("[data-stage='3']").click()
+    visit.get_by_label("How strongly the maps").fill("90")
+    visit.locator("#result > section").evaluate("section => section.id = 'before'")
+    visit.get_by_label("Uncertain below").fill("90")
+    expect(visit.locator("#before")).to_have_count(0)
+    expect(visit.locator(".rmn-pill").last).to_have_attribute("aria-pressed", "true")
+    expect(visit.locator("[data-stage='3']")).to_have_attribute("aria-pressed", "true")
+    expect(visit.get_by_label("How strongly the maps")).to_have_value("90")
+    visit.locator("[data-example='officer.jpg']").click()
+    expect(visit.locator(".rmn-pill")).to_have_count(0)
+    expect(visit.locator("[data-stage='1']")).to_have_attribute("aria-pressed", "true")
+    expect(visit.get_by_label("How strongly the maps")).to_have_value("60")
+
+
+def test_an_example_that_comes_late_does_not_replace_what_was_given_after_it(browser, server):
+    with visiting(browser, server, service_workers="block") as visit:
+        held = []
+        visit.route("**/fear.jpg", lambda route: held.append(route))
+        visit.evaluate("document.querySelector('[data-example=\"fear.jpg\"]').click()")
+        visit.set_input_files("#file", EXAMPLES / "collage.jpg")
+        expect(visit.locator(".rmn-pill")).to_have_count(8)
+        with visit.expect_response("**/fear.jpg"):
+            held[0].continue_()
+        # The photo of now, once more.
+        visit.locator("#result > section").evaluate("section => section.id = 'before'")
+        visit.locator("#settings summary").click()
+        visit.get_by_label("Uncertain below").fill("90")
+        expect(visit.locator("#before")).to_have_count(0)
+        expect(visit.locator(".rmn-pill")).to_have_count(8)
 
 
 def test_the_policy_lets_nothing_out(browser, server):

@@ -6,15 +6,17 @@ from weakref import WeakSet
 import gradio as gr
 from gradio.server_messages import ProcessCompletedMessage
 
-from .safety import TOO_MANY_WAITING, visitor_of
+from .safety import FILE_AGE, TOO_MANY_WAITING, visitor_of
 
 # Events of the page that may wait at all, and those of one visitor among them.
 WAITING, OF_ONE_VISITOR = 32, 16
 # What has its turns together.
 PHOTO, FILM = "photo", "film"
 # Likewise of the films: one takes half a minute and more, and 32 of them would keep everybody out for a quarter of an
-# hour.
-FILMS_WAITING, FILMS_OF_ONE_VISITOR = 6, 2
+# hour. The last one's turn comes before its file is deleted.
+FILMS_WAITING, FILMS_OF_ONE_VISITOR = 3, 2
+# Seconds of work for one film; a minute is for what comes before and after.
+FILM_SECONDS = (FILE_AGE - 60) // FILMS_WAITING
 # Running events whose visitor wants another result instead.
 left: WeakSet[Any] = WeakSet()
 

@@ -30,7 +30,7 @@ from .photo import EXAMPLES_FOLDER, EXAMPLES_JS, allows, example_button, script
 from .requests import not_a_tool, visitor_stays
 from .safety import GONE, MAX_BYTES, NOT_UPLOADED, TOO_FAST, TOO_LARGE, UNEXPECTED, RateLimit
 from .service import Service
-from .turns import FILM
+from .turns import FILM, FILM_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 MAX_SECONDS = 30
 # Most pixels of a frame: cameras film in 4K.
 MAX_FRAME_PIXELS = 10_000_000
-# Seconds of work for one film: others wait for their turn.
-MAX_WORK = 120
 # Frames a second that are classified; those in between show the faces of the last one.
 CLASSIFIED = 12
 # Long side of the film that is shown, in pixels.
@@ -213,7 +211,7 @@ def follow(
     """
     timeline = Timeline()
     stays = visitor_stays()
-    ends, note = time.monotonic() + MAX_WORK, None
+    ends, note = time.monotonic() + FILM_SECONDS, None
     with film, service.cores.shared(between=2):
         film.name = name
         every = max(1, round((film.rate or 25.0) / CLASSIFIED))

@@ -25,7 +25,7 @@ import gradio as gr
 import uvicorn
 from gradio.data_classes import ImageData, PredictBodyInternal
 from gradio.server_messages import HeartbeatMessage
-from rmn_space import decoding, page, requests, safety, turns
+from rmn_space import decoding, page, requests, safety, turns, video
 from rmn_space.decoding import Decoder
 from rmn_space.guard import Guard
 from rmn_space.inputs import CameraInput, Photo
@@ -354,6 +354,12 @@ def test_a_photo_that_is_not_asked_for_any_more_changes_nothing(blocks, monkeypa
 # Turns
 
 
+def test_the_turn_of_a_film_comes_before_its_file_is_deleted():
+    """Even that of the last one that may wait: one runs, and the others before it take all the time that they may."""
+    assert turns.FILMS_WAITING * video.FILM_SECONDS < safety.FILE_AGE
+    assert video.FILM_SECONDS > 2 * video.MAX_SECONDS
+
+
 def waiting(blocks, name, host, session=None):
     """Whether an event of the page may wait for its turn, and the sentence where it may not."""
     number = next(number for number, function in blocks.fns.items() if function.name == name)
@@ -369,8 +375,8 @@ def test_films_and_one_visitor_leave_places_for_the_others(blocks):
     blocks.queue(max_size=turns.WAITING)
     turns.share_turns(blocks)
     assert [waiting(blocks, "video", "10.0.0.1") for _ in range(4)] == [True, True, False, False]
-    films = [waiting(blocks, "video", f"10.0.0.{number}") for number in range(2, 9)]
-    assert films == [True] * 4 + [False] * 3
+    films = [waiting(blocks, "video", f"10.0.0.{number}") for number in range(2, 5)]
+    assert films == [True, False, False]
     assert not waiting(blocks, "show_example_film", "10.0.0.20", "visit")
     photos = [waiting(blocks, "predict_photo", "10.0.0.1") for _ in range(17)]
     assert photos.index(False) == turns.OF_ONE_VISITOR - turns.FILMS_OF_ONE_VISITOR

@@ -66,7 +66,7 @@ def test_a_film_without_faces_and_a_large_one(service, tmp_path):
 
 
 def test_a_film_that_takes_too_long_is_read_in_part(service, film, monkeypatch):
-    monkeypatch.setattr(video, "MAX_WORK", -1)
+    monkeypatch.setattr(video, "FILM_SECONDS", -1)
     seconds = []
     html = html_of(service, Upload("film.mp4", film), lambda done, _: seconds.append(done))
     assert len(seconds) == 1

@@ -34,8 +34,8 @@ _FRONT_MATTER: dict[str, Any] = {
 _TEXT = """
 # Expressions in your browser
 
-The Residual Masking Network finds the faces of a photo or of your camera and predicts a probability for each of seven
-expressions, in your own browser: images never leave your device. Made by `rmn-hub export --browser`.
+A network finds the faces of a photo or of your camera and predicts the probabilities of their expressions, in your own
+browser: images never leave your device. Made by `rmn-hub export --browser`.
 """
 
 

@@ -30,7 +30,13 @@ def build(service: Service, faces: ImageResult, mcp: bool = False) -> None:
         mcp: whether language models are offered a tool.
     """
     masks = how_it_works(faces) if service.has_masks else ""
-    parts = (measured(service.results), masks, LIMITS, PRIVACY, API.replace("TOOL", TOOL if mcp else ""))
+    parts = (
+        measured(service.results, service.address),
+        masks,
+        LIMITS,
+        PRIVACY,
+        API.replace("TOOL", TOOL if mcp else ""),
+    )
     gr.HTML(
         f'<div class="rmn-about">{"".join(parts)}</div>',
         elem_id="about",
@@ -80,11 +86,20 @@ def _figure(result: ImageResult) -> str:
     )
 
 
-def measured(results: Measured | None) -> str:
-    """Return the table of results, PrivateTest first, with the numbers of others beside them."""
+def measured(results: Measured | None, address: str | None = None) -> str:
+    """
+    Return the table of results, PrivateTest first, with the numbers of others beside them.
+
+    Args:
+        results: the results in the checkpoint's folder.
+        address: of its page on the Hub where it has no folder.
+    """
     if results is None:
-        body = "<p>There are no measured results of this checkpoint. <code>rmn-hub evaluate</code> makes them.</p>"
-        return f'<section class="rmn-card rmn-wide"><h2>Measured results</h2>{body}</section>'
+        body = "There are no measured results of this checkpoint. <code>rmn-hub evaluate</code> makes them."
+        if address is not None:
+            link = f'<a href="{escape(address)}" rel="noreferrer">its page on the Hub</a>'
+            body = f"What was measured of this checkpoint stands on {link}."
+        return f'<section class="rmn-card rmn-wide"><h2>Measured results</h2><p>{body}</p></section>'
     order = list(FER2013)
     sets = sorted(results.sets, key=lambda each: order.index(each.name) if _is_fer2013(each) else len(order))
     peers = tuple(dict.fromkeys(name for each in sets for name, _ in each.peers))

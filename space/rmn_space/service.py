@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
 from PIL import Image
 
 from rmn_hub import BUNDLED_CHECKPOINT, ExpressionRecognizer, ImageResult, InputError, MTCNNDetector
@@ -127,8 +128,10 @@ class Service:
         self.cores = Cores("torch" in {each.engine.name for each in (self.recognizer, self.live_recognizer)})
         self.live_detector = MTCNNDetector(min_face=LIVE_MIN_FACE, device=self.live_recognizer.device)
         self.has_masks = self.recognizer.has_masks
-        # Only a folder has an eval.json to show.
-        self.results = read_measured(Path(where) if Path(where).is_dir() else None)
+        # Only a folder has an eval.json to show. Of a checkpoint on the Hub, the page links to where it is.
+        folder = Path(where) if Path(where).is_dir() else None
+        self.results = read_measured(folder)
+        self.address = None if folder else f"{constants.ENDPOINT}/{where}"
         self.decoder = Decoder()
         # A few only: visitors may ask for any size, and each detector holds weights of its own.
         self._recognizer = functools.lru_cache(maxsize=4)(self._recognizer_for)

@@ -400,6 +400,9 @@ def test_the_descriptions_name_every_key_of_the_results(service):
 
 def test_the_about_tab_shows_what_was_measured():
     assert "no measured results" in about.measured(None)
+    elsewhere = about.measured(None, "https://huggingface.co/org/rmn")
+    assert "no measured results" not in elsewhere
+    assert 'href="https://huggingface.co/org/rmn"' in elsewhere
     public = SetScores(
         "public_test", 3589, 0.6879, (0.673, 0.703), 0.6943, (0.679, 0.709), 0.0201, (("fer 1.0", 0.665),)
     )

@@ -19,9 +19,11 @@ export class Chart {
       }),
     );
     const rows = Object.values(this.rows).map(({ row }) => row);
+    // Names of other checkpoints may be longer than ours, and those of more than 14 letters are broken.
+    const longest = Math.min(14, Math.max(...settings.classes.map(name => name.length)));
     this.table = el(
       'table',
-      { class: 'rmn-chart' },
+      { class: 'rmn-chart', style: longest > 8 ? { '--names': `${(0.64 * longest).toFixed(1)}em` } : {} },
       el('caption', { class: 'rmn-hidden' }, 'Probability of each expression'),
       el('colgroup', {}, el('col'), el('col'), el('col')),
       el('tbody', {}, ...rows),

@@ -81,3 +81,12 @@ export function percentages(probabilities) {
   for (const place of order.slice(0, missing)) whole[place]++;
   return Object.fromEntries(names.map((name, place) => [name, whole[place] / 10]));
 }
+
+/**
+ * Return a number as a sentence has it: in words up to ten.
+ * @param {number} count
+ */
+export function inWords(count) {
+  const words = ['no', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine', 'ten'];
+  return words[count] ?? String(count);
+}

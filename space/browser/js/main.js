@@ -2,11 +2,17 @@
 
 import { byId, el, message, say } from './dom.js';
 import { Engine } from './engine.js';
+import { inWords } from './labels.js';
 import { LiveTab } from './live.js';
 import { PhotoTab } from './photo.js';
 import settings from './settings.js';
 
 const TABS = ['photo', 'live', 'about'];
+
+// The page is about the network that it carries.
+for (const part of document.querySelectorAll('[data-masks]')) part.hidden = (part.dataset.masks === 'none') === settings.stages > 0;
+for (const part of document.querySelectorAll('[data-count]')) part.textContent = inWords(settings.classes.length);
+if (!settings.stages) document.title = 'Expressions of faces';
 
 const engine = new Engine(progress);
 const photo = new PhotoTab(engine, () => {

@@ -5,6 +5,7 @@ import { el, say } from './dom.js';
 import { colorsOf, longLabelOf, nearExpressions, spoken } from './labels.js';
 import { maps } from './maps.js';
 import { annotated, json } from './save.js';
+import settings from './settings.js';
 
 /**
  * @typedef {import('./recognizer.js').FaceExpression} FaceExpression
@@ -74,10 +75,7 @@ export function view(result, photo) {
 
   /** @param {FaceExpression} face */
   function showMaps(face) {
-    if (!face.attention) {
-      attention.replaceChildren(el('p', { class: 'rmn-muted' }, 'This checkpoint has no masks: there are no maps to show.'));
-      return;
-    }
+    if (!face.attention?.maps.length) return;
     const focused = attention.contains(document.activeElement);
     attention.replaceChildren(maps(face.attention, choice.stage, chosen => {
       choice.stage = chosen;
@@ -86,32 +84,8 @@ export function view(result, photo) {
     if (focused) attention.querySelector(`[data-stage="${choice.stage}"]`)?.focus();
   }
 
-  const section = el(
-    'section',
-    { class: `rmn-result${several ? ' rmn-several' : ''}`, 'aria-label': 'Result', 'data-say': spoken(faces), style: { '--mix': String(choice.mix / 100) } },
-    el(
-      'div',
-      { class: 'rmn-top' },
-      el(
-        'div',
-        { class: 'rmn-card rmn-hero' },
-        zoomable(result, el('img', { src: photo.url, draggable: 'false', alt: `The photo with ${several ? `${faces.length} faces` : 'one face'}` }), buttons),
-        el(
-          'div',
-          { class: 'rmn-under' },
-          el('div', { class: 'rmn-lines' }, photo.note && el('p', { class: 'rmn-note' }, photo.note), several && legend(faces)),
-          zoomButtons(),
-        ),
-        several && el('div', { class: 'rmn-chooser', role: 'group', 'aria-label': 'Choose a face' }, ...pills),
-      ),
-      el(
-        'div',
-        { class: 'rmn-card rmn-side' },
-        el('div', { class: 'rmn-panel' }, chart.heading, doubt, chart.table),
-        downloads(result, photo),
-      ),
-    ),
-    el(
+  function attentionCard() {
+    return el(
       'div',
       { class: 'rmn-card rmn-attention' },
       el(
@@ -143,7 +117,35 @@ export function view(result, photo) {
         ),
       ),
       attention,
+    );
+  }
+
+  const section = el(
+    'section',
+    { class: `rmn-result${several ? ' rmn-several' : ''}`, 'aria-label': 'Result', 'data-say': spoken(faces), style: { '--mix': String(choice.mix / 100) } },
+    el(
+      'div',
+      { class: 'rmn-top' },
+      el(
+        'div',
+        { class: 'rmn-card rmn-hero' },
+        zoomable(result, el('img', { src: photo.url, draggable: 'false', alt: `The photo with ${several ? `${faces.length} faces` : 'one face'}` }), buttons),
+        el(
+          'div',
+          { class: 'rmn-under' },
+          el('div', { class: 'rmn-lines' }, photo.note && el('p', { class: 'rmn-note' }, photo.note), several && legend(faces)),
+          zoomButtons(),
+        ),
+        several && el('div', { class: 'rmn-chooser', role: 'group', 'aria-label': 'Choose a face' }, ...pills),
+      ),
+      el(
+        'div',
+        { class: 'rmn-card rmn-side' },
+        el('div', { class: 'rmn-panel' }, chart.heading, doubt, chart.table),
+        downloads(result, photo),
+      ),
     ),
+    settings.stages > 0 && attentionCard(),
   );
   // Other settings leave the choice as it is, where the face is still there; its number may be another one.
   show(faces.find(face => choice.box && liesIn(choice.box, face.box)) ?? faces[0]);

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from browser_helpers import TIMEOUT, WHY_NOT, handing_out, visiting
+from browser_helpers import TIMEOUT, WHY_NOT, build_page, handing_out, visiting
 from browser_scripts import CHOICES, CUTS, FRAMES, GPU, PIXELS, REASONS, RECOGNIZE, TRACKS, TURNED
+from evaluation_helpers import save_checkpoint
 from PIL import Image
 from playwright.sync_api import expect
 from space_helpers import CHROMIUM, CHROMIUM_ARGUMENTS, EXAMPLES, barriers
@@ -136,6 +137,23 @@ def test_weights_of_8_bits_find_the_same(browser, folder, tmp_path):
     for ours, theirs in zip(found, expected):
         np.testing.assert_allclose(ours["box"], theirs.box, atol=2)
         assert ours["probabilities"] == pytest.approx(theirs.probabilities, abs=0.03)
+
+
+def test_the_page_of_another_network_is_about_that_network(browser, tmp_path):
+    labels = dict(enumerate(("glad", "disappointed", "calm")))
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", mask_depths=None, id2label=labels)
+    with (
+        handing_out(build_page(tmp_path / "page", checkpoint=checkpoint)) as server,
+        visiting(browser, server) as visit,
+    ):
+        expect(visit.locator(".rmn-chart th")).to_have_text(list(labels.values()))
+        assert visit.locator(".rmn-chart").first.evaluate("chart => chart.style.getPropertyValue('--names')") == "7.7em"
+        assert "mask" not in visit.title().lower()
+        expect(visit.locator(".rmn-header")).to_contain_text("probability for each of three expressions")
+        for tab in ("photo", "live", "about"):
+            visit.locator(f"#tab-{tab}").click()
+            text = visit.locator("body").inner_text().lower()
+            assert not any(word in text for word in ("mask", "seven", "where did the network"))
 
 
 def saved(page, name):

@@ -67,6 +67,7 @@ class RMNConfig(BackboneConfigMixin, PreTrainedConfig):
             sums to 1 over its channels at every place. `"sigmoid"`: every value of a mask lies in 0..1 by itself.
         dropout (`float`, defaults to 0.4): dropout probability before the classifier, 0 <= dropout < 1.
         initializer_range (`float`, defaults to 0.01): standard deviation of the classifier's initial weights.
+        output_masks (`bool`, defaults to `False`): whether the outputs have the masks where `forward` is not told.
         kwargs: transformers' common settings. The labels are FER2013's seven unless `num_labels`, `id2label` or
             `label2id` is given; one of `id2label` and `label2id` is enough. `out_features` or `out_indices` choose the
             feature maps of an [`RMNBackbone`] among `"stem"`, `"stage1"`, `"stage2"`, ...
@@ -104,6 +105,7 @@ class RMNConfig(BackboneConfigMixin, PreTrainedConfig):
     mask_activation: str = "softmax"
     dropout: float | int = 0.4
     initializer_range: float | int = 0.01
+    output_masks: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         # JSON has only lists: a configuration that was saved and loaded must equal the one it came from.

@@ -269,9 +269,9 @@ class RMNForImageClassification(RMNTrunk):
             labels: class numbers `(batch,)` for the loss, or probabilities `(batch, num_labels)` for soft targets: both
                 make a cross-entropy. With one label, or `config.problem_type` `"regression"` or
                 `"multi_label_classification"`, they are what transformers' classifiers take.
-            output_masks: whether to return the masks of all stages; when not given, the attribute `output_masks` of the
-                configuration (a common setting like `output_hidden_states`, off where it is not set).
-            output_hidden_states: whether to return each stage's features before and after masking.
+            output_masks: whether to return the masks of all stages; when not given, as the configuration has it.
+            output_hidden_states: whether to return each stage's features before and after masking; when not given, as
+                the configuration has it.
             return_dict: whether to return an [`RMNOutput`] (the default) or a tuple of its parts.
             kwargs: passed on to the loss.
 

@@ -17,6 +17,8 @@ OPTIMIZERS = ("adamw", "radam", "sgd")
 FLIPS = ("alternate", "random")
 # Pixels. A batch of larger faces fits into no memory.
 MIN_SIZE, MAX_SIZE = 8, 1024
+# Fields of `RMNConfig` that a run has no say in: what it is called, and what its outputs hold.
+NOT_OF_THE_NETWORK = {"model_type", "output_masks"}
 MAX_FILE = 100_000  # bytes of a recipe's file
 MAX_DEPTH = 10  # lists in lists: YAML's parser takes minutes for thousands of them
 
@@ -142,7 +144,7 @@ class Recipe:
         """
         from ..model.configuration_rmn import RMNConfig
 
-        known = set(RMNConfig.__annotations__) - {"model_type"}
+        known = set(RMNConfig.__annotations__) - NOT_OF_THE_NETWORK
         try:
             _refuse_unknown(self.model, sorted(known))
             config = RMNConfig(**self.network())

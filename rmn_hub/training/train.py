@@ -27,7 +27,7 @@ from ..progress import Progress, silent
 from .feeding import Source, faces_for_training, share_of, size_for_training
 from .loop import Budget, TrainingResult, TrainingRun
 from .optimisation import precision_of
-from .recipe import Recipe
+from .recipe import NOT_OF_THE_NETWORK, Recipe
 from .run_folder import command_line
 
 
@@ -214,7 +214,7 @@ def _accelerator(device: torch.device) -> Accelerator:
 
 
 def _settings_of(config: RMNConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in RMNConfig.__annotations__ if name != "model_type"}
+    return {name: getattr(config, name) for name in RMNConfig.__annotations__ if name not in NOT_OF_THE_NETWORK}
 
 
 def _trained_settings(network: str, recipe: Recipe, start: Network | None) -> dict[str, Any]:

@@ -11,7 +11,15 @@ from PIL import Image
 from reference_weights import REFERENCE, original_state_dict, pixel_values
 from transformers import AutoConfig, AutoModelForImageClassification, pipeline
 
-from rmn_hub import RMNBackbone, RMNConfig, RMNForImageClassification, RMNImageProcessor, RMNModel
+from rmn_hub import (
+    BUNDLED_CHECKPOINT,
+    RMNBackbone,
+    RMNBaseModel,
+    RMNConfig,
+    RMNForImageClassification,
+    RMNImageProcessor,
+    RMNModel,
+)
 from rmn_hub.hub.convert import convert_state_dict
 from rmn_hub.model.modeling_rmn import RMNMaskingBlock
 
@@ -189,6 +197,16 @@ def test_a_backbone_has_the_features_of_the_classifier_that_was_saved(tiny, tmp_
     assert backbone.channels == [8, 8, 16] == [features.shape[1] for features in found.feature_maps]
     assert list(plain) == ["feature_maps"]
     assert len(parts) == 1
+
+
+def test_masks_are_a_setting_of_the_configuration():
+    for loads in (RMNModel, RMNBaseModel, AutoModelForImageClassification):
+        model = loads.from_pretrained(BUNDLED_CHECKPOINT, output_masks=True)
+        pixel_values = torch.rand(1, 3, 48, 48)
+        assert len(model(pixel_values).masks) == 4
+        assert model(pixel_values, output_masks=False).masks is None
+    assert AutoConfig.from_pretrained(BUNDLED_CHECKPOINT, output_masks=True).output_masks is True
+    assert AutoConfig.from_pretrained(BUNDLED_CHECKPOINT).output_masks is False
 
 
 def test_a_backbone_takes_its_switches_by_name_or_from_the_configuration():

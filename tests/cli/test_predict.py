@@ -121,11 +121,14 @@ def test_a_folder_keeps_its_form_and_outputs_in_it_are_no_inputs(predict, photos
 
 
 def test_inputs_are_not_overwritten(predict, photos):
+    named, plain = photos / "a.jpg", photos / "photo"
+    plain.write_bytes(named.read_bytes())
     before = {name: (photos / name).read_bytes() for name in files_of(photos)}
-    for option, target in (("--annotate", photos), ("--csv", photos / "a.jpg")):
-        result = predict(photos / "a.jpg", option, target)
+    for image, option, target in ((named, "--annotate", photos), (plain, "--csv", plain)):
+        result = predict(image, option, target)
         assert result.exit_code == 2
         assert "would overwrite the input" in result.stderr
+    assert predict("--csv", named, photos / "b.png").exit_code == 2
     assert {name: (photos / name).read_bytes() for name in files_of(photos)} == before
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,28 @@ def as_utf8(name: str) -> str:
 def readable(name: str) -> str:
     """Return a file's name as text that every table takes: bytes that are not UTF-8 become escapes."""
     return as_utf8(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def walk(
+    path: Path, skip: Collection[Path], hidden: tuple[str, ...], on_error: Callable[[OSError], object]
+) -> Iterator[tuple[list[Path], int]]:
+    """
+    Yield the files of a folder and of each folder in it, and how many linked folders are beside them: those are not
+    looked into. Hidden files are left out.
+
+    Args:
+        path: the folder.
+        skip: folders not to look into.
+        hidden: how the names of further folders begin that are not looked into.
+        on_error: called for each folder that cannot be read.
+    """
+    skipped = set(map(os.path.realpath, skip))
+    for folder, folders, files in os.walk(path, onerror=on_error):
+        inside = [Path(folder) / name for name in folders if not name.startswith(hidden)]
+        inside = [place for place in inside if os.path.realpath(place) not in skipped]
+        folders[:] = [place.name for place in inside]
+        linked = sum(place.is_symlink() for place in inside)
+        yield [Path(folder) / name for name in files if not name.startswith(".")], linked
 
 
 @contextlib.contextmanager
@@ -116,4 +138,4 @@ def write_text(path: Path, text: str) -> None:
             beside.write_text(text, encoding="utf-8")
 
 
-__all__ = ["file_hash", "naming_failures", "prepare_place", "replacing", "write_json", "write_text"]
+__all__ = ["file_hash", "naming_failures", "prepare_place", "replacing", "walk", "write_json", "write_text"]

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from .errors import InputError, MissingPackageError
+from .files import walk
 
 # What is one image for certain. (An array of four dimensions is several, and a tensor cannot be named without torch.)
 OneImage: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image
@@ -182,16 +183,12 @@ def find_images(
     """
     if not is_folder(path):
         return [path]
-    skipped = {os.path.realpath(folder) for folder in skip}
     problems: list[OSError] = []
     found: list[Path] = []
     others: Counter[str] = Counter()
-    for folder, folders, files in os.walk(path, onerror=problems.append):
-        inside = [Path(folder) / name for name in folders if not name.startswith((".", "__"))]
-        inside = [place for place in inside if os.path.realpath(place) not in skipped]
-        folders[:] = [place.name for place in inside]
-        others.update(LINKED for place in inside if place.is_symlink())
-        for file in (Path(folder) / name for name in files if not name.startswith(".")):
+    for files, linked in walk(path, skip, (".", "__"), problems.append):
+        others.update([LINKED] * linked)
+        for file in files:
             suffix = file.suffix.lower()
             if suffix in SUFFIXES and (file.is_file() or not file.exists()):
                 found.append(file)  # a broken link is reported when it is opened; a pipe would never end

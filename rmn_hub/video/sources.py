@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..files import walk
 from ..images import LINKED, is_folder, left_out_sentence
 from ..packages import require
 
@@ -58,17 +59,12 @@ def find_films(
     """
     if not is_folder(path):
         return [path]
-    skipped = set(map(os.path.realpath, skip))
     found: list[Path] = []
     problems: list[OSError] = []
     linked = 0
-    for folder, folders, files in os.walk(path, onerror=problems.append):
-        inside = [Path(folder) / name for name in folders if not name.startswith(".")]
-        inside = [place for place in inside if os.path.realpath(place) not in skipped]
-        linked += sum(place.is_symlink() for place in inside)
-        folders[:] = [place.name for place in inside]
-        films = (Path(folder) / name for name in files if not name.startswith("."))
-        found += [film for film in films if film.suffix.lower() in SUFFIXES and film.is_file()]
+    for files, beside in walk(path, skip, (".",), problems.append):
+        linked += beside
+        found += [film for film in files if film.suffix.lower() in SUFFIXES and film.is_file()]
     for problem in problems:
         on_left_out(f"{problem.filename} cannot be read: {problem.strerror}")
     left_out = left_out_sentence({LINKED: linked})

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import InputError
 from ..files import write_json
 from ..hub.card import ABLATION, CALIBRATION, METRICS, RUN, read_json, training_time
-from ..hub.records import public_command
+from ..hub.records import numbers_of, public_command
 from .calibrate import own_folder
 from .metrics import paired_difference
 
@@ -75,12 +75,7 @@ def _run(path: Path) -> dict[str, Any]:
     try:
         if document is None:
             raise KeyError("checkpoint")
-        sets = {
-            title: {key: numbers[key] for key in ("command", "data", "single_view", "flip_averaged", "right")}
-            for title, numbers in document["sets"].items()
-        }
-        for numbers in sets.values():  # of earlier versions they have whole paths
-            numbers["command"] = public_command(numbers["command"])
+        sets = numbers_of(document, ("command", "data", "single_view", "flip_averaged", "right"))
         calibration = read_json(path.with_name(CALIBRATION)) or {}
         return {
             "name": WITH if document["checkpoint"]["masks"] else WITHOUT,

@@ -38,9 +38,9 @@ from .records import (
     in_words,
     is_fer2013,
     main_set,
+    numbers_of,
     origin,
     percent,
-    public_command,
     read_json,
     run_name,
     titles,
@@ -408,10 +408,7 @@ def _write_peers(checkpoint: str | Path, files: Sequence[str | Path]) -> None:
             described = document["checkpoint"]
             members = described.get("members")
             name = f"{len(members)} networks together" if members else described.get("name", described.get("network"))
-            keys = ("command", "data", "single_view", "flip_averaged")
-            sets = {title: {key: numbers[key] for key in keys} for title, numbers in document["sets"].items()}
-            for numbers in sets.values():  # of earlier versions they have whole paths
-                numbers["command"] = public_command(numbers["command"])
+            sets = numbers_of(document, ("command", "data", "single_view", "flip_averaged"))
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} lacks {error}: make it with rmn-hub evaluate --json") from error
         for earlier in [own for own in networks if own.get("sha256") == described["sha256"]]:

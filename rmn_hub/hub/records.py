@@ -9,6 +9,7 @@ of `rmn-hub convert`.
 import csv
 import json
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ def public_word(word: object) -> str:
 def public_command(command: str) -> str:
     """Return a command whose words are [`public_word`]s: it goes out with its checkpoint."""
     return shlex.join(map(public_word, shlex.split(command)))
+
+
+def numbers_of(document: dict[str, Any], keys: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return some of the numbers of each set of an `eval.json`; the commands of earlier versions have whole paths."""
+    sets = {title: {key: numbers[key] for key in keys} for title, numbers in document["sets"].items()}
+    return {title: {**numbers, "command": public_command(numbers["command"])} for title, numbers in sets.items()}
 
 
 def trained_on(checkpoint: Path) -> tuple[str | None, str]:
@@ -189,6 +196,7 @@ __all__ = [
     "in_words",
     "is_fer2013",
     "main_set",
+    "numbers_of",
     "origin",
     "percent",
     "public_command",

@@ -29,7 +29,7 @@ def fetch(name: str) -> bytes | OSError:
         except Exception as error:  # each file system has errors of its own
             if 400 <= getattr(error, "status", 0) < 500 and error.status not in LATER:  # type: ignore[attr-defined]
                 return OSError(f"the server refuses it: {' '.join(str(error).split())}")
-            reason = ConnectionError(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            reason = ConnectionError(_with_type(error))
             if attempt + 1 < ATTEMPTS:
                 time.sleep(0.5 * 2**attempt)
     return reason
@@ -88,6 +88,10 @@ def _is_lost(data: bytes | OSError) -> TypeGuard[OSError]:
     return isinstance(data, (ConnectionError, PermissionError))
 
 
+def _with_type(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def _gone(name: str, reason: OSError) -> InputError:
     return InputError(f"{shown(name)} cannot be fetched: {shown(reason, 200)}. Start again when it can be, to go on.")
 
@@ -108,7 +112,7 @@ class Reading:
         try:
             return self.file.read(size)
         except Exception as error:  # each file system has errors of its own
-            raise _gone(self.name, OSError(f"{type(error).__name__}: {' '.join(str(error).split())}")) from error
+            raise _gone(self.name, OSError(_with_type(error))) from error
 
 
 __all__ = ["MANY", "Reading", "Stores", "fetch"]

@@ -151,10 +151,11 @@ def readme(path: Path, kind: str, model: str | None) -> str:
 
 def _is_bundled(loaded: checkpoints.LoadedCheckpoint) -> bool:
     """Return whether a checkpoint is the one that the package brings along, its settings and classes too."""
+    if weights_hash(loaded.folder) != weights_hash(Path(BUNDLED_CHECKPOINT)):
+        return False
     bundled = checkpoints.load(BUNDLED_CHECKPOINT)
     return (
-        weights_hash(loaded.folder) == weights_hash(bundled.folder)
-        and loaded.model.config.to_json_string() == bundled.model.config.to_json_string()
+        loaded.model.config.to_json_string() == bundled.model.config.to_json_string()
         and loaded.processor.to_json_string() == bundled.processor.to_json_string()
     )
 
